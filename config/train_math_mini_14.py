@@ -1,0 +1,4 @@
+# Table 2, row n14 (math). The paper: addition and subtraction 100%, held-out 40/40.
+out_dir = 'math_mini_14'
+dataset = 'as_math'
+n_embd = 14

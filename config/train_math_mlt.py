@@ -1,0 +1,10 @@
+# Table 2, row MLT (math). The paper: 98%, held-out 0/40.
+out_dir = 'math_mlt'
+dataset = 'as_math'
+n_layer = n_head = 6
+n_embd = 384
+mlp_expansion = 4
+learning_rate = 1e-5
+min_lr = 1e-6
+dropout = 0.2
+weight_decay = 0.1

@@ -1,0 +1,17 @@
+"""
+Sums and differences of two numbers, one a line: <a+b=c> and <a-b=c>, all operands from 0 to --max_operand.:
+
+    python data/as_math/prepare.py
+
+Writes train.txt and val.txt (to read), train.bin and val.bin (uint16 tokens) and meta.pkl (the codec and the tasks).
+Training and validation data are the same. Takes a second.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tbtt.command import run
+from tbtt.prepare import prepare
+
+if __name__ == '__main__':
+    run(lambda: prepare(__file__, __doc__, kinds=['math']))

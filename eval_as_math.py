@@ -1,0 +1,55 @@
+"""
+Score a checkpoint in arithmetic: every sum and difference, ten samples each, in one batch.
+
+    python eval_as_math.py --out_dir=math_mini_14
+
+Prints a table an operation (right answers of ten; held-out pairs in brackets) and the totals, which are those of the
+run's own evaluation at that iteration. --json prints the same for programs. Takes a few seconds.
+"""
+import json
+
+from tbtt.command import Parser, run
+from tbtt.run import BEST
+from tbtt.trained import Trained, add_options, totals
+
+NAMES = {'add': 'addition', 'sub': 'subtraction', 'heldout': 'held-out', 'seen': 'seen in training'}
+
+
+def grid(task, right, sign):
+    """A table with the first operand down and the second across."""
+    size = task.max_operand + 1
+    cells = {(a, b): f'[{right[i]}]' if task.is_heldout(i) else f'{right[i]} '
+             for i, (a, s, b) in enumerate(task.expressions) if s == sign}
+    lines = [f'{f"a {sign} b":>7}' + ''.join(f'{b:>4} ' for b in range(size))]
+    for a in range(size):
+        lines.append(f'{a:>7}' + ''.join(f'{cells[a, b]:>5}' for b in range(size)))
+    return '\n'.join(lines)
+
+
+def main():
+    parser = Parser(__doc__)
+    add_options(parser, ckpt=BEST['math'])
+    parser.add_argument('--json', action='store_true', help='one line of JSON instead of the tables')
+    args = parser.parse_args()
+    trained = Trained(args)
+    task, right, wrong = trained.ask('math')
+    counts = totals(task, right)
+    if args.json:
+        print(json.dumps({
+            **trained.about(args),
+            **{group: {'correct': correct, 'total': total} for group, (correct, total) in counts.items()},
+            'expressions': [{'prompt': prompt, 'correct': int(right[i]), 'heldout': task.is_heldout(i),
+                             'wrong': wrong.get(i)} for i, prompt in enumerate(task.prompts)]}))
+        return
+    print('{checkpoint}, iteration {iteration:,}, {parameters:,} parameters\n'.format(**trained.about(args)))
+    for sign in '+-':
+        print(grid(task, right, sign) + '\n')
+    for i, text in wrong.items():
+        mark = 'held out' if task.is_heldout(i) else 'seen in training'
+        print(f'{task.prompts[i]}{task.results[i]}> was answered {text.strip()!r} ({10 - right[i]} of 10 wrong, {mark})')
+    for group, (correct, total) in counts.items():
+        print(f'{NAMES[group]:>17}: {correct}/{total} = {100 * correct / total:.1f}%')
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,37 @@
+"""
+Score a checkpoint in capital cities: every country, ten samples each, in one batch.
+
+    python eval_capitals.py --out_dir=facts_mini_28
+
+Prints a line a country with what was answered wrongly, and the total, which is that of the run's own evaluation at that
+iteration. --json prints the same for programs. Takes a few seconds.
+"""
+import json
+
+from tbtt.command import Parser, run
+from tbtt.run import BEST
+from tbtt.trained import Trained, add_options, totals
+
+
+def main():
+    parser = Parser(__doc__)
+    add_options(parser, ckpt=BEST['facts'])
+    parser.add_argument('--json', action='store_true', help='one line of JSON instead of the list')
+    args = parser.parse_args()
+    trained = Trained(args)
+    task, right, wrong = trained.ask('facts')
+    correct, total = totals(task, right)['facts']
+    answers = [{'country': country, 'capital': capital, 'correct': int(right[i]), 'wrong': wrong.get(i)}
+               for i, (country, capital) in enumerate(task.facts)]
+    if args.json:
+        print(json.dumps({**trained.about(args), 'facts': {'correct': correct, 'total': total}, 'answers': answers}))
+        return
+    print('{checkpoint}, iteration {iteration:,}, {parameters:,} parameters\n'.format(**trained.about(args)))
+    for answer in answers:
+        said = '' if answer['wrong'] is None else f'  answered {answer["wrong"].strip()!r}'
+        print(f'{answer["country"]:>16}: {answer["capital"]:<15} {answer["correct"]:>2}/10{said}')
+    print(f'\n{"facts":>16}: {correct}/{total} = {100 * correct / total:.1f}%')
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,82 @@
+"""Checkpoints: nanoGPT's keys and names, and beside them the codec and the tasks, so that nothing else is needed to
+score or sample one."""
+import io
+import pickle
+from pathlib import Path
+
+import torch
+
+from model import GPT, GPTConfig
+from tbtt.command import UserError
+from tbtt.config import ROOT
+from tbtt.dataset import Codec, check_meta, read_meta
+from tbtt.tasks import tasks_from
+
+KEYS = {'model': dict, 'optimizer': dict, 'model_args': dict, 'iter_num': int, 'config': dict}
+
+
+def to_bytes(checkpoint):
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    return buffer.getvalue()
+
+
+def read_checkpoint(path):
+    """A checkpoint of ours or of nanoGPT's -> dict, on the CPU. Never runs code from the file.
+
+    Raises `UserError` for a file that is missing, damaged, or no checkpoint of a GPT.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f'no checkpoint {path}: train first, or name another with --ckpt') from None
+    try:
+        checkpoint = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split('GLOBAL ')[-1].split(' was not')[0] if 'GLOBAL' in str(error) else 'damaged'
+        raise UserError(f'{path} cannot be loaded without running code from it ({reason}): it is refused') from error
+    except Exception as error:    # a damaged archive raises nearly anything
+        raise UserError(f'{path} is damaged or no checkpoint ({type(error).__name__}: {error})'[:300]) from error
+    for key, kind in KEYS.items():
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), kind):
+            raise UserError(f'{path} is no checkpoint of a GPT: it lacks {key}')
+    return checkpoint
+
+
+def build_model(checkpoint, path):
+    """The GPT of a checkpoint, with its weights. Raises `UserError` where weights and arguments do not fit."""
+    args = checkpoint['model_args']
+    # nanoGPT saves compiled models under a prefix, and without fused attention its causal mask as attn.bias
+    weights = {name.removeprefix('_orig_mod.'): value for name, value in checkpoint['model'].items()
+               if not name.endswith('.attn.bias')}
+    if not isinstance(args.get('n_layer'), int) or args['n_layer'] > len(weights):
+        raise UserError(f'{path}: model_args {args} do not fit its {len(weights)} weights')
+    try:
+        with torch.device('meta'):    # shapes only, until they are known to fit
+            model = GPT(GPTConfig(**args))
+        for name, parameter in model.state_dict().items():
+            if weights[name].shape != parameter.shape or weights[name].dtype not in (torch.float32, torch.float64):
+                raise UserError(f'{path}: {name} is {tuple(weights[name].shape)} of {weights[name].dtype}, expected '
+                                f'{tuple(parameter.shape)} of torch.float32')
+        model.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise UserError(f'{path}: the weights do not fit model_args {args} ({error!r})'[:400]) from error
+    model.tie()
+    return model
+
+
+def codec_of(checkpoint, path):
+    """(Codec, tasks) of a checkpoint: its own, or for nanoGPT's those of the dataset that its config names."""
+    meta = checkpoint.get('meta')
+    if meta is None:
+        dataset = checkpoint['config'].get('dataset')
+        candidates = [folder / str(dataset) / 'meta.pkl' for folder in (ROOT / 'data', Path('.'))]
+        found = [candidate for candidate in candidates if candidate.is_file()]
+        if not found:
+            raise UserError(f'{path} carries no codec, and its dataset {dataset} has no meta.pkl at {candidates[0]}')
+        meta = read_meta(found[0])
+    check_meta(meta, path)
+    if meta['vocab_size'] > checkpoint['model_args'].get('vocab_size', 0):
+        raise UserError(f'{path}: a codec of {meta["vocab_size"]} characters for a model of '
+                        f'{checkpoint["model_args"].get("vocab_size")}')
+    return Codec(meta['stoi'], meta['itos']), tasks_from(meta.get('tasks', {}))

@@ -1,0 +1,119 @@
+"""A dataset on disk: `train.bin` and `val.bin` (uint16 tokens), `meta.pkl` (nanoGPT's character codec), and windows."""
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tbtt.command import UserError
+from tbtt.config import ROOT
+from tbtt.tasks import tasks_from
+
+
+class Codec:
+    """Characters to token ids and back, as nanoGPT's meta.pkl holds them (`stoi`, `itos`)."""
+
+    def __init__(self, stoi, itos):
+        self.stoi, self.itos = stoi, itos
+
+    @classmethod
+    def of_text(cls, text):
+        characters = sorted(set(text))
+        return cls({c: i for i, c in enumerate(characters)}, dict(enumerate(characters)))
+
+    def encode(self, text):
+        """text -> list of ids. Raises `UserError` naming the first character that the vocabulary lacks."""
+        for character in text:
+            if character not in self.stoi:
+                raise UserError(f'character {character!r} of {text!r} is not in the vocabulary '
+                                f'{"".join(sorted(self.stoi))!r}')
+        return [self.stoi[character] for character in text]
+
+    def decode(self, ids):
+        """ids -> text. An id without a character (a vocabulary rounded up, as nanoGPT's may be) shows as a mark."""
+        return ''.join(self.itos.get(int(i), '\ufffd') for i in ids)
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Admits what a meta.pkl is made of (containers, strings, numbers) and no object of any class: no code can run."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f'it holds an object of {module}.{name}, which loading would run as code')
+
+
+def check_meta(meta, path):
+    """Raise `UserError` unless `meta` has nanoGPT's keys with a codec that fits its vocabulary."""
+    if not isinstance(meta, dict) or not {'vocab_size', 'stoi', 'itos'} <= meta.keys():
+        raise UserError(f'{path}: expected a dict with vocab_size, stoi and itos, as prepare.py writes it')
+    size, stoi, itos = meta['vocab_size'], meta['stoi'], meta['itos']
+    ids = range(size) if type(size) is int and 0 < size <= 2**16 else ()
+    if not (isinstance(stoi, dict) and isinstance(itos, dict) and stoi
+            and all(type(c) is str and len(c) == 1 and type(i) is int and i in ids and itos.get(i) == c
+                    for c, i in stoi.items())):
+        raise UserError(f'{path}: stoi and itos are not a character codec of {size} tokens: prepare the dataset again')
+    if not isinstance(meta.get('tasks', {}), dict):
+        raise UserError(f'{path}: tasks is not a dict: prepare the dataset again')
+    return meta
+
+
+def read_meta(path):
+    """meta.pkl -> dict with vocab_size, stoi, itos and, if it is ours, tasks. Never runs code from the file."""
+    try:
+        meta = PlainUnpickler(io.BytesIO(Path(path).read_bytes())).load()
+    except FileNotFoundError:
+        raise UserError(f'no {path}: prepare the dataset first') from None
+    except OSError:
+        raise
+    except Exception as error:    # a damaged pickle raises nearly anything
+        raise UserError(f'{path} is no readable meta.pkl ({error}): prepare the dataset again') from error
+    return check_meta(meta, path)
+
+
+def find_dataset(name):
+    """A dataset's folder: a name under data/, or a folder. Raises `UserError` with the command that prepares it."""
+    candidates = [ROOT / 'data' / name, Path(name)]
+    for folder in candidates:
+        if (folder / 'train.bin').is_file():
+            return folder
+    for folder in candidates:
+        if (folder / 'prepare.py').is_file():
+            raise UserError(f'dataset {name} is not prepared: python {folder / "prepare.py"}')
+    known = sorted(path.parent.name for path in (ROOT / 'data').glob('*/prepare.py'))
+    raise UserError(f'no dataset {name}: expected one of {", ".join(known)}, or a folder with train.bin and val.bin')
+
+
+def read_tokens(path, vocab_size, block_size):
+    """A .bin file -> (n,) int64 tensor, at least one window long, every id within the vocabulary."""
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f'no {path}: prepare the dataset again') from None
+    if len(raw) % 2:
+        raise UserError(f'{path} is cut off: {len(raw)} bytes are no whole number of uint16: prepare the dataset again')
+    tokens = np.frombuffer(raw, dtype='<u2')
+    if len(tokens) <= block_size:
+        raise UserError(f'{path} has {len(tokens)} tokens, too few for block_size={block_size}')
+    if tokens.max() >= vocab_size:
+        raise UserError(f'{path} holds token {tokens.max()} at {tokens.argmax()}, beyond the vocabulary of '
+                        f'{vocab_size}: prepare the dataset again')
+    return torch.from_numpy(tokens.astype(np.int64))
+
+
+class Dataset:
+    """name: a name under data/ or a folder. Attributes: meta, codec, tasks, train and val ((n,) int64 tensors)."""
+
+    def __init__(self, name, block_size):
+        self.folder = find_dataset(name)
+        self.meta = read_meta(self.folder / 'meta.pkl')
+        self.codec = Codec(self.meta['stoi'], self.meta['itos'])
+        self.tasks = tasks_from(self.meta.get('tasks', {}))
+        self.train, self.val = (read_tokens(self.folder / f'{split}.bin', self.meta['vocab_size'], block_size)
+                                for split in ('train', 'val'))
+
+
+def windows(data, starts, block_size):
+    """data (n,), starts (..., B) -> inputs and targets (..., T, B): the batch is the last axis, as in the model."""
+    offsets = torch.arange(block_size, device=data.device)[:, None]
+    index = starts.unsqueeze(-2) + offsets
+    return data[index], data[index + 1]

@@ -1,0 +1,30 @@
+"""Which device, and in which arithmetic."""
+import torch
+
+from tbtt.command import UserError
+
+
+def choose_device(name):
+    """'auto' or a torch device -> torch.device. Raises `UserError` where it is not there."""
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'device={name!r} is not there: {str(error).splitlines()[0]}') from error
+    return device
+
+
+def choose_dtype(name, device):
+    """The dtype of autocast: for 'auto' bfloat16 on a GPU that has it, float16 on one that has not, else float32."""
+    if name != 'auto':
+        return getattr(torch, name)
+    if device.type != 'cuda':
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def autocast(device, dtype):
+    """The context of a forward pass in `dtype`."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

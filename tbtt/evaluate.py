@@ -1,0 +1,132 @@
+"""Tasks x model -> one row of results a replica. Evaluating leaves no trace in training: no generator is drawn from."""
+import numpy as np
+import torch
+
+from tbtt import draws
+from tbtt.dataset import windows
+from tbtt.generate import generate
+from tbtt.results import SCORES
+
+TEMPERATURE, TOP_K, NUM_SAMPLES = 0.01, 10, 10    # of the paper
+
+
+class Evaluator:
+    """Asks the tasks' prompts of R replicas at once.
+
+    forward: (R, T, B) tokens -> (R, V, T, B) logits. seeds: (R,) int64 on the device of the model.
+    Raises `UserError` where the codec lacks a character of a task.
+    """
+
+    def __init__(self, forward, codec, tasks, block_size, seeds, max_tokens=2**20):
+        self.forward, self.codec, self.tasks = forward, codec, tasks
+        self.block_size, self.seeds, self.max_tokens = block_size, seeds, max_tokens
+        self.prompts = {name: [codec.encode(prompt) for prompt in task.prompts] for name, task in tasks.items()}
+        self.answers = {name: AnswerWindows(task, codec, block_size, seeds.device) for name, task in tasks.items()}
+
+    def sample(self, name, iteration):
+        """Sampled answers to a task. -> Completions"""
+        task = self.tasks[name]
+        stop = None if task.stop is None else self.codec.stoi[task.stop]
+        return generate(self.forward, self.prompts[name], self.seeds, draws.ANSWERS, iteration, num_samples=NUM_SAMPLES,
+                        max_new_tokens=task.max_new_tokens, block_size=self.block_size, temperature=TEMPERATURE,
+                        top_k=TOP_K, stop=stop, max_tokens=self.max_tokens)
+
+    def right(self, name, completions):
+        """-> (N,) bool array: is each of the distinct completions right?"""
+        asked = list(zip(completions.prompt.tolist(), map(tuple, completions.tokens.tolist())))
+        marks = {(i, tokens): self.tasks[name].mark(i, self.codec.decode(tokens)) for i, tokens in set(asked)}
+        return np.array([marks[key] for key in asked])    # replicas agree a lot: each answer is marked once
+
+    def rows(self, iteration):
+        """One dict a replica: the columns of results.csv but `iter` and the losses; what does not apply is left out."""
+        rows = [{} for _ in self.seeds]
+        for name, task in self.tasks.items():
+            completions = self.sample(name, iteration)
+            correct = self.right(name, completions)[completions.row.cpu().numpy()].sum(-1)    # (R, P)
+            probability = self.answers[name].probabilities(self.forward, self.max_tokens)
+            for group, members in task.groups().items():
+                if members:
+                    for row, right, probable in zip(rows, correct[:, members], probability[:, members]):
+                        row[f'{group}_correct'] = int(right.sum())
+                        row[f'{group}_total'] = NUM_SAMPLES * len(members)
+                        row[f'{group}_prob'] = float(probable.mean())
+        return [with_accuracies(row) for row in rows]
+
+
+def with_accuracies(row):
+    """Add math_acc, facts_acc and combined_acc (percent) where they apply."""
+    for name, groups in SCORES.items():
+        groups = [group for group in groups if f'{group}_total' in row]
+        if groups:
+            row[f'{name}_acc'] = (100 * sum(row[f'{group}_correct'] for group in groups)
+                                  / sum(row[f'{group}_total'] for group in groups))
+    return row
+
+
+class AnswerWindows:
+    """The windows in which a task's right answers are predicted, each character from the block before it.
+
+    Where prompt and answer fit the block, all characters of an answer share one window; after that the window slides,
+    as it does in generation.
+    """
+
+    def __init__(self, task, codec, block_size, device):
+        windows, places = {}, []    # (prompt, start) -> column; (column, position, token, prompt)
+        for i, (prompt, answer) in enumerate(zip(task.prompts, task.answers)):
+            text = codec.encode(prompt + answer)
+            for at in range(len(prompt), len(text)):
+                start = max(0, at - block_size)
+                column = windows.setdefault((i, start), (len(windows), text[start:start + block_size]))[0]
+                places.append((column, at - 1 - start, text[at], i))
+        self.num_prompts = len(task.prompts)
+        T = max(len(tokens) for _, tokens in windows.values())
+        self.contexts = torch.tensor([tokens + [0] * (T - len(tokens)) for _, tokens in windows.values()]).T.to(device)
+        self.column, self.position, self.token, self.prompt = torch.tensor(places).T.to(device)
+
+    @torch.no_grad()
+    def probabilities(self, forward, max_tokens):
+        """Probability of the whole right answer, teacher-forced at temperature 1. -> (R, P) float64 array"""
+        T, B = self.contexts.shape
+        R, total = None, None
+        step = max(1, max_tokens // T)
+        for begin in range(0, B, step):
+            here = (self.column >= begin) & (self.column < begin + step)
+            logits = forward(self.contexts[:, begin:begin + step])    # (R, V, T, B)
+            logits = logits[:, :, self.position[here], self.column[here] - begin].float()
+            log_p = logits.log_softmax(1)[:, self.token[here], torch.arange(int(here.sum()), device=logits.device)]
+            if total is None:
+                total = torch.zeros(len(log_p), self.num_prompts, device=logits.device)
+            total.index_add_(1, self.prompt[here], log_p)
+        return total.exp().double().cpu().numpy()
+
+
+class Losses:
+    """Mean cross-entropy (nats a character) over a split of the data: over every window where that costs no more than
+    `eval_iters` random batches would, and over those batches where it does."""
+
+    def __init__(self, forward, block_size, batch_size, eval_iters, seeds, max_tokens=2**20):
+        self.forward, self.block_size, self.seeds, self.max_tokens = forward, block_size, seeds, max_tokens
+        self.num_sampled = batch_size * eval_iters
+
+    @torch.no_grad()
+    def __call__(self, data, iteration):
+        """data (n,) -> (R,) float64"""
+        num_windows = len(data) - self.block_size
+        if num_windows <= self.num_sampled:
+            starts = torch.arange(num_windows, device=data.device)
+        else:
+            rows = torch.arange(self.num_sampled, device=data.device)
+            starts = draws.integers(num_windows, self.seeds[:, None], draws.LOSSES, iteration, rows)
+        total = 0
+        for piece in starts.split(max(1, self.max_tokens // self.block_size), dim=-1):
+            x, y = windows(data, piece, self.block_size)
+            losses = token_losses(self.forward(x), y)
+            total = total + losses.double().sum((-2, -1))
+        return total / (starts.shape[-1] * self.block_size)
+
+
+def token_losses(logits, targets):
+    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32"""
+    logits = logits.float()
+    picked = logits.gather(-3, targets.unsqueeze(-3).expand(*logits.shape[:-3], 1, *targets.shape[-2:]))
+    return logits.logsumexp(-3) - picked.squeeze(-3)

@@ -1,0 +1,59 @@
+"""Writing files so that a crash leaves the old ones or the new ones: never half of one, never one without the other."""
+import json
+import os
+from pathlib import Path
+
+BESIDE = '.tmp'               # a file being written
+COMMIT = 'commit.json'        # names the complete files beside their places, while they are being put there
+
+
+def write_beside(path, content):
+    """Write bytes to a file beside `path` and flush it to the disk. -> its path"""
+    beside = Path(f'{path}{BESIDE}')
+    try:
+        with open(beside, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return beside
+
+
+def write_file(path, content):
+    """Replace one file in one step."""
+    os.replace(write_beside(path, content), path)
+
+
+def write_files(folder, contents):
+    """Replace several files as one: after a crash and `recover`, all of them are old or all are new.
+
+    contents: {path relative to folder: bytes}. The new files are written beside their places; once the list of them is
+    on the disk, the change counts as made, and `recover` would finish it.
+    """
+    folder = Path(folder)
+    for name, content in contents.items():
+        write_beside(folder / name, content)
+    write_file(folder / COMMIT, json.dumps(list(contents)).encode())
+    put_in_place(folder)
+
+
+def put_in_place(folder):
+    """Finish a change whose list is on the disk."""
+    for name in json.loads((folder / COMMIT).read_bytes()):
+        beside = Path(f'{folder / name}{BESIDE}')
+        if beside.exists():    # else a crash came after this one was put in place
+            os.replace(beside, folder / name)
+    (folder / COMMIT).unlink()
+
+
+def recover(folder):
+    """Clean up after a crash: finish a change that was complete beside its places, undo one that was not."""
+    folder = Path(folder)
+    (folder / f'{COMMIT}{BESIDE}').unlink(missing_ok=True)
+    if (folder / COMMIT).exists():
+        put_in_place(folder)
+    for pattern in (f'*{BESIDE}', f'seed_*/*{BESIDE}'):
+        for leftover in folder.glob(pattern):
+            leftover.unlink()

@@ -1,0 +1,80 @@
+"""Batched sampling: all replicas, prompts and samples at once, one forward pass for every context that differs."""
+from typing import NamedTuple
+
+import torch
+
+from tbtt.draws import gumbel
+
+
+class Completions(NamedTuple):
+    """The N distinct completions of R replicas x P prompts x S samples."""
+    tokens: torch.Tensor     # (N, max_new_tokens or fewer) int64
+    replica: torch.Tensor    # (N,)
+    prompt: torch.Tensor     # (N,)
+    row: torch.Tensor        # (R, P, S): which of the N each sample is
+
+
+def next_logits(forward, text, length, replica, num_replicas, block_size, max_tokens):
+    """Logits of the token after each context.
+
+    text (N, L) int64, length (N,) and replica (N,), in order of the replicas; contexts longer than the block are cropped
+    to their last `block_size` tokens, as nanoGPT does. -> (N, V) float32
+    """
+    device, num_rows = text.device, len(text)
+    start = (length - block_size).clamp(min=0)
+    T = min(block_size, int(length.max()))
+    window = text.gather(1, (start[:, None] + torch.arange(T, device=device)).clamp(max=text.shape[1] - 1))
+    first = torch.searchsorted(replica, torch.arange(num_replicas, device=device))
+    slot = torch.arange(num_rows, device=device) - first[replica]
+    num_slots = int(slot.max()) + 1
+    contexts = torch.zeros(num_replicas, T, num_slots, dtype=torch.int64, device=device)
+    contexts[replica, :, slot] = window
+    step = max(1, max_tokens // T)
+    position = length - start - 1
+    logits = None
+    for begin in range(0, num_slots, step):
+        piece = forward(contexts[..., begin:begin + step])    # (R, V, T, slots)
+        if logits is None:
+            logits = torch.empty(num_rows, piece.shape[1], device=device)
+        here = (slot >= begin) & (slot < begin + step)
+        logits[here] = piece[replica[here], :, position[here], slot[here] - begin].float()
+    return logits
+
+
+@torch.no_grad()
+def generate(forward, prompts, seeds, *keys, num_samples, max_new_tokens, block_size, temperature, top_k, stop=None,
+             max_tokens=2**20):
+    """Sample completions.
+
+    forward: (R, T, B) tokens -> (R, V, T, B) logits. prompts: P lists of token ids. seeds: (R,) int64; with `keys` they
+    determine every draw. stop: token id after which a completion is over; when all are, generation ends early.
+    max_tokens: largest number of tokens a replica in one forward pass. -> Completions
+    """
+    device, R, P, S = seeds.device, len(seeds), len(prompts), num_samples
+    longest = max(map(len, prompts))
+    text = torch.tensor([prompt + [0] * (longest + max_new_tokens - len(prompt)) for prompt in prompts], device=device)
+    length = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat(R)
+    text, replica = text.repeat(R, 1), torch.arange(R, device=device).repeat_interleave(P)
+    prompt = torch.arange(P, device=device).repeat(R)
+    tokens = torch.empty(R * P, 0, dtype=torch.int64, device=device)
+    over = torch.zeros(R * P, dtype=torch.bool, device=device)
+    row = torch.arange(R * P, device=device).repeat_interleave(S)    # which context each sample has so far
+    sample = torch.arange(P * S, device=device)
+    for step in range(max_new_tokens):
+        logits = next_logits(forward, text, length, replica, R, block_size, max_tokens)
+        vocab_size = logits.shape[1]
+        logits, candidates = logits.topk(min(top_k or vocab_size, vocab_size))
+        noise = gumbel(seeds[:, None, None], *keys, step, sample[:, None], torch.arange(logits.shape[1], device=device))
+        choice = (logits[row] / temperature + noise.flatten(0, 1)).argmax(1)
+        drawn = candidates[row, choice]
+        distinct, row = torch.unique(row * vocab_size + drawn, return_inverse=True)
+        parent, drawn = distinct // vocab_size, distinct % vocab_size
+        text, length, replica, prompt = text[parent], length[parent], replica[parent], prompt[parent]
+        tokens = torch.cat([tokens[parent], drawn[:, None]], 1)
+        text[torch.arange(len(text), device=device), length] = drawn
+        length = length + 1
+        if stop is not None:
+            over = over[parent] | (drawn == stop)
+            if over.all():
+                break
+    return Completions(tokens, replica, prompt, row.view(R, P, S))

@@ -1,0 +1,62 @@
+"""What a user sees while a run trains: a bar on a terminal, plain lines elsewhere; and what stops it from outside."""
+import signal
+import sys
+from collections import deque
+
+from tqdm import tqdm
+
+
+def scores_line(row):
+    """One evaluation in words: `addition 98.0%  subtraction 97.5%  held-out 23/40  facts 88.2%  combined 95.1%`"""
+    words = {'addition': 'add', 'subtraction': 'sub', 'facts': 'facts'}
+    parts = [f'{word} {100 * row[f"{name}_correct"] / row[f"{name}_total"]:.1f}%' for word, name in words.items()
+             if f'{name}_total' in row]
+    if 'heldout_total' in row:
+        parts.insert(2, f'held-out {row["heldout_correct"]}/{row["heldout_total"]}')
+    if 'combined_acc' in row:
+        parts.append(f'combined {row["combined_acc"]:.1f}%')
+    return '  '.join(parts + [f'loss {row["train_loss"]:.4f}/{row["val_loss"]:.4f}'])
+
+
+class Progress:
+    """A tqdm bar with the last losses and scores, or a plain line every `log_interval` iterations."""
+
+    def __init__(self, start, config):
+        self.bar = tqdm(total=config.max_iters, initial=start, unit='it', dynamic_ncols=True,
+                        disable=not sys.stderr.isatty())
+        self.log_interval, self.waiting = config.log_interval, deque()
+
+    def step(self, iteration, losses):
+        """iteration: steps done; losses: (steps, R) of those since the last call, perhaps still being computed."""
+        self.bar.update(len(losses))
+        if self.bar.disable and iteration // self.log_interval > (iteration - len(losses)) // self.log_interval:
+            self.waiting.append((iteration, losses))
+        # A GPU may be behind the host: a line waits for its loss, no step waits for a line.
+        while self.waiting and (losses.device.type == 'cpu' or len(self.waiting) > 1):
+            self.print_line(*self.waiting.popleft())
+
+    def print_line(self, iteration, losses):
+        print(f'iter {iteration:6d}: loss {losses[-1].mean().item():.4f}', flush=True)
+
+    def evaluated(self, iteration, row):
+        while self.waiting:
+            self.print_line(*self.waiting.popleft())
+        tqdm.write(f'iter {iteration:6d}: {scores_line(row)}', file=sys.stdout)
+        sys.stdout.flush()
+        self.bar.set_postfix_str(scores_line(row).replace('  ', ', '))
+
+    def close(self):
+        self.bar.close()
+
+
+class Interruption:
+    """Remembers the first SIGINT or SIGTERM, for the loop to end after its step; a second one ends the process."""
+
+    def __init__(self):
+        self.signal = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.remember)
+
+    def remember(self, number, frame):
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,44 @@
+"""R seeds of one model as one: every parameter carries a leading axis R, and the model's forward broadcasts over it."""
+import torch
+from torch.func import functional_call
+
+from model import GPT, GPTConfig
+
+
+class Replicas:
+    """The parameters of R models of one shape, float32, in one buffer `flat` of shape (R, parameters of one model).
+
+    `params` are views of it by name, (R, *shape): an optimizer's step over the buffer is a step of all.
+    """
+
+    def __init__(self, models, device='cpu'):
+        self.template = models[0]
+        self.names, parameters = zip(*self.template.named_parameters())
+        self.shapes = [parameter.shape for parameter in parameters]
+        self.flat = torch.stack([torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models])
+        self.flat = self.flat.float().to(device)
+
+    @classmethod
+    def from_seeds(cls, model_args, seeds, device='cpu'):
+        """Fresh models, each initialised from its own seed on the CPU: the same weights on every device."""
+        models = []
+        with torch.random.fork_rng(devices=[]):
+            for seed in seeds:
+                torch.manual_seed(seed)
+                models.append(GPT(GPTConfig(**model_args)))
+        return cls(models, device)
+
+    def named(self, flat):
+        """A buffer shaped like `flat` -> {name: (R, *shape) view}"""
+        pieces = flat.split([shape.numel() for shape in self.shapes], dim=1)
+        return {name: piece.unflatten(1, shape) for name, piece, shape in zip(self.names, pieces, self.shapes)}
+
+    def forward(self, idx):
+        """Tokens (R, T, B), or (T, B) for all replicas alike -> logits (R, V, T, B), dropout off."""
+        self.template.eval()
+        return functional_call(self.template, self.named(self.flat), (idx,))
+
+    def state_dict(self, r):
+        """The weights of replica r on the CPU, under nanoGPT's names, the tied head included."""
+        weights = {name: value[r].cpu().clone() for name, value in self.named(self.flat).items()}
+        return weights | {'lm_head.weight': weights['transformer.wte.weight']}

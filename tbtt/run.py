@@ -1,0 +1,181 @@
+"""A run's folder: who may write there, what an evaluation leaves in it, and how a run goes on from it."""
+import dataclasses
+import json
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+
+from tbtt.checkpoint import read_checkpoint, to_bytes
+from tbtt.command import UserError
+from tbtt.config import ROOT
+from tbtt.files import recover, write_file, write_files
+from tbtt.results import format_results, read_results
+
+LATEST, RESULTS, ABOUT, LOCK = 'ckpt.pt', 'results.csv', 'run.json', '.lock'
+BEST = {'math': 'ckpt_best_math.pt', 'facts': 'ckpt_best_facts.pt', 'combined': 'ckpt_best_combined.pt'}
+FILES = (LATEST, *BEST.values(), RESULTS, ABOUT)
+# Settings that may change when a run goes on: they name places and the machine, or only how much is printed.
+MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'wandb_log', 'dataset',
+              'wandb_project', 'wandb_run_name', 'tensorboard_log', 'device', 'dtype', 'compile', 'seed', 'num_seeds'}
+
+
+class SeedRun:
+    """What one seed leaves: its rows as CSV text, its best scores, its place in the folder of the run.
+
+    folder: relative to the run's folder, '' for a run of one seed.
+    """
+
+    def __init__(self, folder, seed, config, meta):
+        self.folder, self.seed, self.meta, self.model_args = folder, seed, meta, config.model_args(meta['vocab_size'])
+        place = str(Path(config.out_dir) / folder)
+        self.config = dataclasses.asdict(config) | {'seed': seed, 'num_seeds': 1, 'out_dir': place}
+        self.csv, self.last_evaluated = format_results([]), -1
+        self.best, self.best_val_loss = {}, float('inf')
+
+    def files(self, iteration, weights, optimizer, extra, row=None):
+        """The files to write at an iteration, {path: bytes}: the latest checkpoint, and where there is an evaluation
+        (`row`) the results with it and a checkpoint for every score that is strictly better than before."""
+        files, better = {}, []
+        if row is not None:
+            self.csv += format_results([row]).split('\n', 1)[1]
+            self.last_evaluated = iteration
+            better = [score for score in BEST if row.get(f'{score}_acc', -1) > self.best.get(score, -1)]
+            self.best |= {score: row[f'{score}_acc'] for score in better}
+            self.best_val_loss = min(self.best_val_loss, row['val_loss'])
+            files[RESULTS] = self.csv.encode()
+        content = to_bytes({
+            'model': weights, 'optimizer': optimizer, 'model_args': self.model_args, 'iter_num': iteration,
+            'best_val_loss': self.best_val_loss, 'config': self.config, 'meta': self.meta, 'best': self.best, **extra})
+        files |= {name: content for name in (*(BEST[score] for score in better), LATEST)}
+        return {str(Path(self.folder) / name): content for name, content in files.items()}
+
+    def resume(self, out_dir):
+        """Take up the scores and rows that are on disk. -> the latest checkpoint
+
+        Raises `UserError` where the checkpoint was made with settings that cannot change under way.
+        """
+        path = Path(out_dir) / self.folder / LATEST
+        checkpoint = read_checkpoint(path)
+        for name, now in self.config.items():
+            then = checkpoint['config'].get(name, now)
+            if then != now and name not in MAY_CHANGE:
+                raise UserError(f'{name}={now!r}, but the run in {path.parent} has {name}={then!r}: that cannot change '
+                                f'under way')
+        if checkpoint['model_args'] != self.model_args:
+            raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for {self.model_args}')
+        self.best = checkpoint.get('best', {})
+        self.best_val_loss = float(checkpoint.get('best_val_loss', float('inf')))
+        results = path.parent / RESULTS
+        if results.exists():
+            iterations = read_results(results)['iter']
+            keep = int(np.searchsorted(iterations, checkpoint['iter_num'], side='right'))
+            self.csv = ''.join(results.read_text().splitlines(keepends=True)[:keep + 1])
+            self.last_evaluated = int(iterations[keep - 1]) if keep else -1
+        return checkpoint
+
+
+class RunFolder:
+    """The folder of a run while it trains: locked against a second writer, written in the background.
+
+    Raises `UserError` where it holds another run and neither `init_from=resume` nor `overwrite` says what to do.
+    """
+
+    def __init__(self, config, meta):
+        self.path = Path(config.out_dir)
+        self.config = config
+        seeds = range(config.seed, config.seed + config.num_seeds)
+        self.seeds = [SeedRun(f'seed_{seed}' if config.num_seeds > 1 else '', seed, config, meta) for seed in seeds]
+        self.lock = filelock.FileLock(self.path / LOCK)
+        self.writer = ThreadPoolExecutor(max_workers=1)
+        self.pending = None
+
+    def held(self):
+        """The names of run files that are in the folder."""
+        patterns = [*FILES, *(f'seed_*/{name}' for name in FILES)]
+        return sorted(str(path.relative_to(self.path)) for pattern in patterns for path in self.path.glob(pattern))
+
+    def open(self):
+        """Take the folder. -> the latest checkpoints of its seeds where the run is to go on, else None"""
+        resuming = self.config.init_from == 'resume'
+        if not resuming and not self.config.overwrite and self.held():
+            raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True starts anew')
+        if resuming and not self.path.is_dir():
+            raise UserError(f'no run in {self.path} to resume: train without --init_from=resume')
+        new = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(f'another training writes into {self.path}: wait for it, or choose another out_dir') from None
+        try:
+            recover(self.path)
+            if resuming:
+                return [seed.resume(self.path) for seed in self.seeds]
+            for name in self.held():
+                (self.path / name).unlink()
+            for seed in self.seeds:
+                (self.path / seed.folder).mkdir(exist_ok=True)
+        except BaseException:
+            self.lock.release()
+            if new:
+                (self.path / LOCK).unlink(missing_ok=True)
+                self.path.rmdir()
+            raise
+
+    def record(self, iteration, snapshot, rows=None):
+        """Write the state at an iteration, and its evaluation where there is one, in the background: all seeds' files
+        change as one. snapshot: r -> (weights, optimizer, extra), on the CPU. Waits for the write before it, and raises
+        what that raised."""
+        self.flush()
+        self.pending = self.writer.submit(self.write, iteration, snapshot, rows)
+
+    def write(self, iteration, snapshot, rows):
+        files = {}
+        for r, seed in enumerate(self.seeds):
+            files |= seed.files(iteration, *snapshot(r), row=rows and rows[r])
+        write_files(self.path, files)
+
+    def flush(self):
+        """Wait until what was recorded is on the disk."""
+        if self.pending is not None:
+            self.pending, done = None, self.pending
+            done.result()
+
+    def describe(self, **about):
+        """Write run.json for every seed: what made the run, and how far it is."""
+        for seed in self.seeds:
+            content = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **about, 'config': seed.config}
+            write_file(self.path / seed.folder / ABOUT, (json.dumps(content, indent=1) + '\n').encode())
+
+    def close(self):
+        try:
+            self.flush()
+        finally:
+            self.writer.shutdown()
+            self.lock.release()    # the file stays: to delete it would let two others lock two files of that name
+
+
+def provenance(device):
+    """What the run runs on and was made from: {'hardware', 'versions', 'commit', 'command'}"""
+    commit = subprocess.run(['git', '-C', ROOT, 'describe', '--always', '--dirty', '--abbrev=12'], capture_output=True,
+                            text=True)
+    return {'hardware': hardware(device), 'commit': commit.stdout.strip() or None, 'command': sys.argv,
+            'versions': {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}}
+
+
+def hardware(device):
+    """The device in words: a GPU's name, or the processor's with the number of threads."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        name = next(line.split(':', 1)[1].strip() for line in lines if line.startswith('model name'))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f'{name}, {torch.get_num_threads()} threads'

@@ -1,0 +1,115 @@
+"""The two tasks: what is trained on, what is asked, how an answer is marked, and what is held out of training.
+
+A task is described by plain containers (`describe`), which travel in `meta.pkl` and in checkpoints, so that whoever
+holds a checkpoint can ask what it was trained for (`tasks_from`).
+"""
+import csv
+import re
+from pathlib import Path
+
+from tbtt.command import UserError
+from tbtt.config import ROOT
+
+FACTS = ROOT / 'data' / 'facts_char' / 'capitals.csv'
+INTEGER = re.compile(r'-?\d+')
+
+
+class Arithmetic:
+    """Sums and differences of two operands from 0 to `max_operand`, `<a+b=c>` and `<a-b=c>`.
+
+    heldout: pairs of operands; every expression with just these two operands, in either order, is never trained on.
+    Raises `UserError` where an operand is out of range.
+    """
+    name = 'math'
+    max_new_tokens = 4    # as the paper; the longest answers, 198> and -99>, just fit
+    stop = None           # the first integer counts, wherever it ends
+
+    def __init__(self, max_operand=9, heldout=((5, 7),)):
+        if type(max_operand) is not int or not 1 <= max_operand <= 99:
+            raise UserError(f'max_operand={max_operand!r}: expected a whole number from 1 to 99')
+        self.max_operand = max_operand
+        self.heldout = tuple((a, b) for a, b in heldout)
+        for pair in self.heldout:
+            if any(type(x) is not int or not 0 <= x <= max_operand for x in pair):
+                raise UserError(f'held-out pair {pair}: expected two operands from 0 to {max_operand}')
+        operands = range(max_operand + 1)
+        self.expressions = [(a, sign, b) for sign in '+-' for a in operands for b in operands]
+        self.prompts = [f'<{a}{sign}{b}=' for a, sign, b in self.expressions]
+        self.results = [a + b if sign == '+' else a - b for a, sign, b in self.expressions]
+        self.answers = [f'{result}>' for result in self.results]    # with its end: 1 is no answer where 12 is right
+
+    def is_heldout(self, i):
+        a, _, b = self.expressions[i]
+        return (a, b) in self.heldout or (b, a) in self.heldout
+
+    def groups(self):
+        """name -> indices of the prompts that are counted together."""
+        every = range(len(self.prompts))
+        return {'add': [i for i in every if self.expressions[i][1] == '+'],
+                'sub': [i for i in every if self.expressions[i][1] == '-'],
+                'heldout': [i for i in every if self.is_heldout(i)],
+                'seen': [i for i in every if not self.is_heldout(i)]}
+
+    def lines(self):
+        """The training lines, held-out expressions left out, padded with blanks to one length."""
+        texts = [prompt + answer for prompt, answer in zip(self.prompts, self.answers)]
+        width = max(map(len, texts))
+        return [text.ljust(width) + '\n' for i, text in enumerate(texts) if not self.is_heldout(i)]
+
+    def mark(self, i, completion):
+        """Is the first integer of the completion the result of prompt i?"""
+        found = INTEGER.search(completion)
+        return found is not None and int(found.group()) == self.results[i]
+
+    def describe(self):
+        return {'max_operand': self.max_operand, 'heldout': [list(pair) for pair in self.heldout]}
+
+
+class Capitals:
+    """Statements `Capital of X is Y`, one a fact. facts: pairs (country, capital); the paper's fifty where not given."""
+    name = 'facts'
+    max_new_tokens = 20    # as the paper
+    stop = '\n'
+
+    def __init__(self, facts=None):
+        facts = read_facts(FACTS) if facts is None else facts
+        self.facts = [tuple(fact) for fact in facts]
+        self.prompts = [f'Capital of {country} is ' for country, _ in self.facts]
+        self.answers = [f'{capital} \n' for _, capital in self.facts]
+
+    def groups(self):
+        """name -> indices of the prompts that are counted together."""
+        return {'facts': list(range(len(self.prompts)))}
+
+    def lines(self):
+        return [prompt + answer for prompt, answer in zip(self.prompts, self.answers)]
+
+    def mark(self, i, completion):
+        """Is the completion, up to the end of its line, the capital of prompt i? Case does not matter."""
+        return completion.split('\n')[0].strip().lower() == self.facts[i][1].lower()
+
+    def describe(self):
+        return {'facts': [list(fact) for fact in self.facts]}
+
+
+KINDS = {task.name: task for task in (Arithmetic, Capitals)}
+
+
+def tasks_from(descriptions):
+    """{'math': {...}, 'facts': {...}} -> {'math': Arithmetic, 'facts': Capitals}, those that are described.
+
+    Raises `UserError` where a description is not one of ours.
+    """
+    try:
+        return {name: KINDS[name](**description) for name, description in descriptions.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f'the description of the tasks is damaged ({error!r}): prepare the dataset again') from error
+
+
+def read_facts(path):
+    """A CSV with the columns country and capital -> pairs. Raises `UserError` where a row lacks one."""
+    with open(path, newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not all(row.get('country') and row.get('capital') for row in rows):
+        raise UserError(f'{Path(path)}: expected the columns country and capital, both filled in every row')
+    return [(row['country'], row['capital']) for row in rows]

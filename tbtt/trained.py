@@ -1,0 +1,64 @@
+"""A trained model at the shell: the options that name a checkpoint, and what is needed to ask it."""
+from pathlib import Path
+
+import torch
+
+from tbtt.checkpoint import build_model, codec_of, read_checkpoint
+from tbtt.command import UserError
+from tbtt.device import choose_device
+from tbtt.evaluate import NUM_SAMPLES, Evaluator
+from tbtt.replicas import Replicas
+from tbtt.tasks import KINDS
+
+
+def add_options(parser, ckpt):
+    """--out_dir, --ckpt, --device and --seed. ckpt: the default checkpoint in the folder of the run."""
+    parser.add_argument('--out_dir', default='out', help='folder of the run (default: out)')
+    parser.add_argument('--ckpt', default=ckpt, help=f'checkpoint in that folder (default: {ckpt})')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
+    parser.add_argument('--seed', type=int, help='of the samples (default: that of the run)')
+
+
+class Trained:
+    """The model of a checkpoint as one replica, with its codec and its tasks."""
+
+    def __init__(self, args):
+        folder = Path(args.out_dir)
+        self.path = folder / args.ckpt
+        seeds = sorted(folder.glob('seed_*'))
+        if seeds and not self.path.exists():
+            raise UserError(f'{folder} holds {len(seeds)} seeds: name one, such as --out_dir={seeds[0]}')
+        checkpoint = read_checkpoint(self.path)
+        self.codec, self.tasks = codec_of(checkpoint, self.path)
+        model = build_model(checkpoint, self.path)
+        self.config, self.num_params = model.config, model.get_num_params()
+        self.iteration = checkpoint['iter_num']
+        device = choose_device(args.device)
+        self.replicas = Replicas([model], device)
+        seed = checkpoint['config'].get('seed', 1337) if args.seed is None else args.seed
+        self.seeds = torch.tensor([seed], device=device)
+
+    def ask(self, name):
+        """Ask every prompt of a task `NUM_SAMPLES` times, with the draws of the run's own evaluation.
+
+        -> (task, right answers (P,), wrong answers {prompt: text of one})
+        A checkpoint that names no tasks (nanoGPT's) is asked the paper's. Raises `UserError` where the vocabulary lacks
+        a character of the task.
+        """
+        task = self.tasks.get(name) or KINDS[name]()
+        evaluator = Evaluator(self.replicas.forward, self.codec, {name: task}, self.config.block_size, self.seeds)
+        completions = evaluator.sample(name, self.iteration)
+        right = evaluator.right(name, completions)
+        wrong = {i: self.codec.decode(tokens) for i, tokens, ok in
+                 zip(completions.prompt.tolist(), completions.tokens.tolist(), right) if not ok}
+        return task, right[completions.row[0].cpu().numpy()].sum(-1), wrong
+
+    def about(self, args):
+        """What both evaluators say of the checkpoint, first in their tables and in their JSON."""
+        return {'checkpoint': str(self.path), 'iteration': self.iteration, 'parameters': self.num_params}
+
+
+def totals(task, right):
+    """{group: (right answers, questions)} of the groups of a task that are not empty"""
+    return {group: (int(right[members].sum()), NUM_SAMPLES * len(members))
+            for group, members in task.groups().items() if members}

@@ -1,0 +1,133 @@
+"""Tables 2, 3 and 4 from made-up runs of known numbers."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from make_tables import make_table
+from tbtt import paper
+from tbtt.command import UserError
+from tbtt.results import format_results
+
+HERE = Path(__file__).parents[1]
+
+
+def write_run(folder, rows, **info):
+    """rows: (iter, add, sub, heldout or None, facts or None), each the number of right answers."""
+    totals = {'add': 1000, 'sub': 1000, 'heldout': 40, 'facts': 500}
+    table = []
+    for iteration, *correct in rows:
+        asked = {name: count for name, count in zip(totals, correct) if count is not None}
+        table.append({'iter': iteration, 'train_loss': 1.0, 'val_loss': 1.0,
+                      **{f'{name}_correct': count for name, count in asked.items()},
+                      **{f'{name}_total': totals[name] for name in asked}})
+    folder.mkdir(parents=True)
+    (folder / 'results.csv').write_text(format_results(table))
+    if info:
+        (folder / 'run.json').write_text(json.dumps(info))
+
+
+def cells(task, root, model, wd=False):
+    """{source: cells from 'seeds' on} of a model's three rows, in which '|' has become the list's commas."""
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in make_table(task, root, wd).splitlines()
+            if line.startswith('|')]
+    first = next(i for i, row in enumerate(rows) if row[0] == model)
+    assert len({len(row) for row in rows}) == 1
+    return {row[2]: row[3:] for row in rows[first:first + 3]}
+
+
+def test_a_run_stands_below_the_paper_at_its_best_and_at_its_last_evaluation(tmp_path):
+    write_run(tmp_path / 'math_mini_14', [(0, 10, 20, 0, None), (15000, 980, 990, 23, None),
+                                          (15250, 990, 980, 24, None), (30000, 970, 984, 12, None)], finished=True)
+    assert cells('math', tmp_path, 'n14') == {
+        'paper': ['', '', '100.0', '100.0', '40/40'],
+        'ours, best evaluation': ['1', '15,000', '98.0', '99.0', '23/40'],
+        'ours, last iteration': ['1', '30,000', '97.0', '98.4', '12/40']}
+
+
+def test_table_4_has_the_combined_score_of_all_questions(tmp_path):
+    write_run(tmp_path / 'both_mini_14', [(30000, 312, 394, 0, 10)])
+    found = cells('both', tmp_path, 'n14')
+    assert found['paper'] == ['', '', '31.2', '39.4', '2.0', '28.6', '0/40']
+    assert found['ours, best evaluation'][1:] == ['30,000', '31.2', '39.4', '2.0', '28.6', '0/40']
+
+
+def test_a_missing_run_is_blank_beside_the_papers_numbers(tmp_path):
+    assert cells('facts', tmp_path, 'n28') == {'paper': ['', '', '100.0'], 'ours, best evaluation': ['', '', ''],
+                                               'ours, last iteration': ['', '', '']}
+
+
+def test_a_file_without_held_out_columns_leaves_them_blank(tmp_path):
+    write_run(tmp_path / 'math_mlt', [(30000, 980, 980, None, None)])
+    assert cells('math', tmp_path, 'MLT')['ours, last iteration'] == ['1', '30,000', '98.0', '98.0', '']
+
+
+@pytest.mark.parametrize('last, info', [(29750, {'finished': True}), (30000, {'finished': False}), (500, {})])
+def test_an_unfinished_run_says_so(tmp_path, last, info):
+    write_run(tmp_path / 'math_mini_28', [(last, 980, 980, 0, None)], **info)
+    found = cells('math', tmp_path, 'n28')
+    assert 'ours, best evaluation (unfinished)' in found and 'ours, last iteration (unfinished)' in found
+
+
+def test_many_seeds_are_a_mean_with_its_interval_and_a_count_of_perfect_ones(tmp_path):
+    for seed, (add, heldout, best) in enumerate([(980, 0, 250), (990, 40, 500), (1000, 40, 750)]):
+        write_run(tmp_path / f'math_mini_56/seed_{seed}',
+                  [(0, 0, 0, 0, None), (best, add, add, heldout, None), (30000, add, 0, heldout, None)])
+    found = cells('math', tmp_path, 'n56')
+    # Scores 98, 99, 100: standard deviation 1, t(2) = 4.303, so 4.303 / sqrt(3) = 2.5. Wilson, 2 in 3: 0.208 to 0.939.
+    # Held-out 0, 40, 40: mean 26.7, standard deviation 23.1, so 4.303 * 23.1 / sqrt(3) = 57.4.
+    heldout = '2 of 3 seeds at 40/40 (21 to 94%), mean 26.7 ± 57.4'
+    assert found['ours, best evaluation'] == ['3', '250 to 750', '99.0 ± 2.5', '99.0 ± 2.5', heldout]
+    assert found['ours, last iteration'] == ['3', '30,000', '99.0 ± 2.5', '0.0 ± 0.0', heldout]
+
+
+def test_unfinished_seeds_are_counted(tmp_path):
+    for seed, last in enumerate((30000, 20000)):
+        write_run(tmp_path / f'facts_mlt/seed_{seed}', [(last, None, None, None, 500)])
+    found = cells('facts', tmp_path, 'MLT')
+    assert found['ours, last iteration (1 of 2 seeds unfinished)'] == ['2', '20,000 to 30,000', '100.0 ± 0.0']
+
+
+def test_the_weight_decay_table_shows_the_twins_only(tmp_path):
+    write_run(tmp_path / 'facts_mini_14', [(30000, None, None, None, 500)])
+    write_run(tmp_path / 'facts_mini_14_wd', [(30000, None, None, None, 250)])
+    assert cells('facts', tmp_path, 'n14')['ours, last iteration'][-1] == '100.0'
+    assert cells('facts', tmp_path, 'n14', wd=True)['ours, last iteration'][-1] == '50.0'
+    assert 'weight decay 0.1' in make_table('facts', tmp_path, wd=True).splitlines()[0]
+
+
+def test_a_run_without_scores_is_refused_by_name(tmp_path):
+    write_run(tmp_path / 'math_mini_14', [(30000, None, None, None, None)])
+    with pytest.raises(UserError, match='math_mini_14/results.csv has no scores'):
+        make_table('math', tmp_path)
+
+
+def test_the_published_combined_scores_follow_from_their_parts():
+    for model in paper.MODELS:
+        row = paper.published()['both', model]
+        parts = [float(row[f'{name}_pct']) for name in ('addition', 'subtraction', 'facts')]
+        assert (2 * parts[0] + 2 * parts[1] + parts[2]) / 5 == pytest.approx(float(row['combined_pct']), abs=0.06)
+
+
+def test_the_published_sizes_are_our_parameter_counts():
+    for (task, model), row in paper.published().items():
+        size = paper.num_params(paper.run_name(task, model))
+        assert row['params'] in (f'{size / 1e3:.2f}k', f'{size / 1e6:.2f}M')
+
+
+def test_the_script_prints_three_tables_from_any_folder(tmp_path):
+    write_run(tmp_path / 'runs/math_mini_14', [(30000, 1000, 1000, 40, None)])
+    done = subprocess.run([sys.executable, HERE / 'make_tables.py', '--root_dir', 'runs'], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith('#')] == [
+        '### Table 2: Arithmetic', '### Table 3: Facts', '### Table 4: Arithmetic and facts']
+    assert '| ours, last iteration | 1 | 30,000 | 100.0 | 100.0 | 40/40 |' in ' '.join(done.stdout.split())
+
+
+def test_a_missing_root_folder_is_one_line_and_status_2(tmp_path):
+    done = subprocess.run([sys.executable, HERE / 'make_tables.py', '--root_dir=nowhere'], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout and done.stderr.count('\n') == 1 and 'nowhere' in done.stderr
