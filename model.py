@@ -1,9 +1,9 @@
 """
-The GPT of nanoGPT: learned positions, pre-norm blocks, exact GELU, no biases, head tied to the embedding.
+The GPT of nanoGPT: learned positions, pre-norm blocks, exact GELU, head tied to the embedding; the names of its weights.
 
-Inside, activations are laid out as (..., C, T, B): features first, the batch last. The paper's models are 14 to
-56 features wide while a batch holds hundreds of windows, so every elementwise loop runs over a long contiguous
-axis instead of a short one. Leading axes of the parameters, where there are any, are carried along by broadcasting.
+Activations are laid out as (..., C, T, B): features first, the batch last. The paper's models are 14 to 56 features wide
+while a batch holds hundreds of windows, so every elementwise loop runs over a long contiguous axis instead of a short
+one. Nothing here looks at the axes before those three: weights with leading axes are carried along by broadcasting.
 """
 import math
 from dataclasses import dataclass
@@ -15,64 +15,74 @@ import torch.nn.functional as F
 
 @dataclass
 class GPTConfig:
+    """The defaults are nanoGPT's, so that its checkpoints need no other; it has no name for the MLP's expansion of 4."""
     block_size: int = 1024
     vocab_size: int = 50304
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768
     dropout: float = 0.0
-    bias: bool = False
+    bias: bool = True
     mlp_expansion: int = 4
 
 
-def project(weight, x):
-    T, B = x.shape[-2:]
-    return (weight @ x.flatten(-2)).unflatten(-1, (T, B))
+class Linear(nn.Linear):
+    """(..., in, T, B) -> (..., out, T, B)"""
+
+    def forward(self, x):
+        y = (self.weight @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
+        return y if self.bias is None else y + self.bias[..., None, None]
 
 
 class LayerNorm(nn.Module):
-    def __init__(self, n_embd):
+    """Over the features, axis -3."""
+
+    def __init__(self, n_embd, bias):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(n_embd))
+        self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
 
     def forward(self, x):
         x = x - x.mean(-3, keepdim=True)
-        return x * torch.rsqrt(x.square().mean(-3, keepdim=True) + 1e-5) * self.weight[..., None, None]
+        x = x * torch.rsqrt(x.square().mean(-3, keepdim=True) + 1e-5) * self.weight[..., None, None]
+        return x if self.bias is None else x + self.bias[..., None, None]
 
 
 class CausalSelfAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.n_head = config.n_head
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.n_head, self.dropout = config.n_head, config.dropout
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x):
-        C, T, B = x.shape[-3:]
-        q, k, v = (u.unflatten(-3, (self.n_head, -1)) for u in project(self.c_attn.weight, x).split(C, dim=-3))
+        C, T = x.shape[-3], x.shape[-2]
+        q, k, v = (u.unflatten(-3, (self.n_head, -1)) for u in self.c_attn(x).split(C, dim=-3))    # (..., H, D, T, B)
         scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-4) / math.sqrt(C // self.n_head)      # (..., H, T, S, B)
         future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
         weights = scores.masked_fill(future[..., None], -torch.inf).softmax(-2)
-        y = (weights.unsqueeze(-4) * v.unsqueeze(-3)).sum(-2)   # (..., H, D, T, B)
-        return project(self.c_proj.weight, y.flatten(-4, -3))
+        weights = F.dropout(weights, self.dropout, self.training)
+        y = (weights.unsqueeze(-4) * v.unsqueeze(-3)).sum(-2)
+        return F.dropout(self.c_proj(y.flatten(-4, -3)), self.dropout, self.training)
 
 
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, config.mlp_expansion * config.n_embd, bias=False)
-        self.c_proj = nn.Linear(config.mlp_expansion * config.n_embd, config.n_embd, bias=False)
+        self.dropout = config.dropout
+        self.c_fc = Linear(config.n_embd, config.mlp_expansion * config.n_embd, bias=config.bias)
+        self.c_proj = Linear(config.mlp_expansion * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x):
-        return project(self.c_proj.weight, F.gelu(project(self.c_fc.weight, x)))
+        return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
 
 
 class Block(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.ln_1 = LayerNorm(config.n_embd)
+        self.ln_1 = LayerNorm(config.n_embd, config.bias)
         self.attn = CausalSelfAttention(config)
-        self.ln_2 = LayerNorm(config.n_embd)
+        self.ln_2 = LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config)
 
     def forward(self, x):
@@ -83,25 +93,43 @@ class Block(nn.Module):
 class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
+        assert config.n_embd % config.n_head == 0, f'n_embd={config.n_embd}, n_head={config.n_head}'
         self.config = config
         self.transformer = nn.ModuleDict(dict(
             wte=nn.Embedding(config.vocab_size, config.n_embd),
             wpe=nn.Embedding(config.block_size, config.n_embd),
             h=nn.ModuleList([Block(config) for _ in range(config.n_layer)]),
-            ln_f=LayerNorm(config.n_embd)))
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+            ln_f=LayerNorm(config.n_embd, config.bias)))
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
+        self.tie()
+        self.initialise()
+
+    def tie(self):
+        """One weight for the embedding and the head."""
         self.transformer.wte.weight = self.lm_head.weight
+
+    def initialise(self):
+        """GPT-2's: normal with 0.02; projections onto the residual stream with 0.02 / sqrt(2 * n_layer)."""
         for name, p in self.named_parameters():
             if p.dim() == 2:
-                std = 0.02 / math.sqrt(2 * config.n_layer) if name.endswith('c_proj.weight') else 0.02
-                nn.init.normal_(p, mean=0.0, std=std)
+                residual = name.endswith('c_proj.weight')
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02)
+            elif name.endswith('bias'):
+                nn.init.zeros_(p)
+
+    def get_num_params(self):
+        """Parameters, position embeddings not counted."""
+        return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
 
     def forward(self, idx):
-        """idx (..., T, B) int64 -> logits (..., V, T, B)"""
-        T = idx.shape[-2]
-        one_hot = F.one_hot(idx, self.config.vocab_size).movedim(-1, -3).to(self.lm_head.weight.dtype)
-        x = project(self.transformer.wte.weight.mT, one_hot)
-        x = x + self.transformer.wpe.weight.mT[..., :T, None]
+        """Tokens (..., T, B) int64, T up to the block size -> logits (..., V, T, B)"""
+        vocabulary = torch.arange(self.config.vocab_size, device=idx.device)[:, None, None]
+        # The embedding as a product with one-hot columns: its gradient is a product too, where an index's would be a
+        # scatter, serial on a CPU, in no fixed order on a GPU. Vocabularies of characters are small.
+        one_hot = (idx.unsqueeze(-3) == vocabulary).to(self.lm_head.weight.dtype)    # (..., V, T, B)
+        x = (self.transformer.wte.weight.mT @ one_hot.flatten(-2)).unflatten(-1, idx.shape[-2:])
+        x = x + self.transformer.wpe.weight.mT[..., :idx.shape[-2], None]
+        x = F.dropout(x, self.config.dropout, self.training)
         for block in self.transformer.h:
             x = block(x)
-        return project(self.lm_head.weight, self.transformer.ln_f(x))
+        return self.lm_head(self.transformer.ln_f(x))

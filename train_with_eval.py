@@ -10,7 +10,7 @@ row an evaluation), ckpt.pt (the latest, complete for going on), ckpt_best_math.
 ckpt_best_combined.pt (each the first with the highest score), run.json (what made the run). With --num_seeds=R above 1
 there is such a folder for each seed below out_dir.
 """
-import time
+import sys
 
 import torch
 
@@ -34,6 +34,11 @@ def read_settings():
     return load_config(args.config, {name: getattr(args, name) for name in FIELDS})
 
 
+def next_multiple(n, step):
+    """The first multiple of `step` above n."""
+    return (n // step + 1) * step
+
+
 def main():
     config = read_settings()
     device = choose_device(config.device)
@@ -50,23 +55,61 @@ def main():
 
     evaluator = Evaluator(forward, dataset.codec, dataset.tasks, config.block_size, engine.seeds)
     losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, engine.seeds)
-    splits = {name: getattr(dataset, name).to(device) for name in ('train', 'val')}
+    train_data, val_data = dataset.train.to(device), dataset.val.to(device)
+    same_data = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
 
     def evaluate(iteration):
         """One row of results a replica."""
-        measured = {'train': losses(splits['train'], iteration)}
-        same = torch.equal(dataset.train, dataset.val)
-        measured['val'] = measured['train'] if same else losses(splits['val'], iteration)
-        return [{'iter': iteration, **row, 'train_loss': float(train), 'val_loss': float(val)}
-                for row, train, val in zip(evaluator.rows(iteration), *measured.values())]
-
-    if config.eval_only:
-        for seed, row in zip(seeds, evaluate(0)):
-            print(f'seed {seed}: {scores_line(row)}')
-        return 0
+        train = losses(train_data, iteration)
+        val = train if same_data else losses(val_data, iteration)
+        return [{'iter': iteration, **row, 'train_loss': float(a), 'val_loss': float(b)}
+                for row, a, b in zip(evaluator.rows(iteration), train, val)]
 
     folder = RunFolder(config, dataset.meta)
-    ...
+    if config.eval_only:
+        checkpoints = folder.read() if config.init_from == 'resume' else []
+        engine.load(checkpoints)
+        print(scores_line(evaluate(checkpoints[0]['iter_num'] if checkpoints else 0)))
+        return 0
+
+    with folder as checkpoints:
+        engine.load(checkpoints)
+        t = checkpoints[0]['iter_num'] if checkpoints else 0
+        if folder.evaluated(t) and t >= config.max_iters:
+            print(f'{folder.path} is finished at iteration {t}: a larger max_iters would go on')
+            return 0
+        engine.prepare()
+        about = {'num_params': replicas.template.get_num_params(), 'step': engine.path, **provenance(device)}
+        print(f'{folder.path}: {about["num_params"]:,} parameters, {config.num_seeds} seed(s), from iteration {t} to '
+              f'{config.max_iters} on {about["hardware"]}; the step is {engine.path}', flush=True)
+        folder.describe(**about, iter_num=t, finished=False)
+        logs = [kind(config) for kind in log_kinds]
+        interruption, progress = Interruption(), Progress(t, config)
+        while True:
+            if (t % config.eval_interval == 0 or t == config.max_iters) and not folder.evaluated(t):
+                rows = evaluate(t)
+                folder.record(t, engine.snapshot(), rows)
+                progress.evaluated(t, rows)
+                for log in logs:
+                    log.log(t, rows)
+            if t >= config.max_iters:
+                break
+            for t, stretch in engine.run(t, min(config.max_iters, next_multiple(t, config.eval_interval))):
+                progress.step(t, stretch)
+                if interruption.signal:
+                    break
+            if interruption.signal:
+                folder.record(t, engine.snapshot())
+                break
+        folder.flush()
+        progress.close()
+        for log in logs:
+            log.close()
+        folder.describe(**about, iter_num=t, finished=t >= config.max_iters)
+        if interruption.signal:
+            print(f'stopped after iteration {t}, saved in {folder.path}: --init_from=resume goes on', file=sys.stderr)
+            return 128 + interruption.signal
+    return 0
 
 
 if __name__ == '__main__':

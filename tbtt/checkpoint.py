@@ -80,3 +80,31 @@ def codec_of(checkpoint, path):
         raise UserError(f'{path}: a codec of {meta["vocab_size"]} characters for a model of '
                         f'{checkpoint["model_args"].get("vocab_size")}')
     return Codec(meta['stoi'], meta['itos']), tasks_from(meta.get('tasks', {}))
+
+
+def optimizer_order(replicas):
+    """The names of the parameters in the order of nanoGPT's optimizer: those that decay, then the others."""
+    shapes = dict(zip(replicas.names, replicas.shapes))
+    return sorted(shapes, key=lambda name: len(shapes[name]) == 1)    # stable: matrices first
+
+
+def pack_optimizer(replicas, config, mean, square, step):
+    """AdamW's state of one replica, mean and square (parameters,), as torch.optim.AdamW's state dict."""
+    names = optimizer_order(replicas)
+    means, squares = ({name: x[0].clone() for name, x in replicas.named(row[None]).items()} for row in (mean, square))
+    matrices = sum(means[name].dim() > 1 for name in names)
+    groups = [{'params': [torch.empty(0) for _ in names[:matrices]], 'weight_decay': config.weight_decay},
+              {'params': [torch.empty(0) for _ in names[matrices:]], 'weight_decay': 0.0}]
+    betas = (config.beta1, config.beta2)
+    state = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas).state_dict()
+    state['state'] = {i: {'step': torch.tensor(step), 'exp_avg': means[name], 'exp_avg_sq': squares[name]}
+                      for i, name in enumerate(names)}
+    return state
+
+
+def unpack_optimizer(replicas, optimizer):
+    """torch.optim.AdamW's state dict, ours or nanoGPT's -> mean (parameters,), square (parameters,), step"""
+    states = dict(zip(optimizer_order(replicas), (optimizer['state'][i] for i in sorted(optimizer['state']))))
+    mean, square = (torch.cat([states[name][key].flatten() for name in replicas.names])
+                    for key in ('exp_avg', 'exp_avg_sq'))
+    return mean, square, float(states[replicas.names[0]]['step'])

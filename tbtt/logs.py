@@ -2,8 +2,14 @@
 import dataclasses
 import importlib.util
 from pathlib import Path
+from statistics import mean
 
 from tbtt.command import UserError
+
+
+def means(rows):
+    """Each column's mean over the seeds."""
+    return {name: mean(row[name] for row in rows) for name in rows[0]}
 
 
 class WandbLog:
@@ -14,8 +20,8 @@ class WandbLog:
         self.run = wandb.init(project=config.wandb_project, config=dataclasses.asdict(config),
                               name=config.wandb_run_name or Path(config.out_dir).name)
 
-    def log(self, iteration, row):
-        self.run.log(row, step=iteration)
+    def log(self, iteration, rows):
+        self.run.log(means(rows), step=iteration)
 
     def close(self):
         self.run.finish()
@@ -28,8 +34,8 @@ class TensorboardLog:
         from torch.utils.tensorboard import SummaryWriter
         self.writer = SummaryWriter(Path(config.out_dir) / 'tensorboard')
 
-    def log(self, iteration, row):
-        for name, value in row.items():
+    def log(self, iteration, rows):
+        for name, value in means(rows).items():
             self.writer.add_scalar(name, value, iteration)
 
     def close(self):

@@ -2,20 +2,22 @@
 import signal
 import sys
 from collections import deque
+from statistics import mean
 
 from tqdm import tqdm
 
 
-def scores_line(row):
-    """One evaluation in words: `addition 98.0%  subtraction 97.5%  held-out 23/40  facts 88.2%  combined 95.1%`"""
-    words = {'addition': 'add', 'subtraction': 'sub', 'facts': 'facts'}
-    parts = [f'{word} {100 * row[f"{name}_correct"] / row[f"{name}_total"]:.1f}%' for word, name in words.items()
-             if f'{name}_total' in row]
-    if 'heldout_total' in row:
-        parts.insert(2, f'held-out {row["heldout_correct"]}/{row["heldout_total"]}')
-    if 'combined_acc' in row:
-        parts.append(f'combined {row["combined_acc"]:.1f}%')
-    return '  '.join(parts + [f'loss {row["train_loss"]:.4f}/{row["val_loss"]:.4f}'])
+def scores_line(rows):
+    """One evaluation in words, the seeds taken together: `addition 98.0%  subtraction 97.5%  held-out 23/40  ...`"""
+    counts = {name: [sum(row[f'{group}_{kind}'] for row in rows) for kind in ('correct', 'total')]
+              for name, group in (('addition', 'add'), ('subtraction', 'sub'), ('held-out', 'heldout'), ('facts', 'facts'))
+              if f'{group}_total' in rows[0]}
+    parts = [f'{name} {right}/{total}' if name == 'held-out' else f'{name} {100 * right / total:.1f}%'
+             for name, (right, total) in counts.items()]
+    if 'combined_acc' in rows[0]:
+        parts.append(f'combined {mean(row["combined_acc"] for row in rows):.1f}%')
+    losses = (mean(row[f'{split}_loss'] for row in rows) for split in ('train', 'val'))
+    return '  '.join(parts + ['loss train {:.4f} val {:.4f}'.format(*losses)])
 
 
 class Progress:
@@ -38,12 +40,13 @@ class Progress:
     def print_line(self, iteration, losses):
         print(f'iter {iteration:6d}: loss {losses[-1].mean().item():.4f}', flush=True)
 
-    def evaluated(self, iteration, row):
+    def evaluated(self, iteration, rows):
+        """Print an evaluation, and show it in the bar."""
         while self.waiting:
             self.print_line(*self.waiting.popleft())
-        tqdm.write(f'iter {iteration:6d}: {scores_line(row)}', file=sys.stdout)
+        tqdm.write(f'iter {iteration:6d}: {scores_line(rows)}', file=sys.stdout)
         sys.stdout.flush()
-        self.bar.set_postfix_str(scores_line(row).replace('  ', ', '))
+        self.bar.set_postfix_str(scores_line(rows).replace('  ', ', '))
 
     def close(self):
         self.bar.close()

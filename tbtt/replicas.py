@@ -4,6 +4,8 @@ from torch.func import functional_call
 
 from model import GPT, GPTConfig
 
+EMBEDDING, HEAD = 'transformer.wte.weight', 'lm_head.weight'    # one tied weight
+
 
 class Replicas:
     """The parameters of R models of one shape, float32, in one buffer `flat` of shape (R, parameters of one model).
@@ -38,7 +40,11 @@ class Replicas:
         self.template.eval()
         return functional_call(self.template, self.named(self.flat), (idx,))
 
-    def state_dict(self, r):
-        """The weights of replica r on the CPU, under nanoGPT's names, the tied head included."""
-        weights = {name: value[r].cpu().clone() for name, value in self.named(self.flat).items()}
-        return weights | {'lm_head.weight': weights['transformer.wte.weight']}
+    def state_dict(self, row):
+        """One replica's row of the buffer (parameters,) -> its weights under nanoGPT's names, the tied head included."""
+        weights = {name: value[0].clone() for name, value in self.named(row[None]).items()}
+        return weights | {HEAD: weights[EMBEDDING]}
+
+    def load(self, r, weights):
+        """Set the weights of replica r from a state dict."""
+        self.flat[r] = torch.cat([weights[name].flatten() for name in self.names])

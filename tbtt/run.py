@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class SeedRun:
         self.csv, self.last_evaluated = format_results([]), -1
         self.best, self.best_val_loss = {}, float('inf')
 
-    def files(self, iteration, weights, optimizer, extra, row=None):
+    def files(self, iteration, weights, optimizer, row=None):
         """The files to write at an iteration, {path: bytes}: the latest checkpoint, and where there is an evaluation
         (`row`) the results with it and a checkpoint for every score that is strictly better than before."""
         files, better = {}, []
@@ -51,7 +52,7 @@ class SeedRun:
             files[RESULTS] = self.csv.encode()
         content = to_bytes({
             'model': weights, 'optimizer': optimizer, 'model_args': self.model_args, 'iter_num': iteration,
-            'best_val_loss': self.best_val_loss, 'config': self.config, 'meta': self.meta, 'best': self.best, **extra})
+            'best_val_loss': self.best_val_loss, 'config': self.config, 'meta': self.meta, 'best': self.best})
         files |= {name: content for name in (*(BEST[score] for score in better), LATEST)}
         return {str(Path(self.folder) / name): content for name, content in files.items()}
 
@@ -94,43 +95,54 @@ class RunFolder:
         self.lock = filelock.FileLock(self.path / LOCK)
         self.writer = ThreadPoolExecutor(max_workers=1)
         self.pending = None
+        self.started, self.seconds_before = time.monotonic(), 0.0
 
     def held(self):
         """The names of run files that are in the folder."""
         patterns = [*FILES, *(f'seed_*/{name}' for name in FILES)]
         return sorted(str(path.relative_to(self.path)) for pattern in patterns for path in self.path.glob(pattern))
 
-    def open(self):
-        """Take the folder. -> the latest checkpoints of its seeds where the run is to go on, else None"""
-        resuming = self.config.init_from == 'resume'
-        if not resuming and not self.config.overwrite and self.held():
-            raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True starts anew')
-        if resuming and not self.path.is_dir():
+    def read(self):
+        """Take up the run that is on disk. -> the latest checkpoint of each seed"""
+        if not self.path.is_dir():
             raise UserError(f'no run in {self.path} to resume: train without --init_from=resume')
-        new = not self.path.exists()
+        return [seed.resume(self.path) for seed in self.seeds]
+
+    def evaluated(self, iteration):
+        """Is the evaluation of this iteration among the results?"""
+        return self.seeds[0].last_evaluated == iteration
+
+    def __enter__(self):
+        """Take the folder. -> the latest checkpoint of each seed where the run goes on, else []"""
+        resuming = self.config.init_from == 'resume'
+        if resuming:
+            self.read()    # a mistake is found before anything changes
+        elif not self.config.overwrite and self.held():
+            raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True starts anew')
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire(timeout=0)
         except filelock.Timeout:
             raise UserError(f'another training writes into {self.path}: wait for it, or choose another out_dir') from None
+        recover(self.path)
+        if resuming:
+            return self.read()
+        for name in self.held():
+            (self.path / name).unlink()
+        for seed in self.seeds:
+            (self.path / seed.folder).mkdir(exist_ok=True)
+        return []
+
+    def __exit__(self, *_):
         try:
-            recover(self.path)
-            if resuming:
-                return [seed.resume(self.path) for seed in self.seeds]
-            for name in self.held():
-                (self.path / name).unlink()
-            for seed in self.seeds:
-                (self.path / seed.folder).mkdir(exist_ok=True)
-        except BaseException:
-            self.lock.release()
-            if new:
-                (self.path / LOCK).unlink(missing_ok=True)
-                self.path.rmdir()
-            raise
+            self.flush()
+        finally:
+            self.writer.shutdown()
+            self.lock.release()    # the file stays: to delete it would let two others lock two files of that name
 
     def record(self, iteration, snapshot, rows=None):
         """Write the state at an iteration, and its evaluation where there is one, in the background: all seeds' files
-        change as one. snapshot: r -> (weights, optimizer, extra), on the CPU. Waits for the write before it, and raises
+        change as one. snapshot: r -> (weights, optimizer), on the CPU. Waits for the write before it, and raises
         what that raised."""
         self.flush()
         self.pending = self.writer.submit(self.write, iteration, snapshot, rows)
@@ -148,17 +160,13 @@ class RunFolder:
             done.result()
 
     def describe(self, **about):
-        """Write run.json for every seed: what made the run, and how far it is."""
+        """Write run.json for every seed: what made the run, how far it is, and the seconds it took so far (of all seeds
+        together)."""
+        seconds = self.seconds_before + time.monotonic() - self.started
         for seed in self.seeds:
-            content = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **about, 'config': seed.config}
+            content = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **about,
+                       'seconds': round(seconds, 1), 'config': seed.config}
             write_file(self.path / seed.folder / ABOUT, (json.dumps(content, indent=1) + '\n').encode())
-
-    def close(self):
-        try:
-            self.flush()
-        finally:
-            self.writer.shutdown()
-            self.lock.release()    # the file stays: to delete it would let two others lock two files of that name
 
 
 def provenance(device):
