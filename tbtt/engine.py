@@ -1,14 +1,28 @@
 """The training step of R replicas: forward, backward, clipping and AdamW on the device; eager, compiled or captured."""
 import math
+from typing import NamedTuple
 
 import torch
 from torch.func import functional_call, grad_and_value
 
 from tbtt import draws
 from tbtt.checkpoint import pack_optimizer, unpack_optimizer
+from tbtt.command import UserError
 from tbtt.dataset import windows
 from tbtt.device import autocast
 from tbtt.evaluate import token_losses
+
+WORTH_COMPILING = 1000    # steps; compiling takes about as long as some thousand eager steps of the smallest model
+
+
+class State(NamedTuple):
+    """What a step changes; see Engine."""
+    flat: torch.Tensor
+    mean: torch.Tensor
+    square: torch.Tensor
+    steps: torch.Tensor
+    scale: torch.Tensor
+    good: torch.Tensor
 
 
 def learning_rate(config, iteration):
@@ -27,78 +41,163 @@ class Engine:
     """Trains replicas. Between two evaluations the host only launches: data, batch indices and learning rates of the
     whole stretch are on the device before it starts.
 
-    State, float32 on the device: the weights `replicas.flat` and AdamW's `mean` and `square`, all (R, parameters), and
-    `steps` (R, 1), the optimizer's steps so far.
+    `state`, float32 on the device: the weights `replicas.flat` and AdamW's `mean` and `square`, all (R, parameters),
+    and `steps` (R, 1), the optimizer's steps so far. For float16 also the `scale` of the loss and for how many steps it
+    was `good`, (R, 1) each.
     """
 
     def __init__(self, replicas, data, seeds, config, device, dtype):
         self.replicas, self.config, self.device, self.dtype = replicas, config, device, dtype
         self.data = data.to(device)
         self.seeds = torch.tensor(seeds, device=device)
-        self.mean, self.square = torch.zeros_like(replicas.flat), torch.zeros_like(replicas.flat)
-        self.steps = torch.zeros(len(seeds), 1, device=device)
+        column = torch.zeros(len(seeds), 1, device=device)
+        self.state = State(replicas.flat, torch.zeros_like(replicas.flat), torch.zeros_like(replicas.flat), column,
+                           column + 2.0**16, column.clone())
         # AdamW decays matrices and embeddings, not the gains of layer norms and the biases.
         self.decay = torch.cat([torch.full((shape.numel(),), config.weight_decay * (len(shape) > 1))
                                 for shape in replicas.shapes]).to(device)
-        self.path = 'eager'
-        self.step = self.eager_step
+        self.launch, self.path = one_by_one(self.step), 'eager'
 
-    def gradient(self, flat, starts):
-        """Mean gradient and loss over micro-batches. flat (R, P), starts (micro-steps, R, B) -> (R, P), (R,)"""
+    def gradient(self, state, starts):
+        """Mean gradient and loss over micro-batches. starts (micro-steps, R, B): where the windows of a batch start in
+        the data. -> (R, parameters), (R,)"""
         def loss(params, x, y):
             with autocast(self.device, self.dtype):
                 logits = functional_call(self.replicas.template, params, (x,))
             losses = token_losses(logits, y).mean((-2, -1))
-            return losses.sum(), losses    # replicas share no weight: the gradient of the sum is that of each
+            scaled = losses * state.scale[:, 0] if self.dtype == torch.float16 else losses
+            return scaled.sum(), losses    # replicas share no weight: the gradient of the sum is that of each
 
         gradient = losses = 0
         for batch in starts.unbind(0):
             x, y = windows(self.data, batch, self.config.block_size)
-            named, (_, each) = grad_and_value(loss, has_aux=True)(self.replicas.named(flat), x, y)
+            named, (_, each) = grad_and_value(loss, has_aux=True)(self.replicas.named(state.flat), x, y)
             gradient = gradient + torch.cat([named[name].flatten(1) for name in self.replicas.names], 1)
             losses = losses + each
         return gradient / len(starts), losses / len(starts)
 
-    def eager_step(self, flat, mean, square, steps, starts, rate):
-        """One step of every replica, in place. rate: learning rate, 0-dim. -> (R,) loss before it"""
+    def step(self, state, starts, rate):
+        """One step of every replica, in place: clipped gradient, AdamW. rate: learning rate, 0-dim. -> (R,) loss before
+        it"""
         config = self.config
-        gradient, losses = self.gradient(flat, starts)
+        gradient, losses = self.gradient(state, starts)
+        if self.dtype == torch.float16:
+            gradient = gradient / state.scale
+        norm = gradient.norm(dim=1, keepdim=True)
         if config.grad_clip:
-            norm = gradient.norm(dim=1, keepdim=True)
             gradient = gradient * (config.grad_clip / (norm + 1e-6)).clamp(max=1)
-        steps += 1
-        flat.mul_(1 - rate * self.decay)
-        mean.lerp_(gradient, 1 - config.beta1)
-        square.mul_(config.beta2).addcmul_(gradient, gradient, value=1 - config.beta2)
+        steps = state.steps + 1
+        mean = state.mean.lerp(gradient, 1 - config.beta1)
+        square = state.square * config.beta2 + (1 - config.beta2) * gradient.square()
         deviation = square.sqrt() / (1 - config.beta2 ** steps).sqrt() + 1e-8
-        flat.sub_(rate / (1 - config.beta1 ** steps) * mean / deviation)
+        flat = state.flat * (1 - rate * self.decay) - rate / (1 - config.beta1 ** steps) * mean / deviation
+        new = State(flat, mean, square, steps, state.scale, state.good)
+        if self.dtype == torch.float16:
+            new = skip_overflow(state, new, norm.isfinite())
+        for old, value in zip(state, new):
+            old.copy_(value)
         return losses
+
+    def prepare(self):
+        """Choose the fastest path that works here: `path` says which and, when it is not the best, why. To be called
+        once, before `run`; steps on copies of the state."""
+        config = self.config
+        if config.compile == 'auto' and config.max_iters < WORTH_COMPILING:
+            self.path = f'eager (fewer than {WORTH_COMPILING} steps are not worth compiling)'
+        elif config.compile != 'False':
+            compiled = torch.compile(self.step)
+            try:
+                compiled(State(*(x.clone() for x in self.state)), *self.example())
+                self.launch, self.path = one_by_one(compiled), 'compiled'
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+                reason = ' '.join(str(error).split())[:200]
+                if config.compile == 'True':
+                    raise UserError(f'compile=True, but this step does not compile here: {reason}') from error
+                self.path = f'eager (it does not compile here: {reason})'
+        else:
+            self.path = 'eager (compile=False)'
+        if self.path == 'compiled' and self.device.type == 'cuda':
+            self.launch, self.path = Captured(compiled, self.state, *self.example()), 'compiled and captured'
+
+    def example(self):
+        """The arguments of a step but the state."""
+        return next(zip(*self.stretch(0, 1)))
+
+    def stretch(self, first, last):
+        """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B) and learning rates."""
+        config, micro = self.config, self.config.gradient_accumulation_steps
+        starts = draws.batch_starts(self.seeds, first, last, micro * config.batch_size,
+                                    len(self.data) - config.block_size)
+        rates = torch.tensor([learning_rate(config, t) for t in range(first, last)], device=self.device)
+        return starts.unflatten(-1, (micro, -1)).movedim(-2, 1).contiguous(), rates
 
     def run(self, first, last):
         """Train from iteration `first` to `last`. Yields (steps done, losses (steps, R)) after each launch; on a GPU the
         losses may still be under way."""
-        config, micro = self.config, self.config.gradient_accumulation_steps
-        starts = draws.batch_starts(self.seeds, first, last, micro * config.batch_size,
-                                    len(self.data) - config.block_size)
-        starts = starts.unflatten(-1, (micro, -1)).movedim(-2, 1).contiguous()    # (iterations, micro-steps, R, B)
-        rates = torch.tensor([learning_rate(config, t) for t in range(first, last)], device=self.device)
         self.replicas.template.train()
-        for t, (batch, rate) in enumerate(zip(starts.unbind(0), rates.unbind(0)), first + 1):
-            losses = self.step(self.replicas.flat, self.mean, self.square, self.steps, batch, rate)
-            yield t, losses[None]
-
-    def prepare(self):
-        """Choose the path of the step. To be called once, before `run`."""
+        t = first
+        for losses in self.launch(self.state, *self.stretch(first, last)):
+            t += len(losses)
+            yield t, losses
 
     def snapshot(self):
         """A copy of the state on the CPU. -> function r -> (weights, optimizer) of one replica, as a checkpoint's"""
-        flat, mean, square, steps = (x.to('cpu', copy=True) for x in (self.replicas.flat, self.mean, self.square,
-                                                                      self.steps))
-        return lambda r: (self.replicas.state_dict(flat[r]),
-                          pack_optimizer(self.replicas, self.config, mean[r], square[r], steps[r].item()))
+        state = State(*(x.to('cpu', copy=True) for x in self.state))
+        return lambda r: (self.replicas.state_dict(state.flat[r]),
+                          pack_optimizer(self.replicas, self.config, state.mean[r], state.square[r],
+                                         state.steps[r].item()))
 
     def load(self, checkpoints):
         """Take up the state of the replicas from their checkpoints, a list of R."""
         for r, checkpoint in enumerate(checkpoints):
             self.replicas.load(r, checkpoint['model'])
-            self.mean[r], self.square[r], self.steps[r] = unpack_optimizer(self.replicas, checkpoint['optimizer'])
+            self.state.mean[r], self.state.square[r], self.state.steps[r] = unpack_optimizer(
+                self.replicas, checkpoint['optimizer'])
+
+
+def skip_overflow(old, new, finite):
+    """float16's loss scaling, for each replica alone: a step whose gradient overflowed changes nothing but halves the
+    scale, and 2,000 good ones in a row double it (the constants of torch.amp.GradScaler). finite (R, 1) -> State"""
+    good = torch.where(finite, old.good + 1, 0)
+    scale = torch.where(finite, torch.where(good == 2000, old.scale * 2, old.scale), old.scale / 2)
+    kept = State(*(torch.where(finite, after, before) for before, after in zip(old, new)))
+    return kept._replace(scale=scale, good=good % 2000)
+
+
+def one_by_one(step):
+    """A launch of single steps. -> function (state, starts, rates) that yields losses (1, R)"""
+    def launch(state, starts, rates):
+        for batch, rate in zip(starts.unbind(0), rates.unbind(0)):
+            yield step(state, batch, rate)[None]
+    return launch
+
+
+class Captured:
+    """Several steps as one CUDA graph: one launch for all their kernels. Steps that do not fill it run singly."""
+
+    def __init__(self, step, state, starts, rate, size=25):
+        self.step, self.size = step, size
+        self.starts, self.rates = starts.repeat(size, 1, 1, 1), rate.repeat(size)
+        before = [x.clone() for x in state]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):    # warm up: no allocation, compilation or handle may be left to the capture
+            for _ in range(3):
+                step(state, self.starts[0], self.rates[0])
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.losses = torch.stack([step(state, self.starts[k], self.rates[k]) for k in range(size)])
+        for x, value in zip(state, before):
+            x.copy_(value)
+
+    def __call__(self, state, starts, rates):
+        whole = len(starts) - len(starts) % self.size
+        for k in range(0, whole, self.size):
+            self.starts.copy_(starts[k:k + self.size])
+            self.rates.copy_(rates[k:k + self.size])
+            self.graph.replay()
+            yield self.losses.clone()
+        yield from one_by_one(self.step)(state, starts[whole:], rates[whole:])
