@@ -58,12 +58,17 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x):
         C, T = x.shape[-3], x.shape[-2]
         q, k, v = (u.unflatten(-3, (self.n_head, -1)) for u in self.c_attn(x).split(C, dim=-3))    # (..., H, D, T, B)
-        scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-4) / math.sqrt(C // self.n_head)      # (..., H, T, S, B)
-        future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
-        weights = scores.masked_fill(future[..., None], -torch.inf).softmax(-2)
-        weights = F.dropout(weights, self.dropout, self.training)
-        y = (weights.unsqueeze(-4) * v.unsqueeze(-3)).sum(-2)
-        return F.dropout(self.c_proj(y.flatten(-4, -3)), self.dropout, self.training)
+        dropout = self.dropout if self.training else 0.0
+        if C // self.n_head * T < 4096 and (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            # Small: multiply-and-sum loops over the batch, which the compiler fuses, are the fastest to train.
+            scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-4) * (C // self.n_head) ** -0.5    # (..., H, T, S, B)
+            scores = scores + torch.full((T, T), -torch.inf, device=x.device).triu(1)[..., None]
+            weights = F.dropout((scores - scores.logsumexp(-2, keepdim=True)).exp(), dropout)
+            y = (weights.unsqueeze(-4) * v.unsqueeze(-3)).sum(-2)
+        else:
+            q, k, v = (u.movedim(-1, -4).mT.contiguous() for u in (q, k, v))    # (..., B, H, T, D)
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True).mT.movedim(-4, -1)
+        return F.dropout(self.c_proj(y.flatten(-4, -3)), dropout)
 
 
 class MLP(nn.Module):

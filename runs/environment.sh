@@ -12,3 +12,21 @@ if ! cat requirements.txt "$1" | cmp -s - "$stamp"; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1"
     cat requirements.txt "$1" > "$stamp"
 fi
+
+# train NAME [--key=value ...]: the run of config/train_NAME.py, from the start or on from where it was stopped.
+train() {
+    local name=$1
+    shift
+    if [ -f "$name/run.json" ] || compgen -G "$name/seed_*/run.json" > /dev/null; then
+        .venv/bin/python train_with_eval.py "config/train_$name.py" --init_from=resume "$@"
+    else
+        .venv/bin/python train_with_eval.py "config/train_$name.py" "$@"
+    fi
+}
+
+prepare_all() {
+    local dataset
+    for dataset in as_math facts_char both_math_and_facts; do
+        [ -f "data/$dataset/meta.pkl" ] || .venv/bin/python "data/$dataset/prepare.py"
+    done
+}

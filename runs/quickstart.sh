@@ -4,18 +4,10 @@
 # A second call reuses what is there; an interrupted one goes on. Takes minutes on two CPU cores.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements.txt
-python=.venv/bin/python
 run=math_mini_14
-
-for dataset in as_math facts_char both_math_and_facts; do
-    [ -f "data/$dataset/meta.pkl" ] || $python "data/$dataset/prepare.py"
-done
-if [ -f "$run/ckpt.pt" ]; then
-    $python train_with_eval.py "config/train_$run.py" --init_from=resume
-else
-    $python train_with_eval.py "config/train_$run.py" --overwrite=True
-fi
-$python eval_as_math.py --out_dir="$run" --ckpt=ckpt_best_combined.pt
-$python plot_results.py --model_folder "$run"
+prepare_all
+train "$run"
+.venv/bin/python eval_as_math.py --out_dir="$run" --ckpt=ckpt_best_combined.pt
+.venv/bin/python plot_results.py --model_folder "$run"
 echo
 echo "The best checkpoint is $PWD/$run/ckpt_best_combined.pt, every evaluation is in $PWD/$run/results.csv."

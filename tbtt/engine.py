@@ -77,8 +77,10 @@ class Engine:
         return gradient / len(starts), losses / len(starts)
 
     def step(self, state, starts, rate):
-        """One step of every replica, in place: clipped gradient, AdamW. rate: learning rate, 0-dim. -> (R,) loss before
-        it"""
+        """One step of every replica: clipped gradient, AdamW. rate: learning rate, 0-dim. -> (R,) loss before it, State
+
+        The new state is returned, not written over the old: in-place updates of (R, parameters) trip Inductor's fusion.
+        """
         config = self.config
         gradient, losses = self.gradient(state, starts)
         if self.dtype == torch.float16:
@@ -94,20 +96,18 @@ class Engine:
         new = State(flat, mean, square, steps, state.scale, state.good)
         if self.dtype == torch.float16:
             new = skip_overflow(state, new, norm.isfinite())
-        for old, value in zip(state, new):
-            old.copy_(value)
-        return losses
+        return losses, new
 
     def prepare(self):
         """Choose the fastest path that works here: `path` says which and, when it is not the best, why. To be called
-        once, before `run`; steps on copies of the state."""
+        once, before `run`; leaves the state as it is."""
         config = self.config
         if config.compile == 'auto' and config.max_iters < WORTH_COMPILING:
             self.path = f'eager (fewer than {WORTH_COMPILING} steps are not worth compiling)'
         elif config.compile != 'False':
             compiled = torch.compile(self.step)
             try:
-                compiled(State(*(x.clone() for x in self.state)), *self.example())
+                compiled(self.state, *self.example())
                 self.launch, self.path = one_by_one(compiled), 'compiled'
             except torch.cuda.OutOfMemoryError:
                 raise
@@ -166,11 +166,18 @@ def skip_overflow(old, new, finite):
     return kept._replace(scale=scale, good=good % 2000)
 
 
+def in_place(step, state, starts, rate):
+    """Step and write the new state over the old. -> (R,) losses"""
+    losses, new = step(state, starts, rate)
+    torch._foreach_copy_(state, new)
+    return losses
+
+
 def one_by_one(step):
     """A launch of single steps. -> function (state, starts, rates) that yields losses (1, R)"""
     def launch(state, starts, rates):
         for batch, rate in zip(starts.unbind(0), rates.unbind(0)):
-            yield step(state, batch, rate)[None]
+            yield in_place(step, state, batch, rate)[None]
     return launch
 
 
@@ -180,18 +187,17 @@ class Captured:
     def __init__(self, step, state, starts, rate, size=25):
         self.step, self.size = step, size
         self.starts, self.rates = starts.repeat(size, 1, 1, 1), rate.repeat(size)
-        before = [x.clone() for x in state]
+        before = State(*(x.clone() for x in state))
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):    # warm up: no allocation, compilation or handle may be left to the capture
             for _ in range(3):
-                step(state, self.starts[0], self.rates[0])
+                in_place(step, state, starts, rate)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.losses = torch.stack([step(state, self.starts[k], self.rates[k]) for k in range(size)])
-        for x, value in zip(state, before):
-            x.copy_(value)
+            self.losses = torch.stack([in_place(step, state, self.starts[k], self.rates[k]) for k in range(size)])
+        torch._foreach_copy_(state, before)
 
     def __call__(self, state, starts, rates):
         whole = len(starts) - len(starts) % self.size

@@ -128,5 +128,7 @@ class Losses:
 def token_losses(logits, targets):
     """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32"""
     logits = logits.float()
-    picked = logits.gather(-3, targets.unsqueeze(-3).expand(*logits.shape[:-3], 1, *targets.shape[-2:]))
-    return logits.logsumexp(-3) - picked.squeeze(-3)
+    vocabulary = torch.arange(logits.shape[-3], device=logits.device)[:, None, None]
+    # Masked, not indexed: the gradient of an index is a scatter, which no compiler vectorises.
+    target = torch.where(targets.unsqueeze(-3) == vocabulary, logits, 0.0).sum(-3)
+    return logits.logsumexp(-3) - target

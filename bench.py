@@ -1,0 +1,259 @@
+"""
+How fast: the step, an evaluation, a whole run and many seeds at once, each beside a slow twin that does the same work the
+obvious way (nanoGPT's loop: a Python slice a row, eager, one prompt a call, the host between the steps).
+
+    python bench.py                          (all, about a quarter of an hour on two CPU cores)
+    python bench.py --only step,evaluation --sizes n14 --tasks math
+    python bench.py --json > bench.json      (one line with hardware, versions, commit, medians and spread)
+
+Everything is warmed up and, on a GPU, synchronised; slow and fast take turns. --full also trains n14 math to its end and
+times that. Data are prepared into a temporary folder, nothing else is written.
+"""
+import contextlib
+import io
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from tbtt import slow
+from tbtt.command import Parser, UserError, run
+from tbtt.config import ROOT, load_config
+from tbtt.dataset import Dataset
+from tbtt.device import autocast, choose_device, choose_dtype
+from tbtt.engine import Engine, learning_rate
+from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluator, Losses
+from tbtt.paper import MODELS, TASKS
+from tbtt.prepare import write_dataset
+from tbtt.replicas import Replicas
+from tbtt.run import provenance
+from tbtt.tasks import Arithmetic, Capitals
+
+SECTIONS = ('step', 'evaluation', 'replicas', 'run')
+KINDS = {'math': (Arithmetic,), 'facts': (Capitals,), 'both': (Arithmetic, Capitals)}
+DATASHEET = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12}    # dense bfloat16 operations a second, NVIDIA's datasheets
+
+
+class Setup:
+    """One of the paper's runs, ready to step and to evaluate, R seeds at once; and its slow twin with the same weights."""
+
+    def __init__(self, task, size, folder, device, num_seeds=1):
+        self.config = config = load_config([f'config/train_{task}_{MODELS[size]}.py'], {
+            'dataset': str(folder / task), 'device': str(device), 'num_seeds': num_seeds})
+        self.device, self.dtype = device, choose_dtype(config.dtype, device)
+        self.dataset = Dataset(config.dataset, config.block_size)
+        args = config.model_args(self.dataset.meta['vocab_size'])
+        seeds = list(range(config.seed, config.seed + num_seeds))
+        self.replicas = Replicas.from_seeds(args, seeds, device)
+        self.slow_model = slow.SlowGPT(args).to(device)
+        self.slow_model.load_state_dict(self.replicas.state_dict(self.replicas.flat[0]))
+        self.slow_optimizer = slow.slow_optimizer(self.slow_model, config)
+        self.engine = Engine(self.replicas, self.dataset.train, seeds, config, device, self.dtype)
+
+    def forward(self, tokens):
+        with autocast(self.device, self.dtype):
+            return self.replicas.forward(tokens)
+
+    def steps(self, count):
+        """`count` steps of ours. -> losses of the last launch (steps, R)"""
+        for _, losses in self.engine.run(0, count):
+            pass
+        return losses
+
+    def slow_steps(self, count):
+        """The same steps by the slow twin. -> its last loss"""
+        self.slow_model.train()
+        starts, rates = self.engine.stretch(0, count)
+        for batch, rate in zip(starts[:, 0, 0].tolist(), rates.tolist()):
+            with autocast(self.device, self.dtype):
+                loss = slow.slow_step(self.slow_model, self.slow_optimizer, self.dataset.train, batch, rate, self.config)
+        return loss
+
+    def evaluate(self):
+        """An evaluation of ours, losses included. -> (rows, losses (R,))"""
+        block, seeds = self.config.block_size, self.engine.seeds
+        rows = Evaluator(self.forward, self.dataset.codec, self.dataset.tasks, block, seeds).rows(0)
+        losses = Losses(self.forward, block, self.config.batch_size, self.config.eval_iters, seeds)
+        return rows, losses(self.engine.data, 0)
+
+    def slow_evaluate(self):
+        """The same by the slow twin, its losses estimated from `eval_iters` batches of each split, as nanoGPT does.
+        -> ({task: right answers by prompt}, loss)"""
+        right = {name: slow.slow_score(self.slow_model, task, self.dataset.codec, NUM_SAMPLES, TEMPERATURE, TOP_K)
+                 for name, task in self.dataset.tasks.items()}
+        for data in (self.dataset.train, self.dataset.val):
+            batches = torch.randint(len(data) - self.config.block_size, (self.config.eval_iters, self.config.batch_size))
+            loss = slow.slow_losses(self.slow_model, data, batches)
+        return right, loss
+
+
+def synchronise(device):
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def seconds(function, count, device):
+    """Wall time of one call over `count`."""
+    synchronise(device)
+    begin = time.perf_counter()
+    function()
+    synchronise(device)
+    return (time.perf_counter() - begin) / count
+
+
+def in_turn(functions, repeats, device):
+    """Time several (function, count) in turn. -> for each {'median', 'min', 'max'} in milliseconds of one of `count`"""
+    for function, _ in functions:
+        function()    # warm-up
+    times = [[1e3 * seconds(function, count, device) for function, count in functions] for _ in range(repeats)]
+    return [{'median': statistics.median(each), 'min': min(each), 'max': max(each)} for each in zip(*times)]
+
+
+def step_operations(config, vocab_size):
+    """Floating-point operations of the products of a step: six a weight and token, and attention's."""
+    tokens = config.batch_size * config.block_size * config.gradient_accumulation_steps
+    C = config.n_embd
+    weights = config.n_layer * (4 + 2 * config.mlp_expansion) * C * C + vocab_size * C
+    return tokens * (6 * weights + 12 * config.n_layer * config.block_size * C)
+
+
+def peak(device, dtype):
+    """Operations a second of a large product, measured here."""
+    n = 8192 if device.type == 'cuda' else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    return 2 * n**3 / (in_turn([(lambda: a @ b, 1)], 5, device)[0]['median'] / 1e3)
+
+
+def bench_step(tasks, sizes, folder, device):
+    top = peak(device, choose_dtype('auto', device)) if 'MLT' in sizes else None
+    for task in tasks:
+        for size in sizes:
+            setup = Setup(task, size, folder, device)
+            setup.engine.prepare()
+            large = size == 'MLT'
+            count, slow_count = (100, 20) if device.type == 'cuda' or not large else (1, 1)
+            ours, obvious = in_turn([(lambda: setup.steps(count), count), (lambda: setup.slow_steps(slow_count), slow_count)],
+                                    3 if large else 7, device)
+            row = {'what': f'step {size} {task}', 'ours_ms': ours, 'slow_ms': obvious, 'path': setup.engine.path}
+            if large:
+                rate = step_operations(setup.config, setup.dataset.meta['vocab_size']) / (ours['median'] / 1e3)
+                sheet = next((value for name, value in DATASHEET.items() if device.type == 'cuda'
+                              and name in torch.cuda.get_device_name(device)), None)
+                row |= {'tera_operations_per_s': rate / 1e12, 'share_of_measured_peak': rate / top,
+                        'share_of_datasheet': sheet and rate / sheet}
+            yield row
+
+
+def bench_evaluation(tasks, sizes, folder, device):
+    for task in tasks:
+        setup = Setup(task, 'n14', folder, device)
+        ours, = in_turn([(setup.evaluate, 1)], 15, device)
+        obvious, = in_turn([(setup.slow_evaluate, 1)], 2, device)
+        yield {'what': f'evaluation n14 {task}', 'ours_ms': ours, 'slow_ms': obvious}
+
+
+def bench_replicas(tasks, sizes, folder, device):
+    for num_seeds in (1, 8, 32, 128):
+        setup = Setup('math', 'n14', folder, device, num_seeds)
+        setup.engine.prepare()
+        count = 100 if device.type == 'cuda' else max(1, 64 // num_seeds)
+        ours, = in_turn([(lambda: setup.steps(count), count)], 7, device)
+        yield {'what': f'step n14 math, {num_seeds} seeds', 'ours_ms': ours, 'path': setup.engine.path,
+               'per_seed_ms': ours['median'] / num_seeds}
+
+
+def bench_run(rows):
+    """A whole run of n14 math from its parts, which have to be among the rows."""
+    parts = {row['what']: row for row in rows}
+    step, evaluation = parts['step n14 math'], parts['evaluation n14 math']
+    whole = {key: {'median': 30000 * step[key]['median'] + 121 * evaluation[key]['median']}
+             for key in ('ours_ms', 'slow_ms')}
+    return {'what': 'run n14 math, 30,000 steps and 121 evaluations, from its parts', **whole}
+
+
+def full_run(folder, device):
+    """Train n14 math to its end in a process of its own."""
+    command = [sys.executable, str(ROOT / 'train_with_eval.py'), 'config/train_math_mini_14.py', f'--device={device}',
+               f'--dataset={folder / "math"}', f'--out_dir={folder / "run"}']
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return {'what': 'run n14 math, whole process', 'ours_ms': {'median': 1e3 * (time.perf_counter() - begin)}}
+
+
+def peak_memory(device):
+    """Megabytes: of the process, or on a GPU of its tensors."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
+
+
+def show(row):
+    """A row for people."""
+    def cell(times):
+        spread = f' ({times["min"]:.3g}-{times["max"]:.3g})' if 'min' in times else ''
+        return f'{times["median"]:.4g} ms{spread}'
+    line = f'{row["what"]:<62} {cell(row["ours_ms"]):<32}'
+    if 'slow_ms' in row:
+        line += f' slow twin {cell(row["slow_ms"]):<32} {row["slow_ms"]["median"] / row["ours_ms"]["median"]:.1f} times'
+    if 'per_seed_ms' in row:
+        line += f' {row["per_seed_ms"]:.3g} ms a seed'
+    if 'share_of_measured_peak' in row:
+        line += f' {row["tera_operations_per_s"]:.3g} T/s, {100 * row["share_of_measured_peak"]:.0f}% of a large product'
+    return line + (f'  [{row["path"]}]' if 'path' in row else '')
+
+
+def names(known):
+    """argparse type: a list such as step,replicas."""
+    def chosen(text):
+        for name in text.split(','):
+            if name not in known:
+                raise UserError(f'{name!r} is none of {", ".join(known)}')
+        return text.split(',')
+    return chosen
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument('--device', default='auto', help='(default: auto)')
+    parser.add_argument('--only', type=names(SECTIONS), default=SECTIONS, help=f'some of {",".join(SECTIONS)}')
+    parser.add_argument('--tasks', type=names(TASKS), default=list(TASKS), help='some of math,facts,both')
+    parser.add_argument('--sizes', type=names(MODELS), default=list(MODELS), help='some of n14,n28,n56,MLT')
+    parser.add_argument('--full', action='store_true', help='also train n14 math to its end')
+    parser.add_argument('--json', action='store_true', help='one line of JSON instead of the table')
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    say = (lambda row: None) if args.json else lambda row: print(show(row), flush=True)
+    about, rows = provenance(device), []
+    if not args.json:
+        print(f'{about["hardware"]}, torch {about["versions"]["torch"]}; medians (smallest-largest)')
+    sections = {'step': bench_step, 'evaluation': bench_evaluation, 'replicas': bench_replicas}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with contextlib.redirect_stdout(io.StringIO()):
+            for task, kinds in KINDS.items():
+                write_dataset(folder / task, [kind() for kind in kinds], seed=1337)
+        for name, section in sections.items():
+            if name in args.only:
+                for row in section(args.tasks, args.sizes, folder, device):
+                    rows.append(row)
+                    say(row)
+        if 'run' in args.only and {'step n14 math', 'evaluation n14 math'} <= {row['what'] for row in rows}:
+            rows.append(bench_run(rows))
+            say(rows[-1])
+        if args.full:
+            rows.append(full_run(folder, device))
+            say(rows[-1])
+    if args.json:
+        print(json.dumps({**about, 'peak_memory_mb': peak_memory(device), 'rows': rows}))
+    else:
+        print(f'peak memory {peak_memory(device):.0f} MB')
+
+
+if __name__ == '__main__':
+    run(main)

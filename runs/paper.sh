@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The whole paper: the twelve runs and their twins with weight decay, the six grids, the tables.
+#   bash runs/paper.sh [--num_seeds=32 --device=cuda ...]      options go to every run
+#   MODELS="mini_14 mini_28" bash runs/paper.sh                only some sizes
+# Goes on where it stopped. Minutes on a large GPU; on a CPU the n-models take an hour or two, each MLT days: leave it out.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements.txt
+prepare_all
+for model in ${MODELS:-mini_14 mini_28 mini_56 mlt}; do
+    for task in math facts both; do
+        for twin in "" _wd; do
+            train "${task}_$model$twin" "$@"
+        done
+    done
+done
+for wd in "" --wd; do
+    .venv/bin/python plot_all_models.py $wd
+    .venv/bin/python make_tables.py $wd
+done

@@ -1,0 +1,165 @@
+"""What the tests share: prepared datasets, a small trained run, and scripts run in this process or in one of their own."""
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ['OMP_NUM_THREADS'] = '1'    # before torch is loaded, and for every process started from here
+
+import pytest
+import torch
+
+from tbtt.config import Config
+from tbtt.dataset import Dataset, read_meta, Codec
+from tbtt.engine import Engine
+from tbtt.replicas import Replicas
+
+torch.set_num_threads(1)
+
+HERE = Path(__file__).resolve().parents[1]
+DATASETS = {'as_math': 'math', 'facts_char': 'facts', 'both_math_and_facts': 'both'}
+# A run of three evaluations in a second.
+TINY = dict(device='cpu', compile=False, max_iters=20, eval_interval=10, log_interval=10, batch_size=16, warmup_iters=2,
+            lr_decay_iters=20)
+# A run that learns most of a small grid in five seconds, in a shape that nanoGPT has a name for.
+LEARNS = dict(TINY, max_iters=300, eval_interval=50, batch_size=128, block_size=8, n_embd=48, n_head=4, mlp_expansion=4,
+              min_lr=1e-3, warmup_iters=20, lr_decay_iters=300)
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def options(settings):
+    return [f'--{name}={value}' for name, value in settings.items()]
+
+
+def run_script(script, *args, **settings):
+    """A script in this process, as python would run it. -> exit status"""
+    argv, path, handlers = sys.argv, list(sys.path), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    sys.argv = [str(script), *map(str, args), *options(settings)]
+    try:
+        runpy.run_path(str(HERE / script), run_name='__main__')
+    except SystemExit as stop:
+        return stop.code or 0
+    finally:
+        sys.argv, sys.path[:] = argv, path
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def start(script, *args, cwd, root=HERE, **settings):
+    """A script in a process of its own. -> Popen"""
+    return subprocess.Popen([sys.executable, root / script, *map(str, args), *options(settings)], cwd=cwd, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def shell(script, *args, cwd, root=HERE, **settings):
+    """A script in a process of its own, to its end. -> Result"""
+    process = start(script, *args, cwd=cwd, root=root, **settings)
+    out, err = process.communicate(timeout=120)
+    return Result(process.returncode, out, err)
+
+
+def contents(folder):
+    """{path: bytes, or None for a folder} of all that lies below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+            for path in sorted(Path(folder).rglob('*'))}
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def equal_weights(one, other):
+    """Are two state dicts equal bit for bit?"""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def tiny_config(**settings):
+    return Config(**{'device': 'cpu', 'compile': 'False', 'batch_size': 16, 'warmup_iters': 2, 'lr_decay_iters': 50,
+                     **settings}).check()
+
+
+def new_engine(data, vocab_size, config):
+    """An engine in float32 on the CPU, ready to train the seeds of `config`."""
+    seeds = list(range(config.seed, config.seed + config.num_seeds))
+    replicas = Replicas.from_seeds(config.model_args(vocab_size), seeds)
+    engine = Engine(replicas, data, seeds, config, torch.device('cpu'), torch.float32)
+    engine.prepare()
+    return engine
+
+
+def train(engine, first, last):
+    """-> (iterations, R) losses"""
+    return torch.cat([losses.clone() for _, losses in engine.run(first, last)])
+
+
+def weights(engine, r=0):
+    """One replica's state dict."""
+    return engine.snapshot()(r)[0]
+
+
+@pytest.fixture
+def command(capsys):
+    """command(script, *args, **settings) -> Result of the script, run in this process."""
+    def run(script, *args, **settings):
+        capsys.readouterr()
+        status = run_script(script, *args, **settings)
+        return Result(status, *capsys.readouterr())
+    return run
+
+
+@pytest.fixture(scope='session')
+def datasets(tmp_path_factory):
+    """{name: folder} of the three datasets, prepared as they come."""
+    root = tmp_path_factory.mktemp('datasets')
+    for name in DATASETS:
+        assert run_script(f'data/{name}/prepare.py', out_dir=root / name) == 0
+    return {name: root / name for name in DATASETS}
+
+
+@pytest.fixture(scope='session')
+def math_data(datasets):
+    return Dataset(datasets['as_math'], 9)
+
+
+@pytest.fixture(scope='session')
+def facts_data(datasets):
+    return Dataset(datasets['facts_char'], 24)
+
+
+@pytest.fixture(scope='session')
+def both_codec(datasets):
+    """The codec that has the characters of both tasks."""
+    meta = read_meta(datasets['both_math_and_facts'] / 'meta.pkl')
+    return Codec(meta['stoi'], meta['itos'])
+
+
+@pytest.fixture(scope='session')
+def small_math(tmp_path_factory):
+    """The folder of an arithmetic dataset that is learned quickly: operands to 4, one pair held out."""
+    folder = tmp_path_factory.mktemp('small') / 'small_math'
+    assert run_script('data/as_math/prepare.py', max_operand=4, heldout='1,3', out_dir=folder) == 0
+    return folder
+
+
+@pytest.fixture(scope='session')
+def learned(small_math, tmp_path_factory):
+    """The folder of a run that has learned most of `small_math`."""
+    folder = tmp_path_factory.mktemp('learned') / 'run'
+    assert run_script('train_with_eval.py', dataset=small_math, out_dir=folder, **LEARNS) == 0
+    return folder
+
+
+@pytest.fixture
+def copy_of_learned(learned, tmp_path):
+    """A copy of that folder which a test may change."""
+    return shutil.copytree(learned, tmp_path / 'run')

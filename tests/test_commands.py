@@ -1,0 +1,196 @@
+"""Every command of the README as a user types it, in a copy of the project, and what the shell sees of it."""
+import json
+import shutil
+import signal
+
+import pytest
+
+from conftest import DATASETS, HERE, TINY, contents, load, options, shell, start
+from tbtt.config import FIELDS
+
+SCRIPTS = [str(path.relative_to(HERE)) for path in (*HERE.glob('*.py'), *HERE.glob('data/*/prepare.py'))
+           if "__name__ == '__main__'" in path.read_text()]
+NOT_IN_A_CLONE = shutil.ignore_patterns('.*', '__pycache__', '*.bin', '*.pkl', '*.pt', 'train.txt', 'val.txt', 'tests', 'results')
+
+
+@pytest.fixture(scope='session')
+def clone(tmp_path_factory):
+    """A fresh copy of the project, with the datasets prepared and two runs trained by the README's commands."""
+    root = tmp_path_factory.mktemp('clone') / 'project'
+    shutil.copytree(HERE, root, ignore=NOT_IN_A_CLONE)
+    for name in DATASETS:
+        succeed(root, f'data/{name}/prepare.py')
+    for name in ('math_mini_14', 'facts_mini_28'):
+        succeed(root, 'train_with_eval.py', f'config/train_{name}.py', **TINY)
+    return root
+
+
+def succeed(clone, script, *args, cwd=None, **settings):
+    """-> standard output of a command that ends well"""
+    result = shell(script, *args, cwd=cwd or clone, root=clone, **settings)
+    assert result.status == 0, result.err
+    return result.out
+
+
+def test_prepare_and_train_leave_what_the_readme_says(clone):
+    for name in DATASETS:
+        assert {'train.bin', 'val.bin', 'train.txt', 'val.txt', 'meta.pkl'} <= set(contents(clone / 'data' / name))
+    assert {'ckpt.pt', 'ckpt_best_math.pt', 'results.csv', 'run.json'} <= set(contents(clone / 'math_mini_14'))
+    assert {'ckpt.pt', 'ckpt_best_facts.pt', 'results.csv', 'run.json'} <= set(contents(clone / 'facts_mini_28'))
+    assert not (clone / 'facts_mini_28/ckpt_best_math.pt').exists()
+
+
+def test_plot_results_as_in_the_readme(clone):
+    before = set(contents(clone))
+    succeed(clone, 'plot_results.py', '--model_folder', 'math_mini_14')
+    assert any(name.endswith('.png') for name in set(contents(clone)) - before)
+
+
+def test_plot_all_models_as_in_the_readme(clone):
+    succeed(clone, 'plot_all_models.py')
+    assert {'grid_math.png', 'grid_facts.png', 'grid_combined.png'} <= set(contents(clone))
+
+
+def test_make_tables_as_in_the_readme(clone):
+    assert '| n14' in succeed(clone, 'make_tables.py')
+
+
+def test_sample_as_in_the_readme(clone):
+    out = succeed(clone, 'sample.py', '--out_dir=math_mini_14', '--num_samples=5', '--max_new_tokens=3',
+                  '--ckpt=ckpt_best_math.pt', '--start=<7-5')
+    samples = out.removesuffix('---------------\n').split('\n---------------\n')
+    assert len(samples) == 5 and all(sample.startswith('<7-5') and len(sample.rstrip('\n')) <= 7 for sample in samples)
+
+
+def test_eval_capitals_as_in_the_readme(clone):
+    out = succeed(clone, 'eval_capitals.py', '--out_dir=facts_mini_28')
+    assert 'the USA: Washington' in out and '/500' in out
+
+
+def test_eval_as_math_from_another_folder_with_values_after_a_blank(clone, tmp_path):
+    out = succeed(clone, 'eval_as_math.py', '--out_dir', clone / 'math_mini_14', cwd=tmp_path)
+    assert 'addition' in out and '/1000' in out and '/40' in out and out.count('[') >= 4
+    assert not contents(tmp_path)
+
+
+def test_training_from_another_folder_writes_there_and_finds_data_and_configs_beside_the_scripts(clone, tmp_path):
+    before = contents(clone)
+    settings = [part for option in options(TINY) for part in option.split('=')]
+    succeed(clone, 'train_with_eval.py', 'config/train_both_mini_14.py', *settings, cwd=tmp_path)
+    assert {'ckpt_best_math.pt', 'ckpt_best_facts.pt', 'ckpt_best_combined.pt', 'results.csv'} <= set(
+        contents(tmp_path / 'both_mini_14'))
+    assert {name for name in contents(clone) if '__pycache__' not in name} == {
+        name for name in before if '__pycache__' not in name}
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_cleanly_with_everything_saved(command, small_math, tmp_path, number):
+    settings = TINY | dict(dataset=small_math, out_dir=tmp_path / 'run', max_iters=10**6)
+    process = start('train_with_eval.py', cwd=tmp_path, **settings)
+    assert any(line.startswith('iter     10:') for line in process.stdout)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number and 'Traceback' not in err
+    assert len(err.splitlines()) == 1 and '--init_from=resume' in err
+    reached = load(tmp_path / 'run/ckpt.pt')['iter_num']
+    assert reached >= 10
+    result = command('train_with_eval.py', init_from='resume', **settings | dict(max_iters=reached + 10))
+    assert result.status == 0 and load(tmp_path / 'run/ckpt.pt')['iter_num'] == reached + 10
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_every_script_explains_itself(command, script):
+    result = command(script, '--help')
+    assert result.status == 0 and result.err == ''
+    assert 'usage:' in result.out and f'python {script}' in result.out
+
+
+def test_help_names_every_setting_with_its_default(command):
+    out = command('train_with_eval.py', '--help').out
+    assert all(f'--{name} ' in out and repr(field.default) in out for name, field in FIELDS.items())
+
+
+def test_help_of_a_real_process_ends_well(tmp_path):
+    assert shell('sample.py', '--help', cwd=tmp_path).status == 0
+
+
+@pytest.mark.parametrize('twin', ['', '_wd'])
+@pytest.mark.parametrize('model', ['mini_14', 'mini_28', 'mini_56', 'mlt'])
+@pytest.mark.parametrize('task, dataset', [('math', 'as_math'), ('facts', 'facts_char'), ('both', 'both_math_and_facts')])
+def test_every_config_trains(command, datasets, tmp_path, monkeypatch, task, dataset, model, twin):
+    monkeypatch.chdir(tmp_path)
+    smaller = dict(n_layer=2, n_embd=12) if model == 'mlt' else {}
+    result = command('train_with_eval.py', f'config/train_{task}_{model}{twin}.py', dataset=datasets[dataset], max_iters=1,
+                     batch_size=4, device='cpu', compile=False, **smaller)
+    assert result.status == 0, result.err
+    best = {'math': {'math'}, 'facts': {'facts'}, 'both': {'math', 'facts'}}[task] | {'combined'}
+    folder = tmp_path / f'{task}_{model}{twin}'
+    assert {path.name for path in folder.glob('ckpt_best_*')} == {f'ckpt_best_{score}.pt' for score in best}
+
+
+def test_key_value_config_and_default_come_in_that_order(command, small_math, tmp_path):
+    (tmp_path / 'one.py').write_text('n_embd = 12\nseed = 5\nlearning_rate = 1\nmin_lr = 0\n')
+    (tmp_path / 'two.py').write_text('import math\nfrom math import pi as _pi\nseed = 2 * 3\n')
+    result = command('train_with_eval.py', tmp_path / 'one.py', tmp_path / 'two.py', '--n_embd', '10', dataset=small_math,
+                     out_dir=tmp_path / 'run', **TINY | dict(max_iters=0))
+    assert result.status == 0, result.err
+    config = load(tmp_path / 'run/ckpt.pt')['config']
+    assert (config['n_embd'], config['seed'], config['learning_rate'], config['n_head']) == (10, 6, 1.0, 1)
+    assert type(config['learning_rate']) is float
+
+
+# Scoring and sampling.
+
+def test_json_of_the_arithmetic_evaluator_says_what_the_table_says(command, learned):
+    found = json.loads(command('eval_as_math.py', '--json', out_dir=learned).out)
+    table = command('eval_as_math.py', out_dir=learned).out
+    for group, name in (('add', 'addition'), ('sub', 'subtraction'), ('heldout', 'held-out')):
+        assert f'{name}: {found[group]["correct"]}/{found[group]["total"]} ' in table
+    assert found['parameters'] > 0 and found['iteration'] > 0 and found['checkpoint'].endswith('ckpt_best_math.pt')
+    assert len(found['expressions']) == 50
+    assert sum(e['correct'] for e in found['expressions']) == found['add']['correct'] + found['sub']['correct']
+    held = {e['prompt'] for e in found['expressions'] if e['heldout']}
+    assert held == {'<1+3=', '<3+1=', '<1-3=', '<3-1='}
+    assert all((e['wrong'] is None) == (e['correct'] == 10) for e in found['expressions'])
+
+
+def test_the_table_has_a_cell_for_every_expression(command, learned):
+    found = json.loads(command('eval_as_math.py', '--json', out_dir=learned).out)
+    rows = [line.split() for line in command('eval_as_math.py', out_dir=learned).out.splitlines()]
+    cells = [row[1:] for row in rows if len(row) == 6 and row[0] in '01234' and row[0] != 'a']
+    expected = [f'[{e["correct"]}]' if e['heldout'] else str(e['correct']) for e in found['expressions']]
+    assert sum(cells, []) == expected
+
+
+def test_json_of_the_capitals_evaluator_says_what_the_list_says(command, clone):
+    found = json.loads(command('eval_capitals.py', '--json', out_dir=clone / 'facts_mini_28').out)
+    assert found['facts']['total'] == 500 and len(found['answers']) == 50
+    assert {'country': 'the UK', 'capital': 'London'}.items() <= next(
+        answer.items() for answer in found['answers'] if answer['country'] == 'the UK')
+
+
+def samples(command, folder, **more):
+    result = command('sample.py', out_dir=folder, **dict(start='<1+1=', num_samples=6, max_new_tokens=20) | more)
+    assert result.status == 0, result.err
+    return result.out.split('---------------\n')[:-1]
+
+
+def test_samples_start_with_the_prompt_and_have_the_length_asked_for(command, learned):
+    found = samples(command, learned)
+    assert len(found) == 6 and {len(sample) for sample in found} == {5 + 20 + 1}
+    assert all(sample.startswith('<1+1=') for sample in found) and '<1+1=2>' in ''.join(found)
+
+
+def test_a_prompt_may_come_from_a_file(command, learned, tmp_path):
+    (tmp_path / 'prompt.txt').write_text('<1+1=')
+    assert samples(command, learned, start=f'FILE:{tmp_path / "prompt.txt"}') == samples(command, learned)
+
+
+def test_samples_depend_on_the_seed(command, learned):
+    assert samples(command, learned, seed=1) == samples(command, learned, seed=1) != samples(command, learned, seed=2)
+    assert len(set(samples(command, learned, temperature=3.0))) > 1 == len(set(samples(command, learned, top_k=1)))
+
+
+def test_the_default_prompt_is_a_newline(command, learned):
+    result = command('sample.py', out_dir=learned, num_samples=1, max_new_tokens=3)
+    assert result.status == 0 and result.out.startswith('\n')

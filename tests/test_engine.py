@@ -1,0 +1,175 @@
+"""The training step: replicas against single runs, against torch's own optimizer, and what must not disturb it."""
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import equal_weights, new_engine, tiny_config, train, weights
+from nanogpt import NanoGPT, slice_batch
+from tbtt import draws
+from tbtt.engine import learning_rate
+
+STATM = Path('/proc/self/statm')
+WD = dict(weight_decay=0.1, learning_rate=3e-3, min_lr=1e-4)
+
+
+def plain_model(engine, args, r=0):
+    model = NanoGPT(**args)
+    model.load_state_dict(weights(engine, r), strict=True)
+    return model
+
+
+def largest_difference(one, other):
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+@pytest.mark.parametrize('R, iterations', [(1, 200), (3, 200), (8, 60)])
+def test_a_replica_is_the_run_that_its_seed_would_be_alone(math_data, R, iterations):
+    config = tiny_config(seed=5, num_seeds=R, n_embd=8, **WD)
+    together = new_engine(math_data.train, 17, config)
+    alone = [new_engine(math_data.train, 17, tiny_config(seed=5 + r, n_embd=8, **WD)) for r in range(R)]
+    assert all(equal_weights(weights(together, r), weights(alone[r])) for r in range(R))
+    losses = train(together, 0, iterations)
+    assert losses.shape == (iterations, R) and losses[-1].max() < losses[0].min() - 0.1
+    for r in range(R):
+        assert (losses[:, r] - train(alone[r], 0, iterations)[:, 0]).abs().max() < 1e-5
+        assert largest_difference(weights(together, r), weights(alone[r])) < 1e-4
+
+
+def test_seeds_differ_in_weights_and_in_batches(math_data):
+    engine = new_engine(math_data.train, 17, tiny_config(num_seeds=2))
+    assert not equal_weights(weights(engine, 0), weights(engine, 1))
+    starts = draws.batch_starts(engine.seeds, 0, 1, 16, 100)[0]
+    assert not torch.equal(starts[0], starts[1])
+
+
+@pytest.mark.parametrize('settings', [
+    dict(), dict(weight_decay=0.3), dict(bias=True, weight_decay=0.3, n_head=2, n_layer=2, mlp_expansion=4),
+    dict(grad_clip=0.05), dict(grad_clip=0.0), dict(beta1=0.5, beta2=0.9), dict(gradient_accumulation_steps=3)])
+def test_steps_are_those_of_torchs_adamw_and_clipping_over_nanogpts_groups(math_data, settings):
+    config = tiny_config(learning_rate=2e-3, min_lr=1e-3, **settings)
+    engine = new_engine(math_data.train, 17, config)
+    model = plain_model(engine, config.model_args(17) | {'mlp_expansion': config.mlp_expansion})
+    optimizer = model.optimizer(config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
+    losses, micro = train(engine, 0, 12)[:, 0], config.gradient_accumulation_steps
+    for t in range(12):
+        starts = draws.batch_starts(engine.seeds, t, t + 1, 16 * micro, len(math_data.train) - 9)[0, 0]
+        loss = model.loss(*slice_batch(math_data.train, starts, 9))
+        assert losses[t].item() == pytest.approx(loss.item(), abs=2e-5)
+        loss.backward()
+        if config.grad_clip:
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+            assert config.grad_clip == 1 or norm > config.grad_clip
+        for group in optimizer.param_groups:
+            group['lr'] = learning_rate(config, t)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert largest_difference(weights(engine), model.state_dict()) < 2e-5
+
+
+def test_decay_shrinks_matrices_and_embeddings_and_nothing_else(math_data):
+    plain, decayed = (new_engine(math_data.train, 17, tiny_config(weight_decay=wd, bias=True, learning_rate=1e-2))
+                      for wd in (0.0, 5.0))
+    before = weights(plain)
+    train(plain, 0, 1), train(decayed, 0, 1)
+    shrunk = {name for name, value in weights(decayed).items() if not torch.equal(value, weights(plain)[name])}
+    assert shrunk == {name for name, value in before.items() if value.dim() == 2}
+    for name in shrunk:    # the learning rate of step 0 is 1e-2 / 3
+        expected = weights(plain)[name] - before[name] * 5.0 * 1e-2 / 3
+        assert torch.allclose(weights(decayed)[name], expected, atol=1e-6), name
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch(math_data):
+    one = new_engine(math_data.train, 17, tiny_config(batch_size=48))
+    three = new_engine(math_data.train, 17, tiny_config(batch_size=16, gradient_accumulation_steps=3))
+    assert (train(one, 0, 20) - train(three, 0, 20)).abs().max() < 1e-5
+    assert largest_difference(weights(one), weights(three)) < 1e-4
+
+
+@pytest.mark.parametrize('iteration, expected', [
+    (0, 0.01 / 2001), (999, 0.005 * 2000 / 2001), (1999, 0.01 * 2000 / 2001), (2000, 0.01), (13500, (0.01 + 1e-4) / 2),
+    (25000, 1e-4), (25001, 1e-4), (30000, 1e-4)])
+def test_the_learning_rate_warms_up_decays_by_a_cosine_and_stays(iteration, expected):
+    config = tiny_config(warmup_iters=2000, lr_decay_iters=25000, learning_rate=1e-2, min_lr=1e-4)
+    assert learning_rate(config, iteration) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_learning_rate_has_no_corner_cases():
+    assert learning_rate(tiny_config(warmup_iters=0, lr_decay_iters=0, learning_rate=0.5), 0) == 0.5
+    assert learning_rate(tiny_config(warmup_iters=0, lr_decay_iters=10, learning_rate=0.5), 0) == 0.5
+    assert learning_rate(tiny_config(warmup_iters=7, lr_decay_iters=7, learning_rate=0.5), 7) == 0.5
+    assert {learning_rate(tiny_config(decay_lr=False, learning_rate=0.5), t) for t in (0, 1, 10**6)} == {0.5}
+
+
+def test_how_the_iterations_are_divided_changes_nothing(math_data):
+    engines = [new_engine(math_data.train, 17, tiny_config()) for _ in range(2)]
+    whole = train(engines[0], 0, 20)
+    parts = [train(engines[1], a, b) for a, b in ((0, 1), (1, 7), (7, 20))]
+    assert torch.equal(torch.cat(parts), whole) and equal_weights(weights(engines[0]), weights(engines[1]))
+
+
+def test_iterations_are_numbered_by_what_is_done(math_data):
+    engine = new_engine(math_data.train, 17, tiny_config())
+    done = [(t, len(losses)) for t, losses in engine.run(7, 12)]
+    assert done[-1][0] == 12 and sum(count for _, count in done) == 5 and done[0][0] == 7 + done[0][1]
+
+
+def test_an_engine_that_takes_up_a_snapshot_goes_on_as_the_other_would(math_data):
+    config = tiny_config(num_seeds=2, **WD)
+    first, second = (new_engine(math_data.train, 17, config) for _ in range(2))
+    train(first, 0, 10)
+    snapshot = first.snapshot()
+    expected = train(first, 10, 20)
+    second.load([dict(zip(('model', 'optimizer'), snapshot(r))) for r in range(2)])
+    assert torch.equal(train(second, 10, 20), expected)
+    assert equal_weights(weights(first, 1), weights(second, 1))
+
+
+def test_a_snapshot_does_not_change_with_the_training_that_goes_on(math_data):
+    engine = new_engine(math_data.train, 17, tiny_config())
+    snapshot = engine.snapshot()
+    before = {name: value.clone() for name, value in snapshot(0)[0].items()}
+    train(engine, 0, 5)
+    assert equal_weights(snapshot(0)[0], before) and not equal_weights(weights(engine), before)
+
+
+@pytest.mark.parametrize('dropout, differ', [(0.0, False), (0.3, True)])
+def test_replicas_have_dropout_masks_of_their_own(math_data, dropout, differ):
+    # The same weights and, with data of one token, the same batches: what differs is the masks.
+    engine = new_engine(torch.full((200,), 3), 17, tiny_config(num_seeds=2, dropout=dropout))
+    engine.load([dict(zip(('model', 'optimizer'), engine.snapshot()(0)))] * 2)
+    losses = train(engine, 0, 3)
+    assert torch.equal(losses[:, 0], losses[:, 1]) != differ
+
+
+def test_dropout_is_the_same_for_the_same_seed_whatever_was_drawn_before(math_data):
+    runs = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        engine = new_engine(math_data.train, 17, tiny_config(dropout=0.3))
+        runs.append(train(engine, 0, 5))
+    assert torch.equal(*runs)
+
+
+def test_a_replica_that_diverges_does_not_touch_its_neighbours(math_data):
+    config = tiny_config(num_seeds=3, **WD)
+    healthy, ill = (new_engine(math_data.train, 17, config) for _ in range(2))
+    states = [dict(zip(('model', 'optimizer'), ill.snapshot()(r))) for r in range(3)]
+    states[1]['model'] = {name: torch.full_like(value, torch.nan) for name, value in states[1]['model'].items()}
+    ill.load(states)
+    expected, found = train(healthy, 0, 10), train(ill, 0, 10)
+    assert found[:, 1].isnan().all() and torch.equal(found[:, [0, 2]], expected[:, [0, 2]])
+    assert all(equal_weights(weights(ill, r), weights(healthy, r)) for r in (0, 2))
+
+
+@pytest.mark.skipif(not STATM.exists(), reason='counts the memory as Linux tells it')
+def test_memory_does_not_grow_with_iterations(math_data):
+    engine = new_engine(math_data.train, 17, tiny_config(batch_size=128))
+    resident = []
+    for first in range(0, 300, 50):
+        for _ in engine.run(first, first + 50):
+            pass
+        resident.append(int(STATM.read_text().split()[1]))
+    # To keep the activations of each step would cost a hundred times that.
+    assert resident[-1] - resident[1] < 2 * 2**20 / resource.getpagesize()

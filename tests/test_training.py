@@ -1,0 +1,263 @@
+"""Whole runs: what they leave, how they go on, and that they learn."""
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+import tbtt.progress
+from conftest import LEARNS, TINY, contents, equal_weights, load
+from tbtt.files import recover, write_files
+from tbtt.results import best_row, read_results
+
+SCRIPT = 'train_with_eval.py'
+LATEST = {'ckpt.pt', 'results.csv', 'run.json', '.lock'}
+
+
+@pytest.fixture
+def run(command, small_math, tmp_path):
+    """run(folder, **settings): a tiny run, to its end. -> its folder"""
+    def to_its_end(name, status=0, **settings):
+        settings = TINY | dict(dataset=small_math, out_dir=tmp_path / name) | settings
+        result = command(SCRIPT, **settings)
+        assert result.status == status, result.err
+        return tmp_path / name
+    return to_its_end
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(iteration): a signal reaches this process after that step of the next run."""
+    def at(iteration, number=signal.SIGINT):
+        step = tbtt.progress.Progress.step
+
+        def interrupted(self, t, losses):
+            if t == iteration:
+                monkeypatch.setattr(tbtt.progress.Progress, 'step', step)
+                os.kill(os.getpid(), number)
+            step(self, t, losses)
+        monkeypatch.setattr(tbtt.progress.Progress, 'step', interrupted)
+    return at
+
+
+def same_run(one, other):
+    """Equal results byte for byte, equal weights and optimizer state bit for bit."""
+    a, b = load(one / 'ckpt.pt'), load(other / 'ckpt.pt')
+    states = [checkpoint['optimizer']['state'] for checkpoint in (a, b)]
+    return ((one / 'results.csv').read_bytes() == (other / 'results.csv').read_bytes()
+            and a['iter_num'] == b['iter_num'] and equal_weights(a['model'], b['model'])
+            and all(equal_weights(states[0][i], states[1][i]) for i in states[0]))
+
+
+# Learning.
+
+def test_a_short_training_learns(learned):
+    results = read_results(learned / 'results.csv')
+    assert results['iter'].tolist() == list(range(0, 301, 50))
+    assert results['train_loss'][0] > 2.5 and results['train_loss'][-1] < 0.75
+    assert results['math_acc'][0] < 10 and results['math_acc'][-1] > 50
+    assert results['seen_prob'][-1] > 0.2 > results['seen_prob'][0]
+    assert (results['train_loss'] == results['val_loss']).all() and results['heldout_total'][0] == 40
+
+
+# What a run leaves.
+
+def test_a_run_leaves_its_files_and_nothing_else(run, learned):
+    both = {'ckpt_best_math.pt', 'ckpt_best_combined.pt'} | LATEST
+    assert set(contents(learned)) == both == set(contents(run('a')))
+
+
+@pytest.mark.parametrize('score', ['math', 'combined'])
+def test_the_best_checkpoint_is_the_first_of_the_highest_score(learned, score):
+    results, checkpoint = read_results(learned / 'results.csv'), load(learned / f'ckpt_best_{score}.pt')
+    row = best_row(results, score)
+    assert checkpoint['iter_num'] == results['iter'][row] > 0
+    assert checkpoint['best'][score] == pytest.approx(results[f'{score}_acc'][row])
+    assert checkpoint['best_val_loss'] == results['val_loss'][:row + 1].min()
+
+
+@pytest.mark.parametrize('ckpt', ['ckpt_best_math.pt', 'ckpt.pt'])
+def test_a_checkpoint_scores_what_the_run_wrote_down(command, learned, ckpt):
+    found = json.loads(command('eval_as_math.py', '--json', out_dir=learned, ckpt=ckpt).out)
+    results = read_results(learned / 'results.csv')
+    row = results['iter'].tolist().index(found['iteration'])
+    for group in ('add', 'sub', 'heldout'):
+        assert found[group] == {'correct': results[f'{group}_correct'][row], 'total': results[f'{group}_total'][row]}
+
+
+def test_an_equal_score_does_not_replace_the_best_checkpoint(run):
+    # With a learning rate of zero every evaluation finds the same model.
+    folder = run('a', learning_rate=0, min_lr=0)
+    assert len(set(read_results(folder / 'results.csv')['math_acc'])) == 1
+    assert load(folder / 'ckpt_best_math.pt')['iter_num'] == 0 and load(folder / 'ckpt.pt')['iter_num'] == 20
+
+
+def test_the_run_says_what_made_it(run, small_math):
+    folder = run('a', n_embd=10, seed=4)
+    about = json.loads((folder / 'run.json').read_text())
+    assert about['config']['n_embd'] == 10 and about['config']['dataset'] == str(small_math)
+    assert about['seed'] == 4 and about['iter_num'] == 20 and about['finished'] is True and about['tasks'] == ['math']
+    assert about['versions']['torch'] == torch.__version__ and about['hardware'] and about['step'].startswith('eager')
+    assert '--seed=4' in about['command'] and about['num_params'] > 0
+
+
+def test_a_checkpoint_has_nanogpts_keys_and_carries_codec_and_tasks(learned):
+    checkpoint = load(learned / 'ckpt.pt')
+    assert {'model', 'optimizer', 'model_args', 'iter_num', 'best_val_loss', 'config'} <= checkpoint.keys()
+    assert checkpoint['meta']['stoi']['<'] >= 0 and checkpoint['meta']['tasks']['math']['max_operand'] == 4
+    assert checkpoint['config']['max_iters'] == 300 and 'mlp_expansion' not in checkpoint['model_args']
+
+
+def test_the_last_iteration_is_evaluated_whatever_the_interval(run):
+    assert read_results(run('a', max_iters=25) / 'results.csv')['iter'].tolist() == [0, 10, 20, 25]
+    assert read_results(run('b', max_iters=0) / 'results.csv')['iter'].tolist() == [0]
+
+
+# The same run.
+
+@pytest.mark.parametrize('settings', [dict(), dict(dropout=0.2), dict(num_seeds=2)])
+def test_the_same_seed_gives_the_same_run(run, settings):
+    torch.manual_seed(1)
+    one = run('a', **settings)
+    torch.manual_seed(2)
+    other = run('b', **settings)
+    for below in ('seed_1337', 'seed_1338') if 'num_seeds' in settings else ('.',):
+        assert same_run(one / below, other / below)
+
+
+def test_another_seed_gives_another_run(run):
+    assert not equal_weights(*(load(run(f'seed {seed}', seed=seed) / 'ckpt.pt')['model'] for seed in (1, 2)))
+
+
+@pytest.mark.parametrize('interval', [1, 7, 20])
+def test_how_often_one_evaluates_does_not_change_the_weights(run, interval):
+    one, other = run('a'), run('b', eval_interval=interval)
+    assert equal_weights(load(one / 'ckpt.pt')['model'], load(other / 'ckpt.pt')['model'])
+    a, b = (read_results(folder / 'results.csv') for folder in (one, other))
+    assert a['train_loss'][-1] == b['train_loss'][-1] and a['add_correct'][-1] == b['add_correct'][-1]
+
+
+def test_three_seeds_leave_what_three_runs_leave(run):
+    settings = dict(n_embd=16, max_iters=40, batch_size=64)
+    together = run('many', num_seeds=3, seed=7, **settings)
+    assert {path.name for path in together.iterdir()} == {'seed_7', 'seed_8', 'seed_9', '.lock'}
+    for seed in (7, 8, 9):
+        alone, one = run(f'run {seed}', seed=seed, **settings), together / f'seed_{seed}'
+        assert set(contents(alone)) - {'.lock'} == set(contents(one))
+        a, b = (read_results(folder / 'results.csv') for folder in (alone, one))
+        for column in ('iter', 'add_correct', 'sub_correct', 'heldout_correct'):
+            assert a[column].tolist() == b[column].tolist()
+        assert a['train_loss'] == pytest.approx(b['train_loss'], abs=1e-5)
+        c, d = (load(folder / 'ckpt.pt') for folder in (alone, one))
+        assert c['config']['seed'] == d['config']['seed'] == seed and d['config']['num_seeds'] == 1
+        assert all(torch.allclose(c['model'][name], d['model'][name], atol=1e-5) for name in c['model'])
+
+
+# Going on.
+
+@pytest.mark.parametrize('settings', [dict(), dict(num_seeds=2), dict(gradient_accumulation_steps=2, weight_decay=0.1),
+                                      dict(dropout=0.2)], ids=['plain', 'seeds', 'accumulated', 'dropout'])
+@pytest.mark.parametrize('at', [10, 13])    # after an evaluation's stretch, and within one
+def test_a_resumed_run_is_the_run_that_was_never_interrupted(run, interrupt, settings, at):
+    whole = run('whole', **settings)
+    interrupt(at)
+    part = run('part', status=128 + signal.SIGINT, **settings)
+    run('part', init_from='resume', **settings)
+    for below in ('seed_1337', 'seed_1338') if 'num_seeds' in settings else ('.',):
+        assert same_run(whole / below, part / below)
+
+
+def test_an_interrupted_run_has_saved_the_step_it_was_at(run, interrupt):
+    interrupt(13, signal.SIGTERM)
+    folder = run('a', status=128 + signal.SIGTERM)
+    assert load(folder / 'ckpt.pt')['iter_num'] == 13
+    assert read_results(folder / 'results.csv')['iter'].tolist() == [0, 10]
+    about = json.loads((folder / 'run.json').read_text())
+    assert about['iter_num'] == 13 and about['finished'] is False
+
+
+def test_a_run_prolonged_is_the_longer_run(run):
+    whole = run('whole', max_iters=30)
+    run('part')
+    assert same_run(whole, run('part', init_from='resume', max_iters=30))
+
+
+def test_resuming_a_finished_run_changes_nothing(run):
+    folder = run('a')
+    before = contents(folder)
+    run('a', init_from='resume')
+    assert contents(folder) == before
+
+
+def test_resuming_remembers_the_best_scores(run, copy_of_learned):
+    checkpoint, best = load(copy_of_learned / 'ckpt.pt'), (copy_of_learned / 'ckpt_best_math.pt').read_bytes()
+    torch.save(checkpoint | {'best': {'math': 100.0, 'combined': 100.0}}, copy_of_learned / 'ckpt.pt')
+    run('run', **LEARNS | dict(max_iters=310, init_from='resume'))
+    assert (copy_of_learned / 'ckpt_best_math.pt').read_bytes() == best
+    assert load(copy_of_learned / 'ckpt.pt')['iter_num'] == 310
+
+
+def test_the_time_of_a_resumed_run_counts_all_its_parts(run):
+    folder = run('a')
+    path = folder / 'run.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'seconds': 1000.0}))
+    run('a', init_from='resume', max_iters=30)
+    assert json.loads(path.read_text())['seconds'] > 1000
+
+
+def test_overwriting_leaves_nothing_of_the_run_before(run):
+    fresh, used = run('fresh', seed=3), run('used', num_seeds=2)
+    run('used', overwrite=True, seed=3)
+    assert same_run(fresh, used)
+    assert not [path for path in used.glob('seed_*/*')]
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_eval_only_prints_the_scores_and_writes_nothing(command, learned, small_math, tmp_path, resume):
+    settings = LEARNS | dict(dataset=small_math, eval_only=True, out_dir=tmp_path / 'none')
+    if resume:
+        settings |= dict(init_from='resume', out_dir=learned)
+    before = contents(learned)
+    result = command(SCRIPT, **settings)
+    last = read_results(learned / 'results.csv')['add_acc'][-1] if resume else 0
+    assert result.status == 0 and f'addition {last:.1f}%' in result.out and 'held-out' in result.out
+    assert contents(learned) == before and not (tmp_path / 'none').exists()
+
+
+def test_where_the_output_is_no_terminal_lines_are_plain(command, small_math, tmp_path):
+    result = command(SCRIPT, dataset=small_math, out_dir=tmp_path / 'a', **TINY | dict(log_interval=5, eval_interval=20))
+    lines = [line.split(':')[0].split() for line in result.out.splitlines() if line.startswith('iter')]
+    assert [int(number) for _, number in lines] == [0, 5, 10, 15, 20, 20]
+    assert '\r' not in result.out + result.err and result.err == ''
+
+
+def test_a_machine_without_git_trains(run, monkeypatch, tmp_path):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert json.loads((run('a') / 'run.json').read_text())['commit'] is None
+
+
+# Files that change as one.
+
+@pytest.mark.parametrize('crash', range(1, 8))
+def test_after_a_crash_all_files_are_old_or_all_are_new(tmp_path, monkeypatch, crash):
+    old, new = ({name: word for name in ('a', 'b', 'seed_1/c')} for word in (b'old', b'new'))
+    (tmp_path / 'seed_1').mkdir()
+    write_files(tmp_path, old)
+    calls, replace = [], os.replace
+
+    def fail(*args):
+        calls.append(args)
+        if len(calls) == crash:
+            raise KeyboardInterrupt
+        replace(*args)
+    monkeypatch.setattr(os, 'replace', fail)
+    try:
+        write_files(tmp_path, new)
+    except KeyboardInterrupt:
+        pass
+    monkeypatch.undo()
+    recover(tmp_path)
+    found = {name: (tmp_path / name).read_bytes() for name in old}
+    assert found in (old, new) and set(contents(tmp_path)) == {'a', 'b', 'seed_1', 'seed_1/c'}
+    assert found == new or crash == 1
