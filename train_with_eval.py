@@ -54,30 +54,29 @@ def main():
             return replicas.forward(tokens)
 
     evaluator = Evaluator(forward, dataset.codec, dataset.tasks, config.block_size, engine.seeds)
-    losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, engine.seeds)
+    measure = Losses(forward, config.block_size, config.batch_size, config.eval_iters, engine.seeds)
     train_data, val_data = dataset.train.to(device), dataset.val.to(device)
     same_data = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
 
     def evaluate(iteration):
         """One row of results a replica."""
-        train = losses(train_data, iteration)
-        val = train if same_data else losses(val_data, iteration)
+        train = measure(train_data, iteration)
+        val = train if same_data else measure(val_data, iteration)
         return [{'iter': iteration, **row, 'train_loss': float(a), 'val_loss': float(b)}
                 for row, a, b in zip(evaluator.rows(iteration), train, val)]
 
     folder = RunFolder(config, dataset.meta)
     if config.eval_only:
-        checkpoints = folder.read() if config.init_from == 'resume' else []
+        checkpoints, t = folder.read() if config.init_from == 'resume' else ([], 0)
         engine.load(checkpoints)
-        print(scores_line(evaluate(checkpoints[0]['iter_num'] if checkpoints else 0)))
+        print(scores_line(evaluate(t)))
         return 0
 
-    with folder as checkpoints:
-        engine.load(checkpoints)
-        t = checkpoints[0]['iter_num'] if checkpoints else 0
+    with folder as (checkpoints, t):
         if folder.evaluated(t) and t >= config.max_iters:
             print(f'{folder.path} is finished at iteration {t}: a larger max_iters would go on')
             return 0
+        engine.load(checkpoints)
         engine.prepare()
         about = {'num_params': replicas.template.get_num_params(), 'step': engine.path, **provenance(device)}
         print(f'{folder.path}: {about["num_params"]:,} parameters, {config.num_seeds} seed(s), from iteration {t} to '
@@ -85,31 +84,42 @@ def main():
         folder.describe(**about, iter_num=t, finished=False)
         logs = [kind(config) for kind in log_kinds]
         interruption, progress = Interruption(), Progress(t, config)
+
+        def watch(first, losses):
+            """losses (steps, R) from iteration `first` on"""
+            for seed in folder.check_finite(first, losses):
+                progress.say(f'seed {seed.seed}: the loss is not finite at iteration {seed.diverged}; it stops there, and '
+                             f'its last good checkpoint stays')
+
         while True:
             if (t % config.eval_interval == 0 or t == config.max_iters) and not folder.evaluated(t):
                 rows = evaluate(t)
+                watch(t, torch.tensor([[row['train_loss'] for row in rows]]))
                 folder.record(t, engine.snapshot(), rows)
                 progress.evaluated(t, rows)
                 for log in logs:
                     log.log(t, rows)
-            if t >= config.max_iters:
+            if t >= config.max_iters or folder.all_diverged() or interruption.signal:
                 break
-            for t, stretch in engine.run(t, min(config.max_iters, next_multiple(t, config.eval_interval))):
-                progress.step(t, stretch)
+            first, stretch = t, []
+            for t, losses in engine.run(t, min(config.max_iters, next_multiple(t, config.eval_interval))):
+                stretch.append(losses)
+                progress.step(t, losses)
                 if interruption.signal:
                     break
-            if interruption.signal:
-                folder.record(t, engine.snapshot())
-                break
+            watch(first, torch.cat(stretch))
+        if t % config.eval_interval and not folder.evaluated(t):
+            folder.record(t, engine.snapshot())    # interrupted between two evaluations
         folder.flush()
         progress.close()
         for log in logs:
             log.close()
-        folder.describe(**about, iter_num=t, finished=t >= config.max_iters)
-        if interruption.signal:
-            print(f'stopped after iteration {t}, saved in {folder.path}: --init_from=resume goes on', file=sys.stderr)
-            return 128 + interruption.signal
-    return 0
+        finished = t >= config.max_iters or folder.all_diverged()
+        folder.describe(**about, iter_num=t, finished=finished)
+    if not finished:
+        print(f'stopped after iteration {t}, saved in {folder.path}: --init_from=resume goes on', file=sys.stderr)
+        return 128 + interruption.signal
+    return int(folder.all_diverged())
 
 
 if __name__ == '__main__':

@@ -56,6 +56,7 @@ class Engine:
         # AdamW decays matrices and embeddings, not the gains of layer norms and the biases.
         self.decay = torch.cat([torch.full((shape.numel(),), config.weight_decay * (len(shape) > 1))
                                 for shape in replicas.shapes]).to(device)
+        self.stream = None    # of dropout, as a checkpoint left it
         self.launch, self.path = one_by_one(self.step), 'eager'
 
     def gradient(self, state, starts):
@@ -137,21 +138,34 @@ class Engine:
         """Train from iteration `first` to `last`. Yields (steps done, losses (steps, R)) after each launch; on a GPU the
         losses may still be under way."""
         self.replicas.template.train()
+        if first % self.config.eval_interval == 0:
+            torch.manual_seed(int(draws.random_bits(self.config.seed, draws.DROPOUT, first)))
+        elif self.stream is not None:
+            self.random().set_state(self.stream)
         t = first
         for losses in self.launch(self.state, *self.stretch(first, last)):
             t += len(losses)
             yield t, losses
 
+    def random(self):
+        """The generator that dropout draws from."""
+        if self.device.type == 'cuda':
+            return torch.cuda.default_generators[self.device.index or 0]
+        return torch.mps._get_default_mps_generator() if self.device.type == 'mps' else torch.default_generator
+
     def snapshot(self):
-        """A copy of the state on the CPU. -> function r -> (weights, optimizer) of one replica, as a checkpoint's"""
+        """A copy of the state on the CPU. -> function r -> what a checkpoint holds of replica r: its weights, its
+        optimizer and, where there is dropout, the state of its stream"""
         state = State(*(x.to('cpu', copy=True) for x in self.state))
-        return lambda r: (self.replicas.state_dict(state.flat[r]),
-                          pack_optimizer(self.replicas, self.config, state.mean[r], state.square[r],
-                                         state.steps[r].item()))
+        stream = {'stream': self.random().get_state()} if self.config.dropout else {}
+        return lambda r: {'model': self.replicas.state_dict(state.flat[r]),
+                          'optimizer': pack_optimizer(self.replicas, self.config, state.mean[r], state.square[r],
+                                                      state.steps[r].item()), **stream}
 
     def load(self, checkpoints):
         """Take up the state of the replicas from their checkpoints, a list of R."""
         for r, checkpoint in enumerate(checkpoints):
+            self.stream = checkpoint.get('stream')
             self.replicas.load(r, checkpoint['model'])
             self.state.mean[r], self.state.square[r], self.state.steps[r] = unpack_optimizer(
                 self.replicas, checkpoint['optimizer'])

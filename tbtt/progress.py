@@ -44,9 +44,13 @@ class Progress:
         """Print an evaluation, and show it in the bar."""
         while self.waiting:
             self.print_line(*self.waiting.popleft())
-        tqdm.write(f'iter {iteration:6d}: {scores_line(rows)}', file=sys.stdout)
-        sys.stdout.flush()
+        self.say(f'iter {iteration:6d}: {scores_line(rows)}')
         self.bar.set_postfix_str(scores_line(rows).replace('  ', ', '))
+
+    def say(self, line):
+        """Print a line above the bar."""
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
 
     def close(self):
         self.bar.close()

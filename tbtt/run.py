@@ -16,7 +16,7 @@ from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.command import UserError
 from tbtt.config import ROOT
 from tbtt.files import recover, write_file, write_files
-from tbtt.results import format_results, read_results
+from tbtt.results import format_results, read_info, read_results
 
 LATEST, RESULTS, ABOUT, LOCK = 'ckpt.pt', 'results.csv', 'run.json', '.lock'
 BEST = {'math': 'ckpt_best_math.pt', 'facts': 'ckpt_best_facts.pt', 'combined': 'ckpt_best_combined.pt'}
@@ -29,31 +29,34 @@ MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'lo
 class SeedRun:
     """What one seed leaves: its rows as CSV text, its best scores, its place in the folder of the run.
 
-    folder: relative to the run's folder, '' for a run of one seed.
+    folder: relative to the run's folder, '' for a run of one seed. diverged: the iteration at which its loss was no
+    longer finite, or None.
     """
 
     def __init__(self, folder, seed, config, meta):
         self.folder, self.seed, self.meta, self.model_args = folder, seed, meta, config.model_args(meta['vocab_size'])
         place = str(Path(config.out_dir) / folder)
         self.config = dataclasses.asdict(config) | {'seed': seed, 'num_seeds': 1, 'out_dir': place}
-        self.csv, self.last_evaluated = format_results([]), -1
+        self.csv, self.last_evaluated, self.diverged = format_results([]), -1, None
         self.best, self.best_val_loss = {}, float('inf')
 
-    def files(self, iteration, weights, optimizer, row=None):
+    def files(self, iteration, state, row=None):
         """The files to write at an iteration, {path: bytes}: the latest checkpoint, and where there is an evaluation
-        (`row`) the results with it and a checkpoint for every score that is strictly better than before."""
+        (`row`) the results with it and a checkpoint for every score that is strictly better than before. Where the loss
+        is not finite, only the results: the last good checkpoint stays."""
         files, better = {}, []
         if row is not None:
             self.csv += format_results([row]).split('\n', 1)[1]
-            self.last_evaluated = iteration
-            better = [score for score in BEST if row.get(f'{score}_acc', -1) > self.best.get(score, -1)]
-            self.best |= {score: row[f'{score}_acc'] for score in better}
-            self.best_val_loss = min(self.best_val_loss, row['val_loss'])
             files[RESULTS] = self.csv.encode()
-        content = to_bytes({
-            'model': weights, 'optimizer': optimizer, 'model_args': self.model_args, 'iter_num': iteration,
-            'best_val_loss': self.best_val_loss, 'config': self.config, 'meta': self.meta, 'best': self.best})
-        files |= {name: content for name in (*(BEST[score] for score in better), LATEST)}
+        if self.diverged is None:
+            if row is not None:
+                better = [score for score in BEST if row.get(f'{score}_acc', -1) > self.best.get(score, -1)]
+                self.best |= {score: row[f'{score}_acc'] for score in better}
+                self.best_val_loss = min(self.best_val_loss, row['val_loss'])
+            content = to_bytes({
+                **state, 'model_args': self.model_args, 'iter_num': iteration, 'best_val_loss': self.best_val_loss,
+                'config': self.config, 'meta': self.meta, 'best': self.best})
+            files |= {name: content for name in (*(BEST[score] for score in better), LATEST)}
         return {str(Path(self.folder) / name): content for name, content in files.items()}
 
     def resume(self, out_dir):
@@ -74,10 +77,13 @@ class SeedRun:
         self.best_val_loss = float(checkpoint.get('best_val_loss', float('inf')))
         results = path.parent / RESULTS
         if results.exists():
-            iterations = read_results(results)['iter']
-            keep = int(np.searchsorted(iterations, checkpoint['iter_num'], side='right'))
-            self.csv = ''.join(results.read_text().splitlines(keepends=True)[:keep + 1])
-            self.last_evaluated = int(iterations[keep - 1]) if keep else -1
+            rows = read_results(results)
+            if not np.isfinite(rows['train_loss'][-1]):
+                self.diverged = int(rows['iter'][-1])
+            keep = int(np.searchsorted(rows['iter'], checkpoint['iter_num'], side='right'))
+            lines = results.read_text().splitlines(keepends=True)
+            self.csv = ''.join(lines if self.diverged is not None else lines[:keep + 1])
+            self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
         return checkpoint
 
 
@@ -103,35 +109,47 @@ class RunFolder:
         return sorted(str(path.relative_to(self.path)) for pattern in patterns for path in self.path.glob(pattern))
 
     def read(self):
-        """Take up the run that is on disk. -> the latest checkpoint of each seed"""
+        """Take up the run that is on disk. -> (the latest checkpoint of each seed, the iteration they are at)"""
         if not self.path.is_dir():
             raise UserError(f'no run in {self.path} to resume: train without --init_from=resume')
-        return [seed.resume(self.path) for seed in self.seeds]
+        checkpoints = [seed.resume(self.path) for seed in self.seeds]
+        at = {checkpoint['iter_num'] for seed, checkpoint in zip(self.seeds, checkpoints) if seed.diverged is None}
+        if not at:
+            raise UserError(f'the loss of the run in {self.path} was not finite at iteration {self.seeds[0].diverged}: '
+                            f'train anew with other settings, such as a smaller learning_rate')
+        if len(at) > 1:
+            raise UserError(f'the seeds in {self.path} are at different iterations, {sorted(at)}: resume each in its own '
+                            f'folder until they are not')
+        self.seconds_before = read_info(self.path / self.seeds[0].folder).get('seconds', 0.0)
+        return checkpoints, at.pop()
 
     def evaluated(self, iteration):
         """Is the evaluation of this iteration among the results?"""
-        return self.seeds[0].last_evaluated == iteration
+        return max(seed.last_evaluated for seed in self.seeds) == iteration
 
     def __enter__(self):
-        """Take the folder. -> the latest checkpoint of each seed where the run goes on, else []"""
+        """Take the folder. -> (the latest checkpoint of each seed, the iteration they are at), ([], 0) for a new run"""
         resuming = self.config.init_from == 'resume'
-        if resuming:
-            self.read()    # a mistake is found before anything changes
-        elif not self.config.overwrite and self.held():
+        if not resuming and not self.config.overwrite and self.held():
             raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True starts anew')
-        self.path.mkdir(parents=True, exist_ok=True)
+        if not resuming:
+            self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self.lock.acquire(timeout=0)
+            if self.path.is_dir():
+                self.lock.acquire(timeout=0)
+                recover(self.path)
+            if resuming:
+                return self.read()
+            for name in self.held():
+                (self.path / name).unlink()
+            for seed in self.seeds:
+                (self.path / seed.folder).mkdir(exist_ok=True)
+            return [], 0
         except filelock.Timeout:
             raise UserError(f'another training writes into {self.path}: wait for it, or choose another out_dir') from None
-        recover(self.path)
-        if resuming:
-            return self.read()
-        for name in self.held():
-            (self.path / name).unlink()
-        for seed in self.seeds:
-            (self.path / seed.folder).mkdir(exist_ok=True)
-        return []
+        except BaseException:
+            self.lock.release()
+            raise
 
     def __exit__(self, *_):
         try:
@@ -140,17 +158,35 @@ class RunFolder:
             self.writer.shutdown()
             self.lock.release()    # the file stays: to delete it would let two others lock two files of that name
 
+    def all_diverged(self):
+        return all(seed.diverged is not None for seed in self.seeds)
+
+    def check_finite(self, first, losses):
+        """Mark the seeds whose loss is no longer finite. losses: (steps, R) from iteration `first` on. -> the seeds that
+        are new among them"""
+        newly = []
+        for seed, bad in zip(self.seeds, ~losses.isfinite().T.cpu()):
+            if seed.diverged is None and bad.any():
+                seed.diverged = first + int(bad.int().argmax())
+                newly.append(seed)
+        return newly
+
     def record(self, iteration, snapshot, rows=None):
         """Write the state at an iteration, and its evaluation where there is one, in the background: all seeds' files
-        change as one. snapshot: r -> (weights, optimizer), on the CPU. Waits for the write before it, and raises
+        change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the write before it, and raises
         what that raised."""
         self.flush()
-        self.pending = self.writer.submit(self.write, iteration, snapshot, rows)
+        going = [(r, seed) for r, seed in enumerate(self.seeds)
+                 if seed.diverged is None or rows and seed.last_evaluated < seed.diverged]
+        if rows:
+            for _, seed in going:
+                seed.last_evaluated = iteration
+        self.pending = self.writer.submit(self.write, iteration, snapshot, rows, going)
 
-    def write(self, iteration, snapshot, rows):
+    def write(self, iteration, snapshot, rows, going):
         files = {}
-        for r, seed in enumerate(self.seeds):
-            files |= seed.files(iteration, *snapshot(r), row=rows and rows[r])
+        for r, seed in going:
+            files |= seed.files(iteration, snapshot(r), rows and rows[r])
         write_files(self.path, files)
 
     def flush(self):
@@ -165,7 +201,7 @@ class RunFolder:
         seconds = self.seconds_before + time.monotonic() - self.started
         for seed in self.seeds:
             content = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **about,
-                       'seconds': round(seconds, 1), 'config': seed.config}
+                       'diverged': seed.diverged,                       'seconds': round(seconds, 1), 'config': seed.config}
             write_file(self.path / seed.folder / ABOUT, (json.dumps(content, indent=1) + '\n').encode())
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tbtt.config import Config
-from tbtt.dataset import Dataset, read_meta, Codec
+from tbtt.dataset import Codec, Dataset, read_meta
 from tbtt.engine import Engine
 from tbtt.replicas import Replicas
 
@@ -43,7 +43,7 @@ def options(settings):
 def run_script(script, *args, **settings):
     """A script in this process, as python would run it. -> exit status"""
     argv, path, handlers = sys.argv, list(sys.path), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    sys.argv = [str(script), *map(str, args), *options(settings)]
+    sys.argv = [str(script), *options(settings), *map(str, args)]
     try:
         runpy.run_path(str(HERE / script), run_name='__main__')
     except SystemExit as stop:
@@ -57,7 +57,7 @@ def run_script(script, *args, **settings):
 
 def start(script, *args, cwd, root=HERE, **settings):
     """A script in a process of its own. -> Popen"""
-    return subprocess.Popen([sys.executable, root / script, *map(str, args), *options(settings)], cwd=cwd, text=True,
+    return subprocess.Popen([sys.executable, root / script, *options(settings), *map(str, args)], cwd=cwd, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -88,11 +88,11 @@ def tiny_config(**settings):
                      **settings}).check()
 
 
-def new_engine(data, vocab_size, config):
-    """An engine in float32 on the CPU, ready to train the seeds of `config`."""
+def new_engine(data, vocab_size, config, dtype=torch.float32):
+    """An engine on the CPU, ready to train the seeds of `config`."""
     seeds = list(range(config.seed, config.seed + config.num_seeds))
     replicas = Replicas.from_seeds(config.model_args(vocab_size), seeds)
-    engine = Engine(replicas, data, seeds, config, torch.device('cpu'), torch.float32)
+    engine = Engine(replicas, data, seeds, config, torch.device('cpu'), dtype)
     engine.prepare()
     return engine
 

@@ -163,6 +163,34 @@ def test_a_replica_that_diverges_does_not_touch_its_neighbours(math_data):
     assert all(equal_weights(weights(ill, r), weights(healthy, r)) for r in (0, 2))
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_lower_precision_trains_nearly_as_float32_does(math_data, dtype):
+    exact, rough = (new_engine(math_data.train, 17, tiny_config(num_seeds=2), d) for d in (torch.float32, dtype))
+    expected, found = train(exact, 0, 40), train(rough, 0, 40)
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    assert (found - expected).abs().max() < 0.05 and found[-1].max() < found[0].min() - 0.1
+
+
+def test_with_float16_a_step_that_overflows_is_skipped_for_that_replica_alone(math_data):
+    engine = new_engine(math_data.train, 17, tiny_config(num_seeds=2), torch.float16)
+    before = [weights(engine, r) for r in range(2)]
+    engine.state.scale[1] = 2.0**60
+    train(engine, 0, 1)
+    assert not equal_weights(weights(engine, 0), before[0]) and equal_weights(weights(engine, 1), before[1])
+    assert engine.state.scale.flatten().tolist() == [2.0**16, 2.0**59]
+    losses = train(engine, 1, 60)    # the scale falls until steps succeed
+    assert losses.isfinite().all() and not equal_weights(weights(engine, 1), before[1])
+
+
+def test_a_compiled_step_gives_the_losses_of_an_eager_one(math_data):
+    eager = new_engine(math_data.train, 17, tiny_config(num_seeds=2, **WD))
+    compiled = new_engine(math_data.train, 17, tiny_config(num_seeds=2, compile='auto', max_iters=30000, **WD))
+    if compiled.path == 'compiled':
+        assert (train(eager, 0, 50) - train(compiled, 0, 50)).abs().max() < 1e-5
+    else:
+        assert compiled.path.startswith('eager (')    # and says why
+
+
 @pytest.mark.skipif(not STATM.exists(), reason='counts the memory as Linux tells it')
 def test_memory_does_not_grow_with_iterations(math_data):
     engine = new_engine(math_data.train, 17, tiny_config(batch_size=128))

@@ -1,13 +1,15 @@
 """Whole runs: what they leave, how they go on, and that they learn."""
+import io
 import json
 import os
 import signal
+import sys
 
 import pytest
 import torch
 
 import tbtt.progress
-from conftest import LEARNS, TINY, contents, equal_weights, load
+from conftest import LEARNS, TINY, contents, equal_weights, load, tiny_config
 from tbtt.files import recover, write_files
 from tbtt.results import best_row, read_results
 
@@ -235,6 +237,41 @@ def test_where_the_output_is_no_terminal_lines_are_plain(command, small_math, tm
 def test_a_machine_without_git_trains(run, monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
     assert json.loads((run('a') / 'run.json').read_text())['commit'] is None
+
+
+def test_on_a_terminal_a_bar_shows_iteration_speed_time_losses_and_scores(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, 'stderr', terminal)
+    progress = tbtt.progress.Progress(10, tiny_config(max_iters=40))
+    progress.step(20, torch.ones(10, 1))
+    progress.evaluated(20, [dict(add_correct=490, add_total=1000, heldout_correct=23, heldout_total=40, combined_acc=49.0,
+                                 train_loss=1.5, val_loss=2.5)])
+    progress.close()
+    shown = terminal.getvalue().split('\r')[-1]
+    assert all(part in shown for part in ('20/40', '<', 'it', 'addition 49.0%', 'held-out 23/40', '1.5000', '2.5000'))
+
+
+def test_a_run_that_diverges_is_recorded_and_goes_on(run):
+    settings = dict(learning_rate=1e30, decay_lr=False, grad_clip=0)
+    folder = run('a', **settings)
+    assert not read_results(folder / 'results.csv')['train_loss'][-1] < 10
+    run('a', init_from='resume', max_iters=30, **settings)
+    assert read_results(folder / 'results.csv')['iter'][-1] == 30
+
+
+def test_evaluations_are_logged_where_one_asks(run, monkeypatch, tmp_path):
+    (tmp_path / 'wandb.py').write_text('rows = []\n'
+                                       'class init:\n'
+                                       '    def __init__(self, **about): self.about = about\n'
+                                       '    def log(self, row, step): rows.append((step, self.about["name"], row))\n'
+                                       '    def finish(self): rows.append("finished")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'wandb', raising=False)
+    run('a', wandb_log=True)
+    *logged, end = sys.modules.pop('wandb').rows
+    assert end == 'finished' and [(step, name) for step, name, _ in logged] == [(0, 'a'), (10, 'a'), (20, 'a')]
+    assert logged[-1][2]['train_loss'] == read_results(tmp_path / 'a/results.csv')['train_loss'][-1]
 
 
 # Files that change as one.

@@ -1,0 +1,206 @@
+"""nanoGPT's files work here, and ours work there: datasets, checkpoints, optimizer state, samples."""
+import json
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import LEARNS, contents, load
+from nanogpt import NanoGPT, slice_batch
+from tbtt import draws
+from tbtt.config import Config
+from tbtt.engine import learning_rate
+from tbtt.results import read_results
+
+TRAIN = 'train_with_eval.py'
+# What nanoGPT's train.py would have been called with, under its own names.
+NANO = dict(n_layer=2, n_head=2, n_embd=16, block_size=12, bias=False, dropout=0.0, batch_size=8, max_iters=4,
+            learning_rate=1e-3, min_lr=1e-4, warmup_iters=2, lr_decay_iters=20, decay_lr=True, weight_decay=0.1, beta1=0.9,
+            beta2=0.95, grad_clip=1.0, gradient_accumulation_steps=1, eval_interval=2, eval_iters=5, log_interval=1)
+OURS = dict(device='cpu', compile=False, mlp_expansion=4)
+
+
+@pytest.fixture(scope='module')
+def play(tmp_path_factory):
+    """A folder as nanoGPT's data/shakespeare_char/prepare.py leaves it."""
+    folder = tmp_path_factory.mktemp('nanogpt') / 'shakespeare_char'
+    folder.mkdir()
+    words = random.Random(0)
+    text = ''.join(words.choice(['To be', ', or not', ' to be:', '\nHAMLET.\n', ' & so on; ']) for _ in range(800))
+    chars = sorted(list(set(text)))
+    stoi = {ch: i for i, ch in enumerate(chars)}
+    for split, part in (('train', text[:4500]), ('val', text[4500:])):
+        np.array([stoi[c] for c in part], dtype=np.uint16).tofile(folder / f'{split}.bin')
+    meta = {'vocab_size': len(chars), 'itos': dict(enumerate(chars)), 'stoi': stoi}
+    with open(folder / 'meta.pkl', 'wb') as file:
+        pickle.dump(meta, file)
+    return folder
+
+
+def vocabulary(folder):
+    return pickle.loads((folder / 'meta.pkl').read_bytes())
+
+
+def tokens(folder):
+    return torch.from_numpy(np.fromfile(folder / 'train.bin', dtype=np.uint16).astype(np.int64))
+
+
+def step(model, optimizer, data, t, config):
+    """One step of nanoGPT's loop, on the batch that ours draws for iteration t."""
+    for group in optimizer.param_groups:
+        group['lr'] = learning_rate(config, t)
+    starts = draws.batch_starts(torch.tensor([config.seed]), t, t + 1, config.batch_size, len(data) - config.block_size)
+    model.loss(*slice_batch(data, starts[0, 0], config.block_size)).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def is_close(one, other):
+    return all((one[name] - other[name]).abs().max() < 2e-5 for name in one)
+
+
+@pytest.fixture
+def nano(play, tmp_path, monkeypatch):
+    """nano(prefix) -> (folder with a ckpt.pt as nanoGPT saves it after four steps, model, optimizer). Its dataset is in
+    the folder where one stands."""
+    monkeypatch.chdir(play.parent)
+
+    def save(prefix=''):
+        torch.manual_seed(0)
+        config, args = Config(**NANO, **OURS | dict(compile='False')), model_args(play)
+        model = NanoGPT(**args)
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.1) if p.dim() > 1 else None
+        optimizer = model.optimizer(config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
+        for t in range(4):
+            step(model, optimizer, tokens(play), t, config)
+        theirs = dict(NANO, out_dir='out', dataset='shakespeare_char', init_from='scratch', eval_only=False, device='cuda',
+                      always_save_checkpoint=True, wandb_log=False, wandb_project='owt', wandb_run_name='gpt2',
+                      backend='nccl', dtype='bfloat16', compile=True)
+        (tmp_path / 'out').mkdir()
+        torch.save({'model': {prefix + name: value for name, value in model.state_dict().items()},
+                    'optimizer': optimizer.state_dict(), 'model_args': args, 'iter_num': 4,
+                    'best_val_loss': torch.tensor(2.5), 'config': theirs}, tmp_path / 'out/ckpt.pt')
+        return tmp_path / 'out', model.eval(), optimizer
+    return save
+
+
+def model_args(folder):
+    return {name: NANO[name] for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'bias')} | {
+        'vocab_size': vocabulary(folder)['vocab_size'], 'dropout': 0.0}
+
+
+def generate(model, prompt, max_new_tokens, temperature=1.0, top_k=None):
+    """nanoGPT's way: crop, scale, keep the most likely, draw, append. prompt (1, T) -> (1, T + new)"""
+    for _ in range(max_new_tokens):
+        with torch.no_grad():
+            logits = model(prompt[:, -model.block_size:])[:, -1] / temperature
+        if top_k is not None:
+            least = torch.topk(logits, min(top_k, logits.shape[-1])).values[:, [-1]]
+            logits[logits < least] = float('-inf')
+        prompt = torch.cat([prompt, torch.multinomial(logits.softmax(-1), 1)], 1)
+    return prompt
+
+
+# Theirs, here.
+
+def test_a_dataset_of_nanogpts_trains_with_losses_and_without_scores(command, play, tmp_path):
+    result = command(TRAIN, dataset=play, out_dir=tmp_path / 'run', **NANO, **OURS)
+    assert result.status == 0, result.err
+    rows = read_results(tmp_path / 'run/results.csv')
+    assert rows['iter'].tolist() == [0, 2, 4] and np.isfinite(rows['train_loss']).all()
+    assert (rows['train_loss'] != rows['val_loss']).all()
+    assert all(np.isnan(rows[name]).all() for name in rows if name not in ('iter', 'train_loss', 'val_loss'))
+    assert set(contents(tmp_path / 'run')) == {'ckpt.pt', 'results.csv', 'run.json', '.lock'}
+
+
+def test_a_run_on_their_dataset_samples_and_refuses_to_be_scored(command, play, tmp_path):
+    command(TRAIN, dataset=play, out_dir=tmp_path / 'run', **NANO, **OURS)
+    result = command('sample.py', out_dir=tmp_path / 'run', start='To be', num_samples=2, max_new_tokens=30)
+    assert result.status == 0 and result.out.count('To be') >= 2
+    result = command('eval_as_math.py', out_dir=tmp_path / 'run', ckpt='ckpt.pt')
+    assert result.status == 2 and "'<'" in result.err
+
+
+@pytest.mark.parametrize('prefix', ['', '_orig_mod.'])
+def test_their_checkpoint_samples_here_what_it_would_say_there(command, play, nano, prefix):
+    folder, model, _ = nano(prefix)
+    meta = vocabulary(play)
+    prompt = 'To be, or not to be'    # longer than the block
+    expected = generate(model, torch.tensor([[meta['stoi'][c] for c in prompt]]), 40, top_k=1)[0].tolist()
+    result = command('sample.py', out_dir=folder, start=prompt, num_samples=2, max_new_tokens=40, top_k=1)
+    assert result.status == 0, result.err
+    said = result.out.split('\n---------------\n')[:-1]
+    assert said == [''.join(meta['itos'][i] for i in expected)] * 2
+
+
+@pytest.mark.parametrize('prefix', ['', '_orig_mod.'])
+def test_their_run_goes_on_here_as_it_would_there(command, play, nano, prefix):
+    folder, model, optimizer = nano(prefix)
+    settings = NANO | OURS | dict(max_iters=9, dataset='shakespeare_char', out_dir=folder, init_from='resume')
+    result = command(TRAIN, **settings)
+    assert result.status == 0, result.err
+    for t in range(4, 9):
+        step(model, optimizer, tokens(play), t, Config(**NANO, **OURS | dict(compile='False')))
+    checkpoint = load(folder / 'ckpt.pt')
+    assert checkpoint['iter_num'] == 9 and is_close(model.state_dict(), checkpoint['model'])
+    assert read_results(folder / 'results.csv')['iter'].tolist() == [4, 6, 8, 9]
+
+
+# Ours, there.
+
+@pytest.fixture
+def our_model(learned):
+    checkpoint = load(learned / 'ckpt.pt')
+    model = NanoGPT(**checkpoint['model_args'])
+    model.load_state_dict(checkpoint['model'], strict=True)
+    return model, checkpoint
+
+
+def test_our_checkpoint_loads_there_and_computes_the_loss_that_was_written_down(our_model, learned, small_math):
+    model, checkpoint = our_model
+    data = tokens(small_math)
+    with torch.no_grad():
+        loss = model.loss(*slice_batch(data, torch.arange(len(data) - 8), 8)).item()
+    assert loss == pytest.approx(read_results(learned / 'results.csv')['train_loss'][-1], abs=1e-5)
+
+
+def test_our_checkpoint_samples_there(command, our_model, learned):
+    # The steps of nanoGPT's sample.py: model_args, weights without a prefix, the codec of the dataset in `config`.
+    model, checkpoint = our_model
+    meta = vocabulary_of(checkpoint)
+    torch.manual_seed(0)
+    found = json.loads(command('eval_as_math.py', '--json', out_dir=learned, ckpt='ckpt.pt').out)
+    sure = [e for e in found['expressions'] if e['correct'] in (0, 10)]
+    for expression in sure:
+        prompt = torch.tensor([[meta['stoi'][c] for c in expression['prompt']]])
+        said = ''.join(meta['itos'][i] for i in generate(model, prompt, 4, temperature=0.01, top_k=10)[0].tolist())
+        a, b = expression['prompt'][1], expression['prompt'][2:4]
+        assert said.startswith(f'{expression["prompt"]}{int(a) + int(b)}>') == (expression['correct'] == 10)
+    assert len(sure) > 25
+
+
+def vocabulary_of(checkpoint):
+    with open(f'{checkpoint["config"]["dataset"]}/meta.pkl', 'rb') as file:
+        return pickle.load(file)
+
+
+def test_training_of_ours_goes_on_there_as_it_would_here(command, our_model, copy_of_learned, small_math):
+    model, checkpoint = our_model
+    config = Config(**{name: value for name, value in checkpoint['config'].items()})
+    optimizer = model.optimizer(config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
+    optimizer.load_state_dict(checkpoint['optimizer'])
+    for t in range(checkpoint['iter_num'], checkpoint['iter_num'] + 5):
+        step(model, optimizer, tokens(small_math), t, config)
+    settings = LEARNS | dict(dataset=small_math, out_dir=copy_of_learned, init_from='resume', max_iters=305)
+    assert command(TRAIN, **settings).status == 0
+    assert is_close(model.state_dict(), load(copy_of_learned / 'ckpt.pt')['model'])
+    assert checkpoint['best_val_loss'] == pytest.approx(min(read_results(copy_of_learned / 'results.csv')['val_loss'][:7]))
+
+
+def test_a_model_that_nanogpt_has_no_name_for_says_so(command, small_math, tmp_path):
+    assert command(TRAIN, dataset=small_math, out_dir=tmp_path / 'run', **LEARNS | dict(mlp_expansion=1, max_iters=0)).status == 0
+    assert load(tmp_path / 'run/ckpt.pt')['model_args']['mlp_expansion'] == 1
