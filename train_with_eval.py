@@ -65,9 +65,9 @@ def main():
         return [{'iter': iteration, **row, 'train_loss': float(a), 'val_loss': float(b)}
                 for row, a, b in zip(evaluator.rows(iteration), train, val)]
 
-    folder = RunFolder(config, dataset.meta)
+    folder = RunFolder(config, dataset)
     if config.eval_only:
-        checkpoints, t = folder.read() if config.init_from == 'resume' else ([], 0)
+        checkpoints, t = folder.read() if config.init_from == 'resume' else ({}, 0)
         engine.load(checkpoints)
         print(scores_line(evaluate(t)))
         return 0

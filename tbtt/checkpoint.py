@@ -79,19 +79,18 @@ def codec_of(checkpoint, path):
     if meta['vocab_size'] > checkpoint['model_args'].get('vocab_size', 0):
         raise UserError(f'{path}: a codec of {meta["vocab_size"]} characters for a model of '
                         f'{checkpoint["model_args"].get("vocab_size")}')
-    return Codec(meta['stoi'], meta['itos']), tasks_from(meta.get('tasks', {}))
+    return Codec(meta['stoi'], meta['itos']), tasks_from(meta.get('tasks', {}), path)
 
 
-def optimizer_order(replicas):
-    """The names of the parameters in the order of nanoGPT's optimizer: those that decay, then the others."""
-    shapes = dict(zip(replicas.names, replicas.shapes))
+def optimizer_order(shapes):
+    """{name: shape} -> the names in the order of nanoGPT's optimizer: those that decay, then the others."""
     return sorted(shapes, key=lambda name: len(shapes[name]) == 1)    # stable: matrices first
 
 
 def pack_optimizer(replicas, config, mean, square, step):
     """AdamW's state of one replica, mean and square (parameters,), as torch.optim.AdamW's state dict."""
-    names = optimizer_order(replicas)
     means, squares = ({name: x[0].clone() for name, x in replicas.named(row[None]).items()} for row in (mean, square))
+    names = optimizer_order({name: x.shape for name, x in means.items()})
     matrices = sum(means[name].dim() > 1 for name in names)
     groups = [{'params': [torch.empty(0) for _ in names[:matrices]], 'weight_decay': config.weight_decay},
               {'params': [torch.empty(0) for _ in names[matrices:]], 'weight_decay': 0.0}]
@@ -102,9 +101,17 @@ def pack_optimizer(replicas, config, mean, square, step):
     return state
 
 
-def unpack_optimizer(replicas, optimizer):
-    """torch.optim.AdamW's state dict, ours or nanoGPT's -> mean (parameters,), square (parameters,), step"""
-    states = dict(zip(optimizer_order(replicas), (optimizer['state'][i] for i in sorted(optimizer['state']))))
-    mean, square = (torch.cat([states[name][key].flatten() for name in replicas.names])
-                    for key in ('exp_avg', 'exp_avg_sq'))
-    return mean, square, float(states[replicas.names[0]]['step'])
+def unpack_optimizer(model, optimizer, path):
+    """torch.optim.AdamW's state dict, ours or nanoGPT's -> mean (parameters,), square (parameters,), step
+
+    Raises `UserError` where it is not one of this model.
+    """
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    try:
+        states = {name: optimizer['state'][i] for i, name in enumerate(optimizer_order(shapes))}
+        flat = [torch.cat([states[name][key].float().reshape(shape.numel()) for name, shape in shapes.items()])
+                for key in ('exp_avg', 'exp_avg_sq')]
+        step, = {float(state['step']) for state in states.values()}
+        return *flat, step
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f'{path}: its optimizer is not that of its model ({error!r})'[:300]) from error

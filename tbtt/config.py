@@ -1,6 +1,7 @@
 """The settings of a training run: documented defaults, over them a config file, over that `--key=value`."""
 import dataclasses
 import math
+import traceback
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +128,9 @@ def execute(path, config):
         exec(compile(Path(path).read_bytes(), str(path), 'exec'), namespace)
     except SyntaxError as error:
         raise UserError(f'{path}, line {error.lineno}: {error.msg}') from error
-    except Exception as error:    # whatever the user's own code raises
-        raise UserError(f'{path}: {type(error).__name__}: {error}') from error
+    except (Exception, SystemExit) as error:    # whatever the user's own code raises
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        raise UserError(f'{path}, line {lines[0] if lines else 1}: {type(error).__name__}: {error}') from error
     for name, value in namespace.items():
         if name.startswith('_') or isinstance(value, (types.ModuleType, types.FunctionType)):
             continue

@@ -1,4 +1,5 @@
 """A dataset on disk: `train.bin` and `val.bin` (uint16 tokens), `meta.pkl` (nanoGPT's character codec), and windows."""
+import hashlib
 import io
 import pickle
 from pathlib import Path
@@ -101,15 +102,17 @@ def read_tokens(path, vocab_size, block_size):
 
 
 class Dataset:
-    """name: a name under data/ or a folder. Attributes: meta, codec, tasks, train and val ((n,) int64 tensors)."""
+    """name: a name under data/ or a folder. Attributes: meta, codec, tasks, train and val ((n,) int64 tensors),
+    digest (of both, as text)."""
 
     def __init__(self, name, block_size):
         self.folder = find_dataset(name)
         self.meta = read_meta(self.folder / 'meta.pkl')
         self.codec = Codec(self.meta['stoi'], self.meta['itos'])
-        self.tasks = tasks_from(self.meta.get('tasks', {}))
+        self.tasks = tasks_from(self.meta.get('tasks', {}), self.folder / 'meta.pkl')
         self.train, self.val = (read_tokens(self.folder / f'{split}.bin', self.meta['vocab_size'], block_size)
                                 for split in ('train', 'val'))
+        self.digest = hashlib.sha256(self.train.numpy().tobytes() + self.val.numpy().tobytes()).hexdigest()
 
 
 def windows(data, starts, block_size):

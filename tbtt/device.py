@@ -10,7 +10,7 @@ def choose_device(name):
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()    # fails where there is nothing to compute with
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'device={name!r} is not there: {str(error).splitlines()[0]}') from error
     return device

@@ -6,7 +6,7 @@ import torch
 from torch.func import functional_call, grad_and_value
 
 from tbtt import draws
-from tbtt.checkpoint import pack_optimizer, unpack_optimizer
+from tbtt.checkpoint import build_model, pack_optimizer, unpack_optimizer
 from tbtt.command import UserError
 from tbtt.dataset import windows
 from tbtt.device import autocast
@@ -163,12 +163,13 @@ class Engine:
                                                       state.steps[r].item()), **stream}
 
     def load(self, checkpoints):
-        """Take up the state of the replicas from their checkpoints, a list of R."""
-        for r, checkpoint in enumerate(checkpoints):
-            self.stream = checkpoint.get('stream')
-            self.replicas.load(r, checkpoint['model'])
+        """Take up the state of the replicas from their checkpoints, R as {path: checkpoint}. Raises `UserError` for a damaged one."""
+        for r, (path, checkpoint) in enumerate(checkpoints.items()):
+            model = build_model(checkpoint, path)
+            self.replicas.load(r, model.state_dict())
             self.state.mean[r], self.state.square[r], self.state.steps[r] = unpack_optimizer(
-                self.replicas, checkpoint['optimizer'])
+                model, checkpoint['optimizer'], path)
+            self.stream = checkpoint.get('stream')
 
 
 def skip_overflow(old, new, finite):

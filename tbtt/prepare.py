@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tbtt.command import Parser
+from tbtt.command import Parser, UserError
 from tbtt.dataset import Codec
 from tbtt.files import write_file
 from tbtt.tasks import Arithmetic, Capitals
@@ -63,6 +63,8 @@ def write_dataset(folder, tasks, seed):
     for task in tasks:
         check_counts(task, task.lines())
         lines += task.lines()
+    if not lines:
+        raise UserError('--heldout leaves no line to train on: hold out fewer pairs')
     random.Random(seed).shuffle(lines)
     text = ''.join(lines)
     codec = Codec.of_text(text)

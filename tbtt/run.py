@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import torch
 from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.command import UserError
 from tbtt.config import ROOT
-from tbtt.files import recover, write_file, write_files
+from tbtt.files import COMMIT, recover, write_file, write_files
 from tbtt.results import format_results, read_info, read_results
 
 LATEST, RESULTS, ABOUT, LOCK = 'ckpt.pt', 'results.csv', 'run.json', '.lock'
@@ -23,7 +24,7 @@ BEST = {'math': 'ckpt_best_math.pt', 'facts': 'ckpt_best_facts.pt', 'combined': 
 FILES = (LATEST, *BEST.values(), RESULTS, ABOUT)
 # Settings that may change when a run goes on: they name places and the machine, or only how much is printed.
 MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'wandb_log', 'dataset',
-              'wandb_project', 'wandb_run_name', 'tensorboard_log', 'device', 'dtype', 'compile', 'seed', 'num_seeds'}
+              'wandb_project', 'wandb_run_name', 'tensorboard_log', 'device', 'dtype', 'compile'}
 
 
 class SeedRun:
@@ -33,8 +34,9 @@ class SeedRun:
     longer finite, or None.
     """
 
-    def __init__(self, folder, seed, config, meta):
-        self.folder, self.seed, self.meta, self.model_args = folder, seed, meta, config.model_args(meta['vocab_size'])
+    def __init__(self, folder, seed, config, dataset):
+        self.folder, self.seed, self.meta, self.digest = folder, seed, dataset.meta, dataset.digest
+        self.model_args = config.model_args(self.meta['vocab_size'])
         place = str(Path(config.out_dir) / folder)
         self.config = dataclasses.asdict(config) | {'seed': seed, 'num_seeds': 1, 'out_dir': place}
         self.csv, self.last_evaluated, self.diverged = format_results([]), -1, None
@@ -55,16 +57,19 @@ class SeedRun:
                 self.best_val_loss = min(self.best_val_loss, row['val_loss'])
             content = to_bytes({
                 **state, 'model_args': self.model_args, 'iter_num': iteration, 'best_val_loss': self.best_val_loss,
-                'config': self.config, 'meta': self.meta, 'best': self.best})
+                'config': self.config, 'meta': self.meta, 'data': self.digest, 'best': self.best})
             files |= {name: content for name in (*(BEST[score] for score in better), LATEST)}
         return {str(Path(self.folder) / name): content for name, content in files.items()}
+
+    def latest(self, out_dir):
+        return Path(out_dir) / self.folder / LATEST
 
     def resume(self, out_dir):
         """Take up the scores and rows that are on disk. -> the latest checkpoint
 
         Raises `UserError` where the checkpoint was made with settings that cannot change under way.
         """
-        path = Path(out_dir) / self.folder / LATEST
+        path = self.latest(out_dir)
         checkpoint = read_checkpoint(path)
         for name, now in self.config.items():
             then = checkpoint['config'].get(name, now)
@@ -73,6 +78,10 @@ class SeedRun:
                                 f'under way')
         if checkpoint['model_args'] != self.model_args:
             raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for {self.model_args}')
+        for key, now in (('meta', self.meta), ('data', self.digest)):
+            if checkpoint.get(key, now) != now:
+                raise UserError(f'{path} was trained on other data than {self.config["dataset"]} now holds: prepare them as '
+                                f'they were, or train anew')
         self.best = checkpoint.get('best', {})
         self.best_val_loss = float(checkpoint.get('best_val_loss', float('inf')))
         results = path.parent / RESULTS
@@ -93,11 +102,11 @@ class RunFolder:
     Raises `UserError` where it holds another run and neither `init_from=resume` nor `overwrite` says what to do.
     """
 
-    def __init__(self, config, meta):
+    def __init__(self, config, dataset):
         self.path = Path(config.out_dir)
         self.config = config
         seeds = range(config.seed, config.seed + config.num_seeds)
-        self.seeds = [SeedRun(f'seed_{seed}' if config.num_seeds > 1 else '', seed, config, meta) for seed in seeds]
+        self.seeds = [SeedRun(f'seed_{seed}' if config.num_seeds > 1 else '', seed, config, dataset) for seed in seeds]
         self.lock = filelock.FileLock(self.path / LOCK)
         self.writer = ThreadPoolExecutor(max_workers=1)
         self.pending = None
@@ -109,11 +118,10 @@ class RunFolder:
         return sorted(str(path.relative_to(self.path)) for pattern in patterns for path in self.path.glob(pattern))
 
     def read(self):
-        """Take up the run that is on disk. -> (the latest checkpoint of each seed, the iteration they are at)"""
-        if not self.path.is_dir():
-            raise UserError(f'no run in {self.path} to resume: train without --init_from=resume')
-        checkpoints = [seed.resume(self.path) for seed in self.seeds]
-        at = {checkpoint['iter_num'] for seed, checkpoint in zip(self.seeds, checkpoints) if seed.diverged is None}
+        """Take up the run that is on disk. -> ({path: latest checkpoint} of the seeds, the iteration they are at)"""
+        checkpoints = {seed.latest(self.path): seed.resume(self.path) for seed in self.seeds}
+        at = {checkpoint['iter_num'] for seed, checkpoint in zip(self.seeds, checkpoints.values())
+              if seed.diverged is None}
         if not at:
             raise UserError(f'the loss of the run in {self.path} was not finite at iteration {self.seeds[0].diverged}: '
                             f'train anew with other settings, such as a smaller learning_rate')
@@ -128,23 +136,23 @@ class RunFolder:
         return max(seed.last_evaluated for seed in self.seeds) == iteration
 
     def __enter__(self):
-        """Take the folder. -> (the latest checkpoint of each seed, the iteration they are at), ([], 0) for a new run"""
+        """Take the folder. -> what `read` gives where the run goes on, ({}, 0) for a new one"""
         resuming = self.config.init_from == 'resume'
+        if resuming and not (self.held() or (self.path / COMMIT).exists()):
+            raise UserError(f'no run in {self.path} to resume, for there is no checkpoint: train without --init_from=resume')
         if not resuming and not self.config.overwrite and self.held():
             raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True starts anew')
-        if not resuming:
-            self.path.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         try:
-            if self.path.is_dir():
-                self.lock.acquire(timeout=0)
-                recover(self.path)
+            self.lock.acquire(timeout=0)
+            recover(self.path)
             if resuming:
                 return self.read()
             for name in self.held():
                 (self.path / name).unlink()
             for seed in self.seeds:
                 (self.path / seed.folder).mkdir(exist_ok=True)
-            return [], 0
+            return {}, 0
         except filelock.Timeout:
             raise UserError(f'another training writes into {self.path}: wait for it, or choose another out_dir') from None
         except BaseException:
@@ -207,9 +215,9 @@ class RunFolder:
 
 def provenance(device):
     """What the run runs on and was made from: {'hardware', 'versions', 'commit', 'command'}"""
-    commit = subprocess.run(['git', '-C', ROOT, 'describe', '--always', '--dirty', '--abbrev=12'], capture_output=True,
-                            text=True)
-    return {'hardware': hardware(device), 'commit': commit.stdout.strip() or None, 'command': sys.argv,
+    git = ['git', '-C', ROOT, 'describe', '--always', '--dirty', '--abbrev=12']
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which('git') else None
+    return {'hardware': hardware(device), 'commit': commit or None, 'command': sys.argv,
             'versions': {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}}
 
 

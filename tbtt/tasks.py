@@ -95,15 +95,15 @@ class Capitals:
 KINDS = {task.name: task for task in (Arithmetic, Capitals)}
 
 
-def tasks_from(descriptions):
+def tasks_from(descriptions, path):
     """{'math': {...}, 'facts': {...}} -> {'math': Arithmetic, 'facts': Capitals}, those that are described.
 
-    Raises `UserError` where a description is not one of ours.
+    Raises `UserError` naming the file they come from where a description is not one of ours.
     """
     try:
         return {name: KINDS[name](**description) for name, description in descriptions.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'the description of the tasks is damaged ({error!r}): prepare the dataset again') from error
+        raise UserError(f'{path}: the description of its tasks is damaged ({error!r}): prepare the dataset again') from error
 
 
 def read_facts(path):

@@ -104,7 +104,7 @@ def train(engine, first, last):
 
 def weights(engine, r=0):
     """One replica's state dict."""
-    return engine.snapshot()(r)[0]
+    return engine.snapshot()(r)['model']
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ def test_a_missing_file_of_a_dataset(declined, data, name):
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 @pytest.mark.parametrize('change, says', [
-    (lambda raw: raw[:-1], 'cut off'), (lambda raw: b'', '0 tokens'), (lambda raw: raw[:18], '9 tokens'),
+    (lambda raw: raw[:-1], 'cut off'), (lambda raw: raw[:-18], 'cut off'), (lambda raw: b'', '0 tokens'), (lambda raw: raw[:18], '9 tokens'),
     (lambda raw: raw[:100] + b'\x10\x00' + raw[102:], 'token 16 at 50'),
     (lambda raw: raw + b'\xff\xff', 'token 65535')])
 def test_a_damaged_bin_file(declined, data, split, change, says):
@@ -374,6 +374,12 @@ def test_the_shell_sees_one_line_and_status_2(tmp_path, script, args, says):
     result = shell(script, *args, cwd=tmp_path)
     assert (result.status, result.out) == (2, '') and is_one_line(result.err, [says])
     assert contents(tmp_path) == {}
+
+
+def test_a_foreign_file_is_refused_without_a_warning_of_torchs(tmp_path):
+    (tmp_path / 'ckpt.pt').write_bytes(pickle.dumps({'model': {}}))
+    result = shell('sample.py', '--out_dir=.', cwd=tmp_path)
+    assert result.status == 2 and is_one_line(result.err, ['ckpt.pt']), result.err
 
 
 def test_debug_shows_where_a_mistake_was_found(tmp_path):

@@ -121,7 +121,7 @@ def test_an_engine_that_takes_up_a_snapshot_goes_on_as_the_other_would(math_data
     train(first, 0, 10)
     snapshot = first.snapshot()
     expected = train(first, 10, 20)
-    second.load([dict(zip(('model', 'optimizer'), snapshot(r))) for r in range(2)])
+    second.load([snapshot(r) for r in range(2)])
     assert torch.equal(train(second, 10, 20), expected)
     assert equal_weights(weights(first, 1), weights(second, 1))
 
@@ -129,16 +129,16 @@ def test_an_engine_that_takes_up_a_snapshot_goes_on_as_the_other_would(math_data
 def test_a_snapshot_does_not_change_with_the_training_that_goes_on(math_data):
     engine = new_engine(math_data.train, 17, tiny_config())
     snapshot = engine.snapshot()
-    before = {name: value.clone() for name, value in snapshot(0)[0].items()}
+    before = {name: value.clone() for name, value in snapshot(0)['model'].items()}
     train(engine, 0, 5)
-    assert equal_weights(snapshot(0)[0], before) and not equal_weights(weights(engine), before)
+    assert equal_weights(snapshot(0)['model'], before) and not equal_weights(weights(engine), before)
 
 
 @pytest.mark.parametrize('dropout, differ', [(0.0, False), (0.3, True)])
 def test_replicas_have_dropout_masks_of_their_own(math_data, dropout, differ):
     # The same weights and, with data of one token, the same batches: what differs is the masks.
     engine = new_engine(torch.full((200,), 3), 17, tiny_config(num_seeds=2, dropout=dropout))
-    engine.load([dict(zip(('model', 'optimizer'), engine.snapshot()(0)))] * 2)
+    engine.load([engine.snapshot()(0)] * 2)
     losses = train(engine, 0, 3)
     assert torch.equal(losses[:, 0], losses[:, 1]) != differ
 
@@ -155,7 +155,7 @@ def test_dropout_is_the_same_for_the_same_seed_whatever_was_drawn_before(math_da
 def test_a_replica_that_diverges_does_not_touch_its_neighbours(math_data):
     config = tiny_config(num_seeds=3, **WD)
     healthy, ill = (new_engine(math_data.train, 17, config) for _ in range(2))
-    states = [dict(zip(('model', 'optimizer'), ill.snapshot()(r))) for r in range(3)]
+    states = [ill.snapshot()(r) for r in range(3)]
     states[1]['model'] = {name: torch.full_like(value, torch.nan) for name, value in states[1]['model'].items()}
     ill.load(states)
     expected, found = train(healthy, 0, 10), train(ill, 0, 10)

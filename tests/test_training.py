@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -252,12 +253,29 @@ def test_on_a_terminal_a_bar_shows_iteration_speed_time_losses_and_scores(monkey
     assert all(part in shown for part in ('20/40', '<', 'it', 'addition 49.0%', 'held-out 23/40', '1.5000', '2.5000'))
 
 
-def test_a_run_that_diverges_is_recorded_and_goes_on(run):
+def test_a_run_that_diverges_stops_keeps_its_last_good_checkpoint_and_does_not_go_on(run):
     settings = dict(learning_rate=1e30, decay_lr=False, grad_clip=0)
-    folder = run('a', **settings)
-    assert not read_results(folder / 'results.csv')['train_loss'][-1] < 10
-    run('a', init_from='resume', max_iters=30, **settings)
-    assert read_results(folder / 'results.csv')['iter'][-1] == 30
+    folder = run('a', status=1, **settings)
+    about, results = json.loads((folder / 'run.json').read_text()), read_results(folder / 'results.csv')
+    assert 0 < about['diverged'] <= 10 and results['iter'].tolist() == [0, 10]
+    assert not np.isfinite(results['train_loss'][1])
+    checkpoint = load(folder / 'ckpt.pt')
+    assert checkpoint['iter_num'] == 0 and all(value.isfinite().all() for value in checkpoint['model'].values())
+    before = contents(folder)
+    run('a', status=2, init_from='resume', max_iters=30, **settings)
+    assert contents(folder) == before
+
+
+def test_a_seed_that_diverges_leaves_the_others_as_they_would_be(run):
+    whole, ill = run('whole', num_seeds=2, max_iters=30), run('ill', num_seeds=2)
+    path = ill / 'seed_1338/ckpt.pt'
+    checkpoint = load(path)
+    checkpoint['model']['transformer.ln_f.weight'] *= torch.nan
+    torch.save(checkpoint, path)
+    run('ill', num_seeds=2, init_from='resume', max_iters=30)
+    assert same_run(whole / 'seed_1337', ill / 'seed_1337') and load(path)['iter_num'] == 20
+    about = [json.loads((ill / f'seed_{seed}/run.json').read_text())['diverged'] for seed in (1337, 1338)]
+    assert about == [None, 20]
 
 
 def test_evaluations_are_logged_where_one_asks(run, monkeypatch, tmp_path):
