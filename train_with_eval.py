@@ -22,6 +22,7 @@ from tbtt.engine import Engine
 from tbtt.evaluate import Evaluator, Losses
 from tbtt.logs import wanted
 from tbtt.progress import Interruption, Progress, scores_line
+from tbtt.ranks import Ranks
 from tbtt.replicas import Replicas
 from tbtt.run import RunFolder, provenance
 
@@ -41,13 +42,14 @@ def next_multiple(n, step):
 
 def main():
     config = read_settings()
-    device = choose_device(config.device)
+    ranks = Ranks(config.num_seeds, config.batch_size)
+    device = choose_device(config.device, ranks.local)
     dtype = choose_dtype(config.dtype, device)
     dataset = Dataset(config.dataset, config.block_size)
     log_kinds = wanted(config)
-    seeds = list(range(config.seed, config.seed + config.num_seeds))
+    seeds = ranks.deal(range(config.seed, config.seed + config.num_seeds))
     replicas = Replicas.from_seeds(config.model_args(dataset.meta['vocab_size']), seeds, device)
-    engine = Engine(replicas, dataset.train, seeds, config, device, dtype)
+    engine = Engine(replicas, dataset.train, seeds, config, device, dtype, ranks)
 
     def forward(tokens):
         with autocast(device, dtype):
@@ -65,13 +67,14 @@ def main():
         return [{'iter': iteration, **row, 'train_loss': float(a), 'val_loss': float(b)}
                 for row, a, b in zip(evaluator.rows(iteration), train, val)]
 
-    folder = RunFolder(config, dataset)
+    folder = RunFolder(config, dataset, ranks)
     if config.eval_only:
         checkpoints, t = folder.read() if config.init_from == 'resume' else ({}, 0)
         engine.load(checkpoints)
         print(scores_line(evaluate(t)))
         return 0
 
+    ranks.join(device)
     with folder as (checkpoints, t):
         if folder.evaluated(t) and t >= config.max_iters:
             print(f'{folder.path} is finished at iteration {t}: a larger max_iters would go on')
@@ -79,11 +82,12 @@ def main():
         engine.load(checkpoints)
         engine.prepare()
         about = {'num_params': replicas.template.get_num_params(), 'step': engine.path, **provenance(device)}
-        print(f'{folder.path}: {about["num_params"]:,} parameters, {config.num_seeds} seed(s), from iteration {t} to '
-              f'{config.max_iters} on {about["hardware"]}; the step is {engine.path}', flush=True)
+        if ranks.leader:
+            print(f'{folder.path}: {about["num_params"]:,} parameters, {config.num_seeds} seed(s), from iteration {t} to '
+                  f'{config.max_iters} on {about["hardware"]}; the step is {engine.path}', flush=True)
         folder.describe(**about, iter_num=t, finished=False)
-        logs = [kind(config) for kind in log_kinds]
-        interruption, progress = Interruption(), Progress(t, config)
+        logs = [kind(config) for kind in log_kinds if ranks.leader]
+        interruption, progress = Interruption(), Progress(t, config, quiet=not ranks.leader)
 
         def watch(first, losses):
             """losses (steps, R) from iteration `first` on"""
@@ -105,8 +109,9 @@ def main():
             for t, losses in engine.run(t, min(config.max_iters, next_multiple(t, config.eval_interval))):
                 stretch.append(losses)
                 progress.step(t, losses)
-                if interruption.signal:
+                if interruption.signal and not ranks.split:    # those that share batches stop together, after the stretch
                     break
+            interruption.signal = ranks.agree(interruption.signal, device)
             watch(first, torch.cat(stretch))
         if t % config.eval_interval and not folder.evaluated(t):
             folder.record(t, engine.snapshot())    # interrupted between two evaluations
@@ -116,6 +121,8 @@ def main():
             log.close()
         finished = t >= config.max_iters or folder.all_diverged()
         folder.describe(**about, iter_num=t, finished=finished)
+        ranks.wait()    # the leader holds the lock
+    ranks.leave()
     if not finished:
         print(f'stopped after iteration {t}, saved in {folder.path}: --init_from=resume goes on', file=sys.stderr)
         return 128 + interruption.signal

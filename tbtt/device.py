@@ -4,12 +4,13 @@ import torch
 from tbtt.command import UserError
 
 
-def choose_device(name):
-    """'auto' or a torch device -> torch.device. Raises `UserError` where it is not there."""
+def choose_device(name, local_rank=0):
+    """'auto' or a torch device -> torch.device; of several GPUs the one of this rank. Raises `UserError` where it is not
+    there."""
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try:
-        device = torch.device(name)
+        device = torch.device(f'cuda:{local_rank}' if name == 'cuda' else name)
         torch.zeros(1, device=device).item()    # fails where there is nothing to compute with
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'device={name!r} is not there: {str(error).splitlines()[0]}') from error

@@ -11,6 +11,7 @@ from tbtt.command import UserError
 from tbtt.dataset import windows
 from tbtt.device import autocast
 from tbtt.evaluate import token_losses
+from tbtt.ranks import Ranks
 
 WORTH_COMPILING = 1000    # steps; compiling takes about as long as some thousand eager steps of the smallest model
 
@@ -46,7 +47,8 @@ class Engine:
     was `good`, (R, 1) each.
     """
 
-    def __init__(self, replicas, data, seeds, config, device, dtype):
+    def __init__(self, replicas, data, seeds, config, device, dtype, ranks=None):
+        self.ranks = ranks or Ranks()
         self.replicas, self.config, self.device, self.dtype = replicas, config, device, dtype
         self.data = data.to(device)
         self.seeds = torch.tensor(seeds, device=device)
@@ -78,12 +80,18 @@ class Engine:
         return gradient / len(starts), losses / len(starts)
 
     def step(self, state, starts, rate):
-        """One step of every replica: clipped gradient, AdamW. rate: learning rate, 0-dim. -> (R,) loss before it, State
+        """One step of every replica. rate: learning rate, 0-dim. -> (R,) loss before it, State
 
         The new state is returned, not written over the old: in-place updates of (R, parameters) trip Inductor's fusion.
         """
-        config = self.config
         gradient, losses = self.gradient(state, starts)
+        if self.ranks.split:
+            gradient, losses = self.ranks.mean(gradient, losses)
+        return losses, self.update(state, gradient, rate)
+
+    def update(self, state, gradient, rate):
+        """Clip and step by AdamW. -> State"""
+        config = self.config
         if self.dtype == torch.float16:
             gradient = gradient / state.scale
         norm = gradient.norm(dim=1, keepdim=True)
@@ -97,7 +105,7 @@ class Engine:
         new = State(flat, mean, square, steps, state.scale, state.good)
         if self.dtype == torch.float16:
             new = skip_overflow(state, new, norm.isfinite())
-        return losses, new
+        return new
 
     def prepare(self):
         """Choose the fastest path that works here: `path` says which and, when it is not the best, why. To be called
@@ -107,6 +115,9 @@ class Engine:
             self.path = f'eager (fewer than {WORTH_COMPILING} steps are not worth compiling)'
         elif config.compile != 'False':
             compiled = torch.compile(self.step)
+            if self.ranks.split:    # what lies between gradient and update is a message
+                self.gradient, self.update = torch.compile(self.gradient), torch.compile(self.update)
+                compiled = self.step
             try:
                 compiled(self.state, *self.example())
                 self.launch, self.path = one_by_one(compiled), 'compiled'
@@ -119,6 +130,8 @@ class Engine:
                 self.path = f'eager (it does not compile here: {reason})'
         else:
             self.path = 'eager (compile=False)'
+        if self.ranks.split:
+            self.path += f', each batch split over {self.ranks.size} processes'
         if self.path == 'compiled' and self.device.type == 'cuda':
             self.launch, self.path = Captured(compiled, self.state, *self.example()), 'compiled and captured'
 
@@ -132,7 +145,7 @@ class Engine:
         starts = draws.batch_starts(self.seeds, first, last, micro * config.batch_size,
                                     len(self.data) - config.block_size)
         rates = torch.tensor([learning_rate(config, t) for t in range(first, last)], device=self.device)
-        return starts.unflatten(-1, (micro, -1)).movedim(-2, 1).contiguous(), rates
+        return self.ranks.share(starts.unflatten(-1, (micro, -1)).movedim(-2, 1)).contiguous(), rates
 
     def run(self, first, last):
         """Train from iteration `first` to `last`. Yields (steps done, losses (steps, R)) after each launch; on a GPU the

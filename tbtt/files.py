@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 BESIDE = '.tmp'               # a file being written
-COMMIT = 'commit.json'        # names the complete files beside their places, while they are being put there
+COMMIT = 'commit.json'        # names the complete files beside their places, while they are being put there; a writer may
+                              # have a name of its own with this end
 
 
 def write_beside(path, content):
@@ -26,7 +27,7 @@ def write_file(path, content):
     os.replace(write_beside(path, content), path)
 
 
-def write_files(folder, contents):
+def write_files(folder, contents, commit=COMMIT):
     """Replace several files as one: after a crash and `recover`, all of them are old or all are new.
 
     contents: {path relative to folder: bytes}. The new files are written beside their places; once the list of them is
@@ -35,25 +36,25 @@ def write_files(folder, contents):
     folder = Path(folder)
     for name, content in contents.items():
         write_beside(folder / name, content)
-    write_file(folder / COMMIT, json.dumps(list(contents)).encode())
-    put_in_place(folder)
+    write_file(folder / commit, json.dumps(list(contents)).encode())
+    put_in_place(folder / commit)
 
 
-def put_in_place(folder):
+def put_in_place(commit):
     """Finish a change whose list is on the disk."""
-    for name in json.loads((folder / COMMIT).read_bytes()):
-        beside = Path(f'{folder / name}{BESIDE}')
+    for name in json.loads(commit.read_bytes()):
+        path = commit.parent / name
+        beside = Path(f'{path}{BESIDE}')
         if beside.exists():    # else a crash came after this one was put in place
-            os.replace(beside, folder / name)
-    (folder / COMMIT).unlink()
+            os.replace(beside, path)
+    commit.unlink()
 
 
 def recover(folder):
     """Clean up after a crash: finish a change that was complete beside its places, undo one that was not."""
     folder = Path(folder)
-    (folder / f'{COMMIT}{BESIDE}').unlink(missing_ok=True)
-    if (folder / COMMIT).exists():
-        put_in_place(folder)
+    for commit in folder.glob(f'*{COMMIT}'):
+        put_in_place(commit)
     for pattern in (f'*{BESIDE}', f'seed_*/*{BESIDE}'):
         for leftover in folder.glob(pattern):
             leftover.unlink()

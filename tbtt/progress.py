@@ -21,17 +21,17 @@ def scores_line(rows):
 
 
 class Progress:
-    """A tqdm bar with the last losses and scores, or a plain line every `log_interval` iterations."""
+    """A tqdm bar with the last losses and scores, or a plain line every `log_interval` iterations. quiet: neither."""
 
-    def __init__(self, start, config):
+    def __init__(self, start, config, quiet=False):
         self.bar = tqdm(total=config.max_iters, initial=start, unit='it', dynamic_ncols=True,
-                        disable=not sys.stderr.isatty())
-        self.log_interval, self.waiting = config.log_interval, deque()
+                        disable=quiet or not sys.stderr.isatty())
+        self.quiet, self.log_interval, self.waiting = quiet, config.log_interval, deque()
 
     def step(self, iteration, losses):
         """iteration: steps done; losses: (steps, R) of those since the last call, perhaps still being computed."""
         self.bar.update(len(losses))
-        if self.bar.disable and iteration // self.log_interval > (iteration - len(losses)) // self.log_interval:
+        if self.bar.disable and not self.quiet and iteration // self.log_interval > (iteration - len(losses)) // self.log_interval:
             self.waiting.append((iteration, losses))
         # A GPU may be behind the host: a line waits for its loss, no step waits for a line.
         while self.waiting and (losses.device.type == 'cpu' or len(self.waiting) > 1):
@@ -44,7 +44,8 @@ class Progress:
         """Print an evaluation, and show it in the bar."""
         while self.waiting:
             self.print_line(*self.waiting.popleft())
-        self.say(f'iter {iteration:6d}: {scores_line(rows)}')
+        if not self.quiet:
+            self.say(f'iter {iteration:6d}: {scores_line(rows)}')
         self.bar.set_postfix_str(scores_line(rows).replace('  ', ', '))
 
     def say(self, line):

@@ -17,6 +17,7 @@ from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.command import UserError
 from tbtt.config import ROOT
 from tbtt.files import COMMIT, recover, write_file, write_files
+from tbtt.ranks import Ranks
 from tbtt.results import format_results, read_info, read_results
 
 LATEST, RESULTS, ABOUT, LOCK = 'ckpt.pt', 'results.csv', 'run.json', '.lock'
@@ -102,11 +103,12 @@ class RunFolder:
     Raises `UserError` where it holds another run and neither `init_from=resume` nor `overwrite` says what to do.
     """
 
-    def __init__(self, config, dataset):
+    def __init__(self, config, dataset, ranks=None):
         self.path = Path(config.out_dir)
-        self.config = config
+        self.config, self.ranks = config, ranks or Ranks()
         seeds = range(config.seed, config.seed + config.num_seeds)
-        self.seeds = [SeedRun(f'seed_{seed}' if config.num_seeds > 1 else '', seed, config, dataset) for seed in seeds]
+        self.seeds = [SeedRun(f'seed_{seed}' if config.num_seeds > 1 else '', seed, config, dataset)
+                      for seed in self.ranks.deal(seeds)]
         self.lock = filelock.FileLock(self.path / LOCK)
         self.writer = ThreadPoolExecutor(max_workers=1)
         self.pending = None
@@ -137,8 +139,19 @@ class RunFolder:
 
     def __enter__(self):
         """Take the folder. -> what `read` gives where the run goes on, ({}, 0) for a new one"""
+        if self.ranks.leader:
+            self.claim()
+        self.ranks.wait()
+        try:
+            return self.read() if self.config.init_from == 'resume' else ({}, 0)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def claim(self):
+        """Lock the folder against other runs, clean up after a crash, and make room for a new run."""
         resuming = self.config.init_from == 'resume'
-        if resuming and not (self.held() or (self.path / COMMIT).exists()):
+        if resuming and not (self.held() or any(self.path.glob(f'*{COMMIT}'))):
             raise UserError(f'no run in {self.path} to resume, for there is no checkpoint: train without --init_from=resume')
         if not resuming and not self.config.overwrite and self.held():
             raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True starts anew')
@@ -146,13 +159,8 @@ class RunFolder:
         try:
             self.lock.acquire(timeout=0)
             recover(self.path)
-            if resuming:
-                return self.read()
-            for name in self.held():
+            for name in self.held() * (not resuming):
                 (self.path / name).unlink()
-            for seed in self.seeds:
-                (self.path / seed.folder).mkdir(exist_ok=True)
-            return {}, 0
         except filelock.Timeout:
             raise UserError(f'another training writes into {self.path}: wait for it, or choose another out_dir') from None
         except BaseException:
@@ -189,13 +197,15 @@ class RunFolder:
         if rows:
             for _, seed in going:
                 seed.last_evaluated = iteration
-        self.pending = self.writer.submit(self.write, iteration, snapshot, rows, going)
+        if self.ranks.writes:
+            self.pending = self.writer.submit(self.write, iteration, snapshot, rows, going)
 
     def write(self, iteration, snapshot, rows, going):
         files = {}
         for r, seed in going:
+            (self.path / seed.folder).mkdir(exist_ok=True)
             files |= seed.files(iteration, snapshot(r), rows and rows[r])
-        write_files(self.path, files)
+        write_files(self.path, files, f'{self.seeds[0].seed}.{COMMIT}')
 
     def flush(self):
         """Wait until what was recorded is on the disk."""
@@ -207,7 +217,8 @@ class RunFolder:
         """Write run.json for every seed: what made the run, how far it is, and the seconds it took so far (of all seeds
         together)."""
         seconds = self.seconds_before + time.monotonic() - self.started
-        for seed in self.seeds:
+        for seed in self.seeds * self.ranks.writes:
+            (self.path / seed.folder).mkdir(exist_ok=True)
             content = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **about,
                        'diverged': seed.diverged,                       'seconds': round(seconds, 1), 'config': seed.config}
             write_file(self.path / seed.folder / ABOUT, (json.dumps(content, indent=1) + '\n').encode())

@@ -1,4 +1,4 @@
-"""What the tests share: prepared datasets, a small trained run, and scripts run in this process or in one of their own."""
+"""What the tests share: prepared datasets, a small trained run, and scripts run in this process or in their own."""
 import os
 import runpy
 import shutil

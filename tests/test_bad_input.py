@@ -164,7 +164,8 @@ def test_a_missing_file_of_a_dataset(declined, data, name):
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 @pytest.mark.parametrize('change, says', [
-    (lambda raw: raw[:-1], 'cut off'), (lambda raw: raw[:-18], 'cut off'), (lambda raw: b'', '0 tokens'), (lambda raw: raw[:18], '9 tokens'),
+    (lambda raw: raw[:-1], 'cut off'), (lambda raw: raw[:-18], 'cut off'), (lambda raw: b'', '0 tokens'),
+    (lambda raw: raw[:18], '9 tokens'),
     (lambda raw: raw[:100] + b'\x10\x00' + raw[102:], 'token 16 at 50'),
     (lambda raw: raw + b'\xff\xff', 'token 65535')])
 def test_a_damaged_bin_file(declined, data, split, change, says):
@@ -234,7 +235,8 @@ def test_a_folder_into_which_another_training_writes(goes_on, copy_of_learned):
 
 
 @pytest.mark.parametrize('settings, says', [
-    (dict(n_embd=44), 'n_embd=48'), (dict(learning_rate=2e-2), 'learning_rate=0.01'), (dict(eval_interval=7), 'eval_interval'),
+    (dict(n_embd=44), 'n_embd=48'), (dict(learning_rate=2e-2), 'learning_rate=0.01'),
+    (dict(eval_interval=7), 'eval_interval'),
     (dict(batch_size=64), 'batch_size=128'), (dict(mlp_expansion=2), 'mlp_expansion'), (dict(seed=1338), 'seed=1337'),
     (dict(num_seeds=2), 'seed_1337')], ids=str)
 def test_a_run_goes_on_only_as_it_was(goes_on, settings, says):

@@ -10,7 +10,8 @@ from tbtt.config import FIELDS
 
 SCRIPTS = [str(path.relative_to(HERE)) for path in (*HERE.glob('*.py'), *HERE.glob('data/*/prepare.py'))
            if "__name__ == '__main__'" in path.read_text()]
-NOT_IN_A_CLONE = shutil.ignore_patterns('.*', '__pycache__', '*.bin', '*.pkl', '*.pt', 'train.txt', 'val.txt', 'tests', 'results')
+NOT_IN_A_CLONE = shutil.ignore_patterns('.*', '__pycache__', '*.bin', '*.pkl', '*.pt', 'train.txt', 'val.txt', 'tests',
+                                        'results')
 
 
 @pytest.fixture(scope='session')

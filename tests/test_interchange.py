@@ -190,7 +190,7 @@ def vocabulary_of(checkpoint):
 
 def test_training_of_ours_goes_on_there_as_it_would_here(command, our_model, copy_of_learned, small_math):
     model, checkpoint = our_model
-    config = Config(**{name: value for name, value in checkpoint['config'].items()})
+    config = Config(**checkpoint['config'])
     optimizer = model.optimizer(config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
     optimizer.load_state_dict(checkpoint['optimizer'])
     for t in range(checkpoint['iter_num'], checkpoint['iter_num'] + 5):
@@ -202,5 +202,6 @@ def test_training_of_ours_goes_on_there_as_it_would_here(command, our_model, cop
 
 
 def test_a_model_that_nanogpt_has_no_name_for_says_so(command, small_math, tmp_path):
-    assert command(TRAIN, dataset=small_math, out_dir=tmp_path / 'run', **LEARNS | dict(mlp_expansion=1, max_iters=0)).status == 0
+    settings = LEARNS | dict(mlp_expansion=1, max_iters=0)
+    assert command(TRAIN, dataset=small_math, out_dir=tmp_path / 'run', **settings).status == 0
     assert load(tmp_path / 'run/ckpt.pt')['model_args']['mlp_expansion'] == 1
