@@ -27,8 +27,8 @@ from tbtt.command import Parser, UserError, run
 from tbtt.config import ROOT, load_config
 from tbtt.dataset import Dataset
 from tbtt.device import autocast, choose_device, choose_dtype
-from tbtt.engine import Engine, learning_rate
-from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluator, Losses
+from tbtt.engine import Engine
+from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluation
 from tbtt.paper import MODELS, TASKS
 from tbtt.prepare import write_dataset
 from tbtt.replicas import Replicas
@@ -55,10 +55,7 @@ class Setup:
         self.slow_model.load_state_dict(self.replicas.state_dict(self.replicas.flat[0]))
         self.slow_optimizer = slow.slow_optimizer(self.slow_model, config)
         self.engine = Engine(self.replicas, self.dataset.train, seeds, config, device, self.dtype)
-
-    def forward(self, tokens):
-        with autocast(self.device, self.dtype):
-            return self.replicas.forward(tokens)
+        self.evaluation = Evaluation(self.engine.forward, self.dataset, config, self.engine.seeds)
 
     def steps(self, count):
         """`count` steps of ours. -> losses of the last launch (steps, R)"""
@@ -76,11 +73,8 @@ class Setup:
         return loss
 
     def evaluate(self):
-        """An evaluation of ours, losses included. -> (rows, losses (R,))"""
-        block, seeds = self.config.block_size, self.engine.seeds
-        rows = Evaluator(self.forward, self.dataset.codec, self.dataset.tasks, block, seeds).rows(0)
-        losses = Losses(self.forward, block, self.config.batch_size, self.config.eval_iters, seeds)
-        return rows, losses(self.engine.data, 0)
+        """An evaluation of ours, losses included. -> rows of results"""
+        return self.evaluation(0)
 
     def slow_evaluate(self):
         """The same by the slow twin, its losses estimated from `eval_iters` batches of each split, as nanoGPT does.

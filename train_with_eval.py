@@ -17,10 +17,11 @@ import torch
 from tbtt.command import Parser, UserError, run
 from tbtt.config import FIELDS, add_settings, load_config
 from tbtt.dataset import Dataset
-from tbtt.device import autocast, choose_device, choose_dtype
+from tbtt.device import choose_device, choose_dtype
 from tbtt.engine import Engine
-from tbtt.evaluate import Evaluator, Losses
+from tbtt.evaluate import Evaluation
 from tbtt.logs import wanted
+from tbtt.memory import is_out_of_memory, replicas_that_fit, tokens_per_pass
 from tbtt.progress import Interruption, Progress, scores_line
 from tbtt.ranks import Ranks
 from tbtt.replicas import Replicas
@@ -40,33 +41,14 @@ def next_multiple(n, step):
     return (n // step + 1) * step
 
 
-def main():
-    config = read_settings()
-    ranks = Ranks(config.num_seeds, config.batch_size)
-    device = choose_device(config.device, ranks.local)
-    dtype = choose_dtype(config.dtype, device)
-    dataset = Dataset(config.dataset, config.block_size)
-    log_kinds = wanted(config)
+def train(config, dataset, device, dtype, ranks):
+    """Evaluate, train `eval_interval` steps without looking up, and again. -> exit status"""
     seeds = ranks.deal(range(config.seed, config.seed + config.num_seeds))
     replicas = Replicas.from_seeds(config.model_args(dataset.meta['vocab_size']), seeds, device)
     engine = Engine(replicas, dataset.train, seeds, config, device, dtype, ranks)
-
-    def forward(tokens):
-        with autocast(device, dtype):
-            return replicas.forward(tokens)
-
-    evaluator = Evaluator(forward, dataset.codec, dataset.tasks, config.block_size, engine.seeds)
-    measure = Losses(forward, config.block_size, config.batch_size, config.eval_iters, engine.seeds)
-    train_data, val_data = dataset.train.to(device), dataset.val.to(device)
-    same_data = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
-
-    def evaluate(iteration):
-        """One row of results a replica."""
-        train = measure(train_data, iteration)
-        val = train if same_data else measure(val_data, iteration)
-        return [{'iter': iteration, **row, 'train_loss': float(a), 'val_loss': float(b)}
-                for row, a, b in zip(evaluator.rows(iteration), train, val)]
-
+    max_tokens = tokens_per_pass(replicas.template.config, len(seeds), device)
+    evaluate = Evaluation(engine.forward, dataset, config, engine.seeds, max_tokens)
+    log_kinds = wanted(config)
     folder = RunFolder(config, dataset, ranks)
     if config.eval_only:
         checkpoints, t = folder.read() if config.init_from == 'resume' else ({}, 0)
@@ -127,6 +109,22 @@ def main():
         print(f'stopped after iteration {t}, saved in {folder.path}: --init_from=resume goes on', file=sys.stderr)
         return 128 + interruption.signal
     return int(folder.all_diverged())
+
+
+def main():
+    config = read_settings()
+    ranks = Ranks(config.num_seeds, config.batch_size)
+    device = choose_device(config.device, ranks.local)
+    dtype = choose_dtype(config.dtype, device)
+    dataset = Dataset(config.dataset, config.block_size)
+    try:
+        return train(config, dataset, device, dtype, ranks)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Here, where the error and with it what it kept alive is gone, there is room to see how much fits.
+    fit = replicas_that_fit(config, config.model_args(dataset.meta['vocab_size']), dataset.train, device, dtype)
+    raise UserError(f'out of memory with num_seeds={config.num_seeds}: about {fit} would fit; what is on disk is whole')
 
 
 if __name__ == '__main__':

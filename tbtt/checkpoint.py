@@ -2,6 +2,7 @@
 score or sample one."""
 import io
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -31,7 +32,9 @@ def read_checkpoint(path):
     except FileNotFoundError:
         raise UserError(f'no checkpoint {path}: train first, or name another with --ckpt') from None
     try:
-        checkpoint = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')    # what follows says all there is to say
+            checkpoint = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split('GLOBAL ')[-1].split(' was not')[0] if 'GLOBAL' in str(error) else 'damaged'
         raise UserError(f'{path} cannot be loaded without running code from it ({reason}): it is refused') from error

@@ -1,6 +1,8 @@
 """What every script shares at the shell: options, `--help`, and errors that are one line long."""
 import argparse
 import difflib
+import os
+import signal
 import sys
 
 
@@ -49,12 +51,18 @@ def run(main):
     """Run a script's `main()`: a `UserError` becomes one line on standard error and exit status 2."""
     try:
         status = main()
+        sys.stdout.flush()
     except UserError as error:
         if '--debug' in sys.argv:
             raise
         one_line = ' '.join(str(error).split())
         print(f'error: {one_line}', file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except BrokenPipeError:    # who read our output, `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
     except OSError as error:
         if '--debug' in sys.argv or error.filename is None:
             raise

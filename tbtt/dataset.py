@@ -112,6 +112,11 @@ class Dataset:
         self.tasks = tasks_from(self.meta.get('tasks', {}), self.folder / 'meta.pkl')
         self.train, self.val = (read_tokens(self.folder / f'{split}.bin', self.meta['vocab_size'], block_size)
                                 for split in ('train', 'val'))
+        expected = sum(len(line) for task in self.tasks.values() for line in task.lines())
+        for split, tokens in (('train', self.train), ('val', self.val)):
+            if self.tasks and len(tokens) != expected:
+                raise UserError(f'{self.folder / split}.bin is cut off or of other data: {len(tokens)} tokens where meta.pkl '
+                                f'describes {expected}: prepare the dataset again')
         self.digest = hashlib.sha256(self.train.numpy().tobytes() + self.val.numpy().tobytes()).hexdigest()
 
 

@@ -61,6 +61,11 @@ class Engine:
         self.stream = None    # of dropout, as a checkpoint left it
         self.launch, self.path = one_by_one(self.step), 'eager'
 
+    def forward(self, tokens):
+        """Tokens (R, T, B), or (T, B) for all alike -> logits (R, V, T, B), dropout off, in the arithmetic of training."""
+        with autocast(self.device, self.dtype):
+            return self.replicas.forward(tokens)
+
     def gradient(self, state, starts):
         """Mean gradient and loss over micro-batches. starts (micro-steps, R, B): where the windows of a batch start in
         the data. -> (R, parameters), (R,)"""
@@ -168,12 +173,14 @@ class Engine:
 
     def snapshot(self):
         """A copy of the state on the CPU. -> function r -> what a checkpoint holds of replica r: its weights, its
-        optimizer and, where there is dropout, the state of its stream"""
+        optimizer and, where there are such, the state of dropout's stream and of float16's scaler"""
         state = State(*(x.to('cpu', copy=True) for x in self.state))
         stream = {'stream': self.random().get_state()} if self.config.dropout else {}
+        float16 = self.dtype == torch.float16
         return lambda r: {'model': self.replicas.state_dict(state.flat[r]),
                           'optimizer': pack_optimizer(self.replicas, self.config, state.mean[r], state.square[r],
-                                                      state.steps[r].item()), **stream}
+                                                      state.steps[r].item()),
+                          **({'scaler': (state.scale[r].item(), state.good[r].item())} if float16 else {}), **stream}
 
     def load(self, checkpoints):
         """Take up the state of the replicas from their checkpoints, R as {path: checkpoint}. Raises `UserError` for a damaged one."""
@@ -183,6 +190,8 @@ class Engine:
             self.state.mean[r], self.state.square[r], self.state.steps[r] = unpack_optimizer(
                 model, checkpoint['optimizer'], path)
             self.stream = checkpoint.get('stream')
+            if 'scaler' in checkpoint:
+                self.state.scale[r], self.state.good[r] = checkpoint['scaler']
 
 
 def skip_overflow(old, new, finite):

@@ -10,6 +10,27 @@ from tbtt.results import SCORES
 TEMPERATURE, TOP_K, NUM_SAMPLES = 0.01, 10, 10    # of the paper
 
 
+class Evaluation:
+    """All that is measured of a run's R replicas at an iteration.
+
+    forward: (R, T, B) or (T, B) tokens -> (R, V, T, B) logits. seeds: (R,) int64 on the device of the model. max_tokens:
+    largest number of tokens a replica in one forward pass.
+    """
+
+    def __init__(self, forward, dataset, config, seeds, max_tokens=2**20):
+        self.evaluator = Evaluator(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens)
+        self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds, max_tokens)
+        self.train, self.val = dataset.train.to(seeds.device), dataset.val.to(seeds.device)
+        self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
+
+    def __call__(self, iteration):
+        """-> a row of results.csv for each replica, as dicts"""
+        train = self.losses(self.train, iteration)
+        val = train if self.same else self.losses(self.val, iteration)
+        return [{'iter': iteration, **row, 'train_loss': a, 'val_loss': b}
+                for row, a, b in zip(self.evaluator.rows(iteration), train.tolist(), val.tolist())]
+
+
 class Evaluator:
     """Asks the tasks' prompts of R replicas at once.
 

@@ -102,6 +102,12 @@ def train(engine, first, last):
     return torch.cat([losses.clone() for _, losses in engine.run(first, last)])
 
 
+def checkpoints(engine):
+    """{path: checkpoint} of all replicas, as far as an engine needs them."""
+    snapshot, args = engine.snapshot(), vars(engine.replicas.template.config)
+    return {f'seed {r}': {**snapshot(r), 'model_args': args} for r in range(len(engine.seeds))}
+
+
 def weights(engine, r=0):
     """One replica's state dict."""
     return engine.snapshot()(r)['model']

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import equal_weights, new_engine, tiny_config, train, weights
+from conftest import checkpoints, equal_weights, new_engine, tiny_config, train, weights
 from nanogpt import NanoGPT, slice_batch
 from tbtt import draws
 from tbtt.engine import learning_rate
@@ -119,9 +119,9 @@ def test_an_engine_that_takes_up_a_snapshot_goes_on_as_the_other_would(math_data
     config = tiny_config(num_seeds=2, **WD)
     first, second = (new_engine(math_data.train, 17, config) for _ in range(2))
     train(first, 0, 10)
-    snapshot = first.snapshot()
+    saved = checkpoints(first)
     expected = train(first, 10, 20)
-    second.load([snapshot(r) for r in range(2)])
+    second.load(saved)
     assert torch.equal(train(second, 10, 20), expected)
     assert equal_weights(weights(first, 1), weights(second, 1))
 
@@ -138,7 +138,7 @@ def test_a_snapshot_does_not_change_with_the_training_that_goes_on(math_data):
 def test_replicas_have_dropout_masks_of_their_own(math_data, dropout, differ):
     # The same weights and, with data of one token, the same batches: what differs is the masks.
     engine = new_engine(torch.full((200,), 3), 17, tiny_config(num_seeds=2, dropout=dropout))
-    engine.load([engine.snapshot()(0)] * 2)
+    engine.load(dict.fromkeys('ab', checkpoints(engine)['seed 0']))
     losses = train(engine, 0, 3)
     assert torch.equal(losses[:, 0], losses[:, 1]) != differ
 
@@ -155,9 +155,10 @@ def test_dropout_is_the_same_for_the_same_seed_whatever_was_drawn_before(math_da
 def test_a_replica_that_diverges_does_not_touch_its_neighbours(math_data):
     config = tiny_config(num_seeds=3, **WD)
     healthy, ill = (new_engine(math_data.train, 17, config) for _ in range(2))
-    states = [ill.snapshot()(r) for r in range(3)]
-    states[1]['model'] = {name: torch.full_like(value, torch.nan) for name, value in states[1]['model'].items()}
-    ill.load(states)
+    saved = checkpoints(ill)
+    for value in saved['seed 1']['model'].values():
+        value.fill_(torch.nan)
+    ill.load(saved)
     expected, found = train(healthy, 0, 10), train(ill, 0, 10)
     assert found[:, 1].isnan().all() and torch.equal(found[:, [0, 2]], expected[:, [0, 2]])
     assert all(equal_weights(weights(ill, r), weights(healthy, r)) for r in (0, 2))

@@ -1,5 +1,5 @@
 """
-Sums and differences of two numbers, one a line: <a+b=c> and <a-b=c>, all operands from 0 to --max_operand.:
+Sums and differences of two numbers, one a line: <a+b=c> and <a-b=c>, all operands from 0 to --max_operand.
 
     python data/as_math/prepare.py
 

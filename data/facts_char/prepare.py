@@ -1,5 +1,5 @@
 """
-Capitals of 50 countries, one a line: Capital of X is Y.:
+Capitals of 50 countries, one a line: Capital of X is Y.
 
     python data/facts_char/prepare.py
 
