@@ -187,19 +187,44 @@ def peak_memory(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
 
 
+def milliseconds(times):
+    """`4.1 (3.9 to 4.3)`; whole milliseconds from 100 on."""
+    median, *spread = (f'{times[key]:,.0f}' if times[key] >= 100 else f'{times[key]:.3g}'
+                       for key in ('median', 'min', 'max') if key in times)
+    return median + (f' ({" to ".join(spread)})' if spread else '')
+
+
+def remark(row):
+    """What else there is to say of a row."""
+    said = [row['path']] if 'path' in row else []
+    if 'per_seed_ms' in row:
+        said.append(f'{row["per_seed_ms"]:.3g} ms a seed')
+    if 'share_of_measured_peak' in row:
+        said.append(f'{row["tera_operations_per_s"]:.3g} T operations/s, {100 * row["share_of_measured_peak"]:.0f}% of a large '
+                    f'product')
+    return ', '.join(said)
+
+
 def show(row):
     """A row for people."""
-    def cell(times):
-        spread = f' ({times["min"]:.3g}-{times["max"]:.3g})' if 'min' in times else ''
-        return f'{times["median"]:.4g} ms{spread}'
-    line = f'{row["what"]:<62} {cell(row["ours_ms"]):<32}'
-    if 'slow_ms' in row:
-        line += f' slow twin {cell(row["slow_ms"]):<32} {row["slow_ms"]["median"] / row["ours_ms"]["median"]:.1f} times'
-    if 'per_seed_ms' in row:
-        line += f' {row["per_seed_ms"]:.3g} ms a seed'
-    if 'share_of_measured_peak' in row:
-        line += f' {row["tera_operations_per_s"]:.3g} T/s, {100 * row["share_of_measured_peak"]:.0f}% of a large product'
-    return line + (f'  [{row["path"]}]' if 'path' in row else '')
+    twin = row.get('slow_ms')
+    line = f'{row["what"]:<62} {milliseconds(row["ours_ms"]):<24}'
+    if twin:
+        line += f' twin {milliseconds(twin):<26} {twin["median"] / row["ours_ms"]["median"]:6.1f} times'
+    return f'{line}  {remark(row)}'
+
+
+def markdown(about):
+    """The README's table, from what --json printed."""
+    lines = [f'{about["hardware"]}; torch {about["versions"]["torch"]}, Python {about["versions"]["python"]}; commit '
+             f'{about["commit"]}; peak memory {about["peak_memory_mb"]:.0f} MB. Medians, smallest and largest in brackets.', '',
+             '| what | ours, ms | slow twin, ms | times faster | |', '| --- | --- | --- | --- | --- |']
+    for row in about['rows']:
+        cells = [row['what'], milliseconds(row['ours_ms'])]
+        twin = row.get('slow_ms')
+        cells += [milliseconds(twin), f'{twin["median"] / row["ours_ms"]["median"]:.1f}'] if twin else ['', '']
+        lines.append(f'| {" | ".join(cells)} | {remark(row)} |')
+    return '\n'.join(lines)
 
 
 def names(known):
@@ -225,7 +250,7 @@ def main():
     say = (lambda row: None) if args.json else lambda row: print(show(row), flush=True)
     about, rows = provenance(device), []
     if not args.json:
-        print(f'{about["hardware"]}, torch {about["versions"]["torch"]}; medians (smallest-largest)')
+        print(f'{about["hardware"]}, torch {about["versions"]["torch"]}; milliseconds, medians (smallest to largest)')
     sections = {'step': bench_step, 'evaluation': bench_evaluation, 'replicas': bench_replicas}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

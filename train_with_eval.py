@@ -59,7 +59,6 @@ def train(config, dataset, device, dtype, ranks):
     ranks.join(device)
     with folder as (checkpoints, t):
         if folder.evaluated(t) and t >= config.max_iters:
-            folder.mark_finished(t)
             print(f'{folder.path} is finished at iteration {t}: a larger max_iters would go on')
             return 0
         engine.load(checkpoints)

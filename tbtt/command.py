@@ -49,7 +49,6 @@ def true_or_false(text):
 
 def run(main):
     """Run a script's `main()`: a `UserError` becomes one line on standard error and exit status 2."""
-    sys.stdout.reconfigure(errors='backslashreplace')    # a folder's name may be no UTF-8
     try:
         status = main()
         sys.stdout.flush()

@@ -36,7 +36,7 @@ class Codec:
         return ''.join(self.itos.get(int(i), '\ufffd') for i in ids)
 
 
-class PlainUnpickler(pickle._Unpickler):    # the one in Python: a damaged index costs the one in C gigabytes
+class PlainUnpickler(pickle.Unpickler):
     """Admits what a meta.pkl is made of (containers, strings, numbers) and no object of any class: no code can run."""
 
     def find_class(self, module, name):

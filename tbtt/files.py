@@ -3,8 +3,8 @@ import json
 import os
 from pathlib import Path
 
-BESIDE = '.tbtt.tmp'          # a file being written; a name that is nobody else's, for `recover` deletes it
-COMMIT = 'tbtt.commit.json'   # names the complete files beside their places, while they are being put there; a writer may
+BESIDE = '.tmp'               # a file being written
+COMMIT = 'commit.json'        # names the complete files beside their places, while they are being put there; a writer may
                               # have a name of its own with this end
 
 
@@ -16,28 +16,15 @@ def write_beside(path, content):
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException as error:
+    except BaseException:
         beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:    # a full disk does not say which file was too much
-            error.filename = str(path)
         raise
     return beside
-
-
-def flush_folder(folder):
-    """Flush to the disk which names a folder holds, where the system can: what a rename did may be lost until then."""
-    if os.name == 'posix':
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def write_file(path, content):
     """Replace one file in one step."""
     os.replace(write_beside(path, content), path)
-    flush_folder(Path(path).parent)
 
 
 def write_files(folder, contents, commit=COMMIT):
@@ -49,21 +36,17 @@ def write_files(folder, contents, commit=COMMIT):
     folder = Path(folder)
     for name, content in contents.items():
         write_beside(folder / name, content)
-    for inner in {(folder / name).parent for name in contents}:
-        flush_folder(inner)
     write_file(folder / commit, json.dumps(list(contents)).encode())
     put_in_place(folder / commit)
 
 
 def put_in_place(commit):
     """Finish a change whose list is on the disk."""
-    paths = [commit.parent / name for name in json.loads(commit.read_bytes())]
-    for path in paths:
+    for name in json.loads(commit.read_bytes()):
+        path = commit.parent / name
         beside = Path(f'{path}{BESIDE}')
         if beside.exists():    # else a crash came after this one was put in place
             os.replace(beside, path)
-    for folder in {path.parent for path in paths if path.parent.is_dir()}:
-        flush_folder(folder)
     commit.unlink()
 
 

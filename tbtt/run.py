@@ -1,6 +1,5 @@
 """A run's folder: who may write there, what an evaluation leaves in it, and how a run goes on from it."""
 import dataclasses
-import hashlib
 import json
 import platform
 import shutil
@@ -44,23 +43,22 @@ class SeedRun:
         self.csv, self.last_evaluated, self.diverged = format_results([]), -1, None
         self.best, self.best_val_loss = {}, float('inf')
 
-    def files(self, iteration, state, row=None, good=True):
+    def files(self, iteration, state, row=None):
         """The files to write at an iteration, {path: bytes}: the latest checkpoint, and where there is an evaluation
-        (`row`) the results with it and a checkpoint for every score that is strictly better than before. Where the state
-        is not `good` (its loss is not finite), only the results: the last good checkpoint stays."""
+        (`row`) the results with it and a checkpoint for every score that is strictly better than before. Where the loss
+        is not finite, only the results: the last good checkpoint stays."""
         files, better = {}, []
         if row is not None:
             self.csv += format_results([row]).split('\n', 1)[1]
             files[RESULTS] = self.csv.encode()
-        if good:
+        if self.diverged is None:
             if row is not None:
                 better = [score for score in BEST if row.get(f'{score}_acc', -1) > self.best.get(score, -1)]
                 self.best |= {score: row[f'{score}_acc'] for score in better}
                 self.best_val_loss = min(self.best_val_loss, row['val_loss'])
             content = to_bytes({
                 **state, 'model_args': self.model_args, 'iter_num': iteration, 'best_val_loss': self.best_val_loss,
-                'config': self.config, 'meta': self.meta, 'data': self.digest, 'best': self.best,
-                'results': digest_of(self.csv)})
+                'config': self.config, 'meta': self.meta, 'data': self.digest, 'best': self.best})
             files |= {name: content for name in (*(BEST[score] for score in better), LATEST)}
         return {str(Path(self.folder) / name): content for name, content in files.items()}
 
@@ -85,7 +83,8 @@ class SeedRun:
             if checkpoint.get(key, now) != now:
                 raise UserError(f'{path} was trained on other data than {self.config["dataset"]} now holds: prepare them as '
                                 f'they were, or train anew')
-        self.best, self.best_val_loss = best_of(checkpoint, path)
+        self.best = checkpoint.get('best', {})
+        self.best_val_loss = float(checkpoint.get('best_val_loss', float('inf')))
         results = path.parent / RESULTS
         if results.exists():
             rows = read_results(results)
@@ -93,27 +92,9 @@ class SeedRun:
                 self.diverged = int(rows['iter'][-1])
             keep = int(np.searchsorted(rows['iter'], checkpoint['iter_num'], side='right'))
             lines = results.read_text().splitlines(keepends=True)
-            if digest_of(''.join(lines[:keep + 1])) != checkpoint.get('results', digest_of(''.join(lines[:keep + 1]))):
-                raise UserError(f'{results} is not what the run wrote: restore it, or delete it to go on without its rows')
             self.csv = ''.join(lines if self.diverged is not None else lines[:keep + 1])
             self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
         return checkpoint
-
-
-def digest_of(text):
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def best_of(checkpoint, path):
-    """-> best scores, best validation loss of a checkpoint. Raises `UserError` where these or the iteration cannot be."""
-    best, loss = checkpoint.get('best', {}), checkpoint.get('best_val_loss', float('inf'))
-    try:
-        loss = float(loss)
-        if checkpoint['iter_num'] < 0 or any(not 0 <= float(value) <= 100 for value in best.values()):
-            raise ValueError
-    except (AttributeError, RuntimeError, TypeError, ValueError):
-        raise UserError(f'{path} is damaged: iter_num {checkpoint["iter_num"]}, best {best}, best_val_loss {loss}') from None
-    return best, loss
 
 
 class RunFolder:
@@ -149,8 +130,7 @@ class RunFolder:
         if len(at) > 1:
             raise UserError(f'the seeds in {self.path} are at different iterations, {sorted(at)}: resume each in its own '
                             f'folder until they are not')
-        seconds = read_info(self.path / self.seeds[0].folder).get('seconds')
-        self.seconds_before = float(seconds) if isinstance(seconds, (int, float)) else 0.0
+        self.seconds_before = read_info(self.path / self.seeds[0].folder).get('seconds', 0.0)
         return checkpoints, at.pop()
 
     def evaluated(self, iteration):
@@ -163,8 +143,6 @@ class RunFolder:
             self.claim()
         self.ranks.wait()
         try:
-            for seed in self.seeds:    # here alone: a folder that is removed under way is not to come back half full
-                (self.path / seed.folder).mkdir(exist_ok=True)
             return self.read() if self.config.init_from == 'resume' else ({}, 0)
         except BaseException:
             self.lock.release()
@@ -173,10 +151,9 @@ class RunFolder:
     def claim(self):
         """Lock the folder against other runs, clean up after a crash, and make room for a new run."""
         resuming = self.config.init_from == 'resume'
-        evaluated = [name for name in self.held() if Path(name).name != ABOUT]    # else it died before it had anything
-        if resuming and not (evaluated or any(self.path.glob(f'*{COMMIT}'))):
+        if resuming and not (self.held() or any(self.path.glob(f'*{COMMIT}'))):
             raise UserError(f'no run in {self.path} to resume, for there is no checkpoint: train without --init_from=resume')
-        if not resuming and not self.config.overwrite and (evaluated or any(self.path.glob(f'*{COMMIT}'))):
+        if not resuming and not self.config.overwrite and self.held():
             raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True starts anew')
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -213,23 +190,21 @@ class RunFolder:
     def record(self, iteration, snapshot, rows=None):
         """Write the state at an iteration, and its evaluation where there is one, in the background: all seeds' files
         change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the write before it, and raises
-        what that raised. Between two evaluations nothing is written where a seed has just diverged: resumed, all go on
-        from the last evaluation and come to the one that says so."""
+        what that raised."""
         self.flush()
-        if rows is None and any(seed.diverged is not None and seed.last_evaluated < seed.diverged for seed in self.seeds):
-            return
-        going = [(r, seed, seed.diverged is None) for r, seed in enumerate(self.seeds)    # as it is now, not when written
+        going = [(r, seed) for r, seed in enumerate(self.seeds)
                  if seed.diverged is None or rows and seed.last_evaluated < seed.diverged]
         if rows:
-            for _, seed, _ in going:
+            for _, seed in going:
                 seed.last_evaluated = iteration
         if self.ranks.writes:
             self.pending = self.writer.submit(self.write, iteration, snapshot, rows, going)
 
     def write(self, iteration, snapshot, rows, going):
         files = {}
-        for r, seed, good in going:
-            files |= seed.files(iteration, snapshot(r), rows and rows[r], good)
+        for r, seed in going:
+            (self.path / seed.folder).mkdir(exist_ok=True)
+            files |= seed.files(iteration, snapshot(r), rows and rows[r])
         write_files(self.path, files, f'{self.seeds[0].seed}.{COMMIT}')
 
     def flush(self):
@@ -238,19 +213,12 @@ class RunFolder:
             self.pending, done = None, self.pending
             done.result()
 
-    def mark_finished(self, iteration):
-        """See to it that run.json says so, which a crash at the very end may have prevented."""
-        for seed in self.seeds * self.ranks.writes:
-            about = read_info(self.path / seed.folder)
-            if about.get('finished') is not True:
-                about |= {'seed': seed.seed, 'diverged': seed.diverged, 'iter_num': iteration, 'finished': True}
-                write_file(self.path / seed.folder / ABOUT, (json.dumps(about, indent=1) + '\n').encode())
-
     def describe(self, **about):
         """Write run.json for every seed: what made the run, how far it is, and the seconds it took so far (of all seeds
         together)."""
         seconds = self.seconds_before + time.monotonic() - self.started
         for seed in self.seeds * self.ranks.writes:
+            (self.path / seed.folder).mkdir(exist_ok=True)
             content = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **about,
                        'diverged': seed.diverged,                       'seconds': round(seconds, 1), 'config': seed.config}
             write_file(self.path / seed.folder / ABOUT, (json.dumps(content, indent=1) + '\n').encode())

@@ -26,6 +26,7 @@ os.environ['OMP_NUM_THREADS'] = '1'
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+import torch._dynamo    # as every training does in the end: children need not do it again
 
 from conftest import HERE, TINY, contents, options, run_script
 
@@ -201,7 +202,7 @@ class Torture:
 
     def start(self, folder, moment=None, fresh=False):
         """Begin, or go on where there is anything to go on with."""
-        going_on = folder.exists()
+        going_on = any(folder.rglob('ckpt.pt')) or any(folder.glob('*commit.json'))    # else there is nothing yet
         settings = self.settings | dict(out_dir=folder, init_from='resume' if going_on else 'scratch')
         self.resumes += going_on
         return Training(self.root / 'part.log', settings, lambda: moment and Moments(folder, moment), fresh)
@@ -247,7 +248,8 @@ class Torture:
 
     def compare(self, folder, training):
         differ = difference(self.root / 'whole', folder)
-        marked = (folder / 'run.json').exists() and '"finished": true' in (folder / 'run.json').read_text()
+        about = [path.read_text() for path in folder.rglob('run.json')]
+        marked = len(about) == self.settings.get('num_seeds', 1) and all('"finished": true' in text for text in about)
         if training.status != 0 or not marked or differ:
             self.differ += max(1, differ)
             print(f'{folder}: status {training.status}, {differ} bytes differ, finished: {marked}\n{training.said()}')

@@ -1,0 +1,56 @@
+"""The README's numbers are those of the committed files. `python tests/test_readme.py` writes them anew."""
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(HERE))    # when run as a script
+
+import bench
+import make_tables
+
+README = HERE / 'README.md'
+
+
+def results():
+    """Tables 2, 3 and 4 from results/."""
+    return '\n\n'.join([*(make_tables.make_table(task, HERE / 'results') for task in make_tables.TABLES), make_tables.NOTES])
+
+
+def speed():
+    """The table of bench.py from results/."""
+    return bench.markdown(json.loads((HERE / 'results' / 'bench_cpu.json').read_text()))
+
+
+BLOCKS = {'results': results, 'speed': speed}
+
+
+def block(name):
+    return re.compile(f'(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)', re.DOTALL)
+
+
+@pytest.mark.parametrize('name', BLOCKS)
+def test_the_readmes_numbers_are_those_of_the_committed_files(name):
+    assert block(name).search(README.read_text()).group() == BLOCKS[name]() + '\n'
+
+
+def test_every_file_of_the_tree_is_in_the_readme():
+    tree = README.read_text().split('## What is where')[1]
+    paths = [path.relative_to(HERE).as_posix() for folder in ('.', 'tbtt') for path in (HERE / folder).glob('*.py')]
+    assert not [path for path in paths if path not in tree and path != 'tbtt/__init__.py']
+
+
+def test_what_the_readme_names_is_there():
+    text = README.read_text()
+    named = re.findall(r'(?:results|config|runs|data|tbtt|docs|tests)/[\w./]*\w', text)
+    assert named and not [path for path in named if not (HERE / path).exists() and not path.startswith('data/as_math/train')]
+
+
+if __name__ == '__main__':
+    text = README.read_text()
+    for name, make in BLOCKS.items():
+        text = block(name).sub(lambda _: make() + '\n', text)
+    README.write_text(text)
