@@ -59,15 +59,19 @@ class CausalSelfAttention(nn.Module):
         C, T = x.shape[-3], x.shape[-2]
         q, k, v = (u.unflatten(-3, (self.n_head, -1)) for u in self.c_attn(x).split(C, dim=-3))    # (..., H, D, T, B)
         dropout = self.dropout if self.training else 0.0
-        if C // self.n_head * T < 4096 and (torch.is_grad_enabled() or torch.compiler.is_compiling()):
-            # Small: multiply-and-sum loops over the batch, which the compiler fuses, are the fastest to train.
+        small = C // self.n_head * T < 4096 and not (x.is_cuda and C // self.n_head >= 32)    # tensor cores want D >= 32
+        if small and (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            # Multiply-and-sum loops over the batch, which the compiler fuses, are the fastest to train.
             scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-4) * (C // self.n_head) ** -0.5    # (..., H, T, S, B)
             scores = scores + torch.full((T, T), -torch.inf, device=x.device).triu(1)[..., None]
             weights = F.dropout((scores - scores.logsumexp(-2, keepdim=True)).exp(), dropout)
             y = (weights.unsqueeze(-4) * v.unsqueeze(-3)).sum(-2)
         else:
-            q, k, v = (u.movedim(-1, -4).mT.contiguous() for u in (q, k, v))    # (..., B, H, T, D)
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True).mT.movedim(-4, -1)
+            # The fused kernels want four contiguous axes, (batch, H, T, D).
+            batch_last = q.movedim(-1, -4).shape[:-3]
+            q, k, v = (u.movedim(-1, -4).mT.flatten(0, -4).contiguous() for u in (q, k, v))
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+            y = y.unflatten(0, batch_last).mT.movedim(-4, -1)
         return F.dropout(self.c_proj(y.flatten(-4, -3)), dropout)
 
 

@@ -113,7 +113,7 @@ def train(config, dataset, device, dtype, ranks):
 
 def main():
     config = read_settings()
-    ranks = Ranks(config.num_seeds, config.batch_size)
+    ranks = Ranks.from_environment(config)
     device = choose_device(config.device, ranks.local)
     dtype = choose_dtype(config.dtype, device)
     dataset = Dataset(config.dataset, config.block_size)

@@ -116,29 +116,57 @@ class Engine:
         """Choose the fastest path that works here: `path` says which and, when it is not the best, why. To be called
         once, before `run`; leaves the state as it is."""
         config = self.config
-        if config.compile == 'auto' and config.max_iters < WORTH_COMPILING:
-            self.path = f'eager (fewer than {WORTH_COMPILING} steps are not worth compiling)'
-        elif config.compile != 'False':
-            compiled = torch.compile(self.step)
-            if self.ranks.split:    # what lies between gradient and update is a message
-                self.gradient, self.update = torch.compile(self.gradient), torch.compile(self.update)
-                compiled = self.step
-            try:
-                compiled(self.state, *self.example())
-                self.launch, self.path = one_by_one(compiled), 'compiled'
-            except torch.cuda.OutOfMemoryError:
-                raise
-            except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-                reason = ' '.join(str(error).split())[:200]
-                if config.compile == 'True':
-                    raise UserError(f'compile=True, but this step does not compile here: {reason}') from error
-                self.path = f'eager (it does not compile here: {reason})'
-        else:
+        self.replicas.template.train()
+        if config.compile == 'False':
             self.path = 'eager (compile=False)'
+        elif config.compile == 'auto' and config.max_iters < WORTH_COMPILING:
+            self.path = f'eager (fewer than {WORTH_COMPILING} steps are not worth compiling)'
+        else:
+            self.try_compiled()
         if self.ranks.split:
-            self.path += f', each batch split over {self.ranks.size} processes'
-        if self.path == 'compiled' and self.device.type == 'cuda':
-            self.launch, self.path = Captured(compiled, self.state, *self.example()), 'compiled and captured'
+            self.path += f', not captured, for each batch is split over {self.ranks.size} processes'
+        elif self.path == 'compiled' and self.device.type == 'cuda':
+            self.try_captured()
+
+    def try_compiled(self):
+        """Compile the step, or say in `path` why it stays eager. Raises `UserError` where compile=True demands it."""
+        torch._dynamo.reset()    # it gives up on a function that was compiled for several other shapes before
+        try:
+            if self.ranks.split:    # what lies between gradient and update is a message
+                self.gradient = torch.compile(self.gradient, dynamic=False)
+                self.update = torch.compile(self.update, dynamic=False)
+                compiled = self.step
+            else:
+                compiled = torch.compile(self.step, dynamic=False)
+            compiled(self.state, *self.example())
+            self.launch, self.path = one_by_one(compiled), 'compiled'
+            self.compiled = compiled
+        except torch.OutOfMemoryError:
+            raise
+        except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+            vars(self).pop('gradient', None)    # the compiled ones, which hide the methods
+            vars(self).pop('update', None)
+            reason = ' '.join(str(error).split())[:200]
+            if self.config.compile == 'True':
+                raise UserError(f'compile=True, but this step does not compile here: {reason}') from error
+            self.path = f'eager (it does not compile here: {reason})'
+
+    def try_captured(self):
+        """Capture the compiled step, or say in `path` why it is launched kernel by kernel."""
+        before = State(*(x.clone() for x in self.state))
+        try:
+            captured = Captured(self.compiled, self.state, *self.example())
+            for _ in captured(self.state, *self.stretch(0, captured.size)):
+                pass
+            if not torch.equal(self.state.steps, before.steps + captured.size + captured.warm_up):
+                raise RuntimeError('a replay of the graph did not step')
+            self.launch, self.path = captured, 'compiled and captured'
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.path = f'compiled (not captured: {" ".join(str(error).split())[:200]})'
+        finally:
+            torch._foreach_copy_(self.state, before)
 
     def example(self):
         """The arguments of a step but the state."""
@@ -157,7 +185,8 @@ class Engine:
         losses may still be under way."""
         self.replicas.template.train()
         if first % self.config.eval_interval == 0:
-            torch.manual_seed(int(draws.random_bits(self.config.seed, draws.DROPOUT, first)))
+            share = self.ranks.rank if self.ranks.split else 0    # dealt seeds differ in the seed itself
+            torch.manual_seed(int(draws.random_bits(int(self.seeds[0]), draws.DROPOUT, first, share)))
         elif self.stream is not None:
             self.random().set_state(self.stream)
         t = first
@@ -219,22 +248,24 @@ def one_by_one(step):
 
 
 class Captured:
-    """Several steps as one CUDA graph: one launch for all their kernels. Steps that do not fill it run singly."""
+    """Several steps as one CUDA graph: one launch for all their kernels. Steps that do not fill it run singly.
+
+    Making it steps the state `warm_up` times: no allocation, compilation or handle may be left to the capture.
+    """
+    warm_up = 3
 
     def __init__(self, step, state, starts, rate, size=25):
         self.step, self.size = step, size
         self.starts, self.rates = starts.repeat(size, 1, 1, 1), rate.repeat(size)
-        before = State(*(x.clone() for x in state))
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):    # warm up: no allocation, compilation or handle may be left to the capture
-            for _ in range(3):
+        with torch.cuda.stream(stream):
+            for _ in range(self.warm_up):
                 in_place(step, state, starts, rate)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.losses = torch.stack([in_place(step, state, self.starts[k], self.rates[k]) for k in range(size)])
-        torch._foreach_copy_(state, before)
 
     def __call__(self, state, starts, rates):
         whole = len(starts) - len(starts) % self.size

@@ -54,9 +54,11 @@ class Evaluator:
 
     def right(self, name, completions):
         """-> (N,) bool array: is each of the distinct completions right?"""
-        asked = list(zip(completions.prompt.tolist(), map(tuple, completions.tokens.tolist())))
-        marks = {(i, tokens): self.tasks[name].mark(i, self.codec.decode(tokens)) for i, tokens in set(asked)}
-        return np.array([marks[key] for key in asked])    # replicas agree a lot: each answer is marked once
+        # Replicas agree a lot: each answer is marked once.
+        asked = torch.cat([completions.prompt[:, None], completions.tokens], 1)
+        distinct, which = torch.unique(asked, dim=0, return_inverse=True)
+        marks = [self.tasks[name].mark(i, self.codec.decode(tokens)) for i, *tokens in distinct.tolist()]
+        return np.array(marks)[which.cpu().numpy()]
 
     def rows(self, iteration):
         """One dict a replica: the columns of results.csv but `iter` and the losses; what does not apply is left out."""
@@ -118,7 +120,7 @@ class AnswerWindows:
             if total is None:
                 total = torch.zeros(len(log_p), self.num_prompts, device=logits.device)
             total.index_add_(1, self.prompt[here], log_p)
-        return total.exp().double().cpu().numpy()
+        return total.cpu().double().exp().numpy()
 
 
 class Losses:
@@ -142,8 +144,8 @@ class Losses:
         for piece in starts.split(max(1, self.max_tokens // self.block_size), dim=-1):
             x, y = windows(data, piece, self.block_size)
             losses = token_losses(self.forward(x), y)
-            total = total + losses.double().sum((-2, -1))
-        return total / (starts.shape[-1] * self.block_size)
+            total = total + losses.mean(-2).cpu().double().sum(-1)    # not every device has float64
+        return total / starts.shape[-1]
 
 
 def token_losses(logits, targets):

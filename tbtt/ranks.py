@@ -11,17 +11,23 @@ from tbtt.command import UserError
 
 
 class Ranks:
-    """This process among `size`, numbered `rank`; one process alone where torchrun did not start it.
+    """This process among `size`, numbered `rank`, on its machine `local`; by default one process alone.
 
     split: the processes train the same seeds, each on its share of every batch.
     """
 
-    def __init__(self, num_seeds=1, batch_size=1):
-        self.rank, self.size, self.local = (int(os.environ.get(name, default)) for name, default in
-                                            (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
-        self.split = num_seeds < self.size
-        if self.split and batch_size % self.size:
-            raise UserError(f'batch_size={batch_size} does not divide among {self.size} processes')
+    def __init__(self, rank=0, size=1, local=0, split=False):
+        self.rank, self.size, self.local, self.split = rank, size, local, split
+
+    @classmethod
+    def from_environment(cls, config):
+        """As torchrun set it. Raises `UserError` where a batch has to be split and does not divide."""
+        rank, size, local = (int(os.environ.get(name, default)) for name, default in
+                             (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
+        split = config.num_seeds < size
+        if split and config.batch_size % size:
+            raise UserError(f'batch_size={config.batch_size} does not divide among {size} processes')
+        return cls(rank, size, local, split)
 
     @property
     def leader(self):
@@ -49,7 +55,7 @@ class Ranks:
         return starts[..., self.rank::self.size] if self.split else starts
 
     def mean(self, *tensors):
-        """Means over the processes of tensors (R, ...), in one message."""
+        """Tensors (R, ...), all of one dtype -> their means over the processes, in one message."""
         joined = torch.cat([x.reshape(len(x), -1) for x in tensors], 1)
         dist.all_reduce(joined)
         pieces = joined.div_(self.size).split([x[0].numel() for x in tensors], 1)

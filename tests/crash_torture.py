@@ -15,6 +15,7 @@ import os
 import random
 import re
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,9 @@ class Moments:
 
     def flush(self, descriptor):
         """In place of os.fsync: before it, half of the file may be all that is there."""
-        self.moment(lambda: os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2))
+        about = os.fstat(descriptor)
+        if stat.S_ISREG(about.st_mode):    # folders are flushed too
+            self.moment(lambda: os.ftruncate(descriptor, about.st_size // 2))
         self.moment()
         self.fsync(descriptor)
 

@@ -90,9 +90,9 @@ def torture(small_math, tmp_path):
 @pytest.mark.parametrize('num_seeds', [1, 3])
 def test_a_run_killed_between_the_writing_of_files_is_the_run_that_was_not(torture, num_seeds):
     chains = torture(num_seeds)
-    for moment in np.linspace(1, chains.moments, 7).astype(int).tolist():
+    for moment in np.linspace(1, chains.moments, 5).astype(int).tolist():
         chains.chain([moment, 1 + moment // 3])
-    assert (chains.differ, chains.lost) == (0, 0) and chains.within >= 7, chains.report()
+    assert (chains.differ, chains.lost) == (0, 0) and chains.within >= 5, chains.report()
 
 
 def test_a_run_killed_at_random_moments_is_the_run_that_was_not(torture):
@@ -191,11 +191,11 @@ def slow(module, name, seconds):
 def test_a_second_training_is_refused_while_the_first_lives_and_no_longer(training, ended, small_math, tmp_path, second):
     first = training(**LONG)
     assert first.says('iter      2')
-    if second:
+    if 'overwrite' in second:    # as a user would see it
         said = shell(SCRIPT, cwd=tmp_path, **SHORT | dict(dataset=small_math, out_dir=tmp_path / 'run') | second)
         assert said.status == 2 and 'another training writes into' in one_line(said.err) and said.out == ''
     else:
-        assert 'holds another run' in one_line(ended(status=2))
+        assert ('another training' if second else 'another run') in one_line(ended(status=2, **second))
     assert first.ended() is None
     first.kill()
     first.wait()

@@ -9,11 +9,9 @@ import io
 import json
 import math
 import os
-import shutil
 import signal
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,14 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import train_with_eval
-from conftest import HERE, TINY, contents
+from conftest import HERE, TINY, contents, run_script
 from crash_torture import SCRIPT, tensors
-from conftest import run_script
 from tbtt.checkpoint import build_model, codec_of, read_checkpoint, unpack_optimizer
 from tbtt.command import UserError
-from tbtt.config import FIELDS, Config, load_config
-from tbtt.dataset import Dataset, read_meta
-from tbtt.results import COLUMNS, NEEDED, read_info, read_results
+from tbtt.config import FIELDS, load_config
+from tbtt.dataset import Dataset
+from tbtt.results import NEEDED, read_info, read_results
 from tbtt.run import RunFolder
 
 CASES = int(os.environ.get('TBTT_CASES', 300))    # of all properties together, about

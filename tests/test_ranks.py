@@ -7,6 +7,7 @@ import pytest
 
 from conftest import HERE, TINY, options, shell
 from tbtt.command import UserError
+from tbtt.config import Config
 from tbtt.ranks import Ranks
 from tbtt.results import read_results
 
@@ -51,11 +52,11 @@ def test_every_seed_is_dealt_to_one_process(monkeypatch, size, seeds):
     for rank in range(size):
         monkeypatch.setenv('RANK', str(rank))
         monkeypatch.setenv('WORLD_SIZE', str(size))
-        dealt += Ranks(seeds).deal(range(seeds))
+        dealt += Ranks.from_environment(Config(num_seeds=seeds)).deal(range(seeds))
     assert sorted(dealt) == list(range(seeds))
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '4')
     with pytest.raises(UserError, match='batch_size=882 does not divide among 4'):
-        Ranks(num_seeds=1, batch_size=882)
+        Ranks.from_environment(Config(num_seeds=1, batch_size=882))
