@@ -68,8 +68,8 @@ class Setup:
         self.slow_model.train()
         starts, rates = self.engine.stretch(0, count)
         for batch, rate in zip(starts[:, 0, 0].tolist(), rates.tolist()):
-            with autocast(self.device, self.dtype):
-                loss = slow.slow_step(self.slow_model, self.slow_optimizer, self.dataset.train, batch, rate, self.config)
+            loss = slow.slow_step(self.slow_model, self.slow_optimizer, self.dataset.train, batch, rate, self.config,
+                                  self.dtype)
         return loss
 
     def evaluate(self):
@@ -79,6 +79,10 @@ class Setup:
     def slow_evaluate(self):
         """The same by the slow twin, its losses estimated from `eval_iters` batches of each split, as nanoGPT does.
         -> ({task: right answers by prompt}, loss)"""
+        with autocast(self.device, self.dtype):
+            return self.slow_answers_and_loss()
+
+    def slow_answers_and_loss(self):
         right = {name: slow.slow_score(self.slow_model, task, self.dataset.codec, NUM_SAMPLES, TEMPERATURE, TOP_K)
                  for name, task in self.dataset.tasks.items()}
         for data in (self.dataset.train, self.dataset.val):
@@ -129,12 +133,13 @@ def bench_step(tasks, sizes, folder, device):
     for task in tasks:
         for size in sizes:
             setup = Setup(task, size, folder, device)
-            setup.engine.prepare()
+            prepare = seconds(setup.engine.prepare, 1, device)
             large = size == 'MLT'
             count, slow_count = (100, 20) if device.type == 'cuda' or not large else (1, 1)
             ours, obvious = in_turn([(lambda: setup.steps(count), count), (lambda: setup.slow_steps(slow_count), slow_count)],
                                     3 if large else 7, device)
-            row = {'what': f'step {size} {task}', 'ours_ms': ours, 'slow_ms': obvious, 'path': setup.engine.path}
+            row = {'what': f'step {size} {task}', 'ours_ms': ours, 'slow_ms': obvious, 'path': setup.engine.path,
+                   'prepare_s': prepare}
             if large:
                 rate = step_operations(setup.config, setup.dataset.meta['vocab_size']) / (ours['median'] / 1e3)
                 sheet = next((value for name, value in DATASHEET.items() if device.type == 'cuda'
@@ -147,8 +152,7 @@ def bench_step(tasks, sizes, folder, device):
 def bench_evaluation(tasks, sizes, folder, device):
     for task in tasks:
         setup = Setup(task, 'n14', folder, device)
-        ours, = in_turn([(setup.evaluate, 1)], 15, device)
-        obvious, = in_turn([(setup.slow_evaluate, 1)], 2, device)
+        ours, obvious = in_turn([(setup.evaluate, 1), (setup.slow_evaluate, 1)], 3, device)
         yield {'what': f'evaluation n14 {task}', 'ours_ms': ours, 'slow_ms': obvious}
 
 
@@ -163,12 +167,15 @@ def bench_replicas(tasks, sizes, folder, device):
 
 
 def bench_run(rows):
-    """A whole run of n14 math from its parts, which have to be among the rows."""
+    """A whole run of n14 math from its parts among the rows; ours has to be compiled first."""
     parts = {row['what']: row for row in rows}
     step, evaluation = parts['step n14 math'], parts['evaluation n14 math']
-    whole = {key: {'median': 30000 * step[key]['median'] + 121 * evaluation[key]['median']}
+    config = load_config(['config/train_math_mini_14.py'], {})
+    steps, evaluations = config.max_iters, config.max_iters // config.eval_interval + 1
+    whole = {key: {'median': steps * step[key]['median'] + evaluations * evaluation[key]['median']}
              for key in ('ours_ms', 'slow_ms')}
-    return {'what': 'run n14 math, 30,000 steps and 121 evaluations, from its parts', **whole}
+    whole['ours_ms']['median'] += 1e3 * step['prepare_s']
+    return {'what': f'run n14 math, {steps:,} steps and {evaluations} evaluations, from its parts', **whole}
 
 
 def full_run(folder, device):
@@ -197,6 +204,8 @@ def milliseconds(times):
 def remark(row):
     """What else there is to say of a row."""
     said = [row['path']] if 'path' in row else []
+    if 'prepare_s' in row:
+        said[0] += f' in {row["prepare_s"]:.0f} s'
     if 'per_seed_ms' in row:
         said.append(f'{row["per_seed_ms"]:.3g} ms a seed')
     if 'share_of_measured_peak' in row:
@@ -262,7 +271,11 @@ def main():
                 for row in section(args.tasks, args.sizes, folder, device):
                     rows.append(row)
                     say(row)
-        if 'run' in args.only and {'step n14 math', 'evaluation n14 math'} <= {row['what'] for row in rows}:
+        if 'run' in args.only:
+            for name in ('step', 'evaluation'):
+                if f'{name} n14 math' not in {row['what'] for row in rows}:
+                    rows += sections[name](['math'], ['n14'], folder, device)
+                    say(rows[-1])
             rows.append(bench_run(rows))
             say(rows[-1])
         if args.full:

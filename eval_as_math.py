@@ -9,6 +9,7 @@ run's own evaluation at that iteration. --json prints the same for programs. Tak
 import json
 
 from tbtt.command import Parser, run
+from tbtt.evaluate import NUM_SAMPLES
 from tbtt.run import BEST
 from tbtt.trained import Trained, add_options, totals
 
@@ -36,17 +37,17 @@ def main():
     counts = totals(task, right)
     if args.json:
         print(json.dumps({
-            **trained.about(args),
+            **trained.about(),
             **{group: {'correct': correct, 'total': total} for group, (correct, total) in counts.items()},
             'expressions': [{'prompt': prompt, 'correct': int(right[i]), 'heldout': task.is_heldout(i),
                              'wrong': wrong.get(i)} for i, prompt in enumerate(task.prompts)]}))
         return
-    print('{checkpoint}, iteration {iteration:,}, {parameters:,} parameters\n'.format(**trained.about(args)))
+    print('{checkpoint}, iteration {iteration:,}, {parameters:,} parameters\n'.format(**trained.about()))
     for sign in '+-':
         print(grid(task, right, sign) + '\n')
     for i, text in wrong.items():
         mark = 'held out' if task.is_heldout(i) else 'seen in training'
-        print(f'{task.prompts[i]}{task.results[i]}> was answered {text.strip()!r} ({10 - right[i]} of 10 wrong, {mark})')
+        print(f'{task.prompts[i]}{task.results[i]}> was answered {text.strip()!r} ({NUM_SAMPLES - right[i]} of {NUM_SAMPLES} wrong, {mark})')
     for group, (correct, total) in counts.items():
         print(f'{NAMES[group]:>17}: {correct}/{total} = {100 * correct / total:.1f}%')
 

@@ -9,6 +9,7 @@ iteration. --json prints the same for programs. Takes a few seconds.
 import json
 
 from tbtt.command import Parser, run
+from tbtt.evaluate import NUM_SAMPLES
 from tbtt.run import BEST
 from tbtt.trained import Trained, add_options, totals
 
@@ -24,12 +25,12 @@ def main():
     answers = [{'country': country, 'capital': capital, 'correct': int(right[i]), 'wrong': wrong.get(i)}
                for i, (country, capital) in enumerate(task.facts)]
     if args.json:
-        print(json.dumps({**trained.about(args), 'facts': {'correct': correct, 'total': total}, 'answers': answers}))
+        print(json.dumps({**trained.about(), 'facts': {'correct': correct, 'total': total}, 'answers': answers}))
         return
-    print('{checkpoint}, iteration {iteration:,}, {parameters:,} parameters\n'.format(**trained.about(args)))
+    print('{checkpoint}, iteration {iteration:,}, {parameters:,} parameters\n'.format(**trained.about()))
     for answer in answers:
         said = '' if answer['wrong'] is None else f'  answered {answer["wrong"].strip()!r}'
-        print(f'{answer["country"]:>16}: {answer["capital"]:<15} {answer["correct"]:>2}/10{said}')
+        print(f'{answer["country"]:>16}: {answer["capital"]:<15} {answer["correct"]:>2}/{NUM_SAMPLES}{said}')
     print(f'\n{"facts":>16}: {correct}/{total} = {100 * correct / total:.1f}%')
 
 

@@ -68,10 +68,10 @@ class CausalSelfAttention(nn.Module):
             y = (weights.unsqueeze(-4) * v.unsqueeze(-3)).sum(-2)
         else:
             # The fused kernels want four contiguous axes, (batch, H, T, D).
-            batch_last = q.movedim(-1, -4).shape[:-3]
+            leading = q.movedim(-1, -4).shape[:-3]    # (..., B)
             q, k, v = (u.movedim(-1, -4).mT.flatten(0, -4).contiguous() for u in (q, k, v))
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-            y = y.unflatten(0, batch_last).mT.movedim(-4, -1)
+            y = y.unflatten(0, leading).mT.movedim(-4, -1)
         return F.dropout(self.c_proj(y.flatten(-4, -3)), dropout)
 
 

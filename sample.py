@@ -51,7 +51,7 @@ def main():
     trained = Trained(args)
     prompt = trained.codec.encode(start)
     completions = generate(
-        trained.replicas.forward, [prompt], trained.seeds, draws.SAMPLES, num_samples=args.num_samples,
+        trained.forward, [prompt], trained.seeds, draws.SAMPLES, num_samples=args.num_samples,
         max_new_tokens=args.max_new_tokens, block_size=trained.config.block_size, temperature=args.temperature,
         top_k=args.top_k)
     for row in completions.row[0, 0].tolist():

@@ -58,33 +58,38 @@ def train(config, dataset, device, dtype, ranks):
 
     ranks.join(device)
     with folder as (checkpoints, t):
+        if folder.all_diverged():
+            print(f'{folder.path}: the loss was not finite at iteration {folder.seeds[0].diverged}; start anew with other '
+                  f'settings, such as a smaller learning_rate')
+            return 1
         if folder.evaluated(t) and t >= config.max_iters:
             print(f'{folder.path} is finished at iteration {t}: a larger max_iters would go on')
             return 0
         engine.load(checkpoints)
         engine.prepare()
         about = {'num_params': replicas.template.get_num_params(), 'step': engine.path, **provenance(device)}
-        if ranks.leader:
-            print(f'{folder.path}: {about["num_params"]:,} parameters, {config.num_seeds} seed(s), from iteration {t} to '
-                  f'{config.max_iters} on {about["hardware"]}; the step is {engine.path}', flush=True)
-        folder.describe(**about, iter_num=t, finished=False)
+        folder.begin(**about)
         logs = [kind(config) for kind in log_kinds if ranks.leader]
         interruption, progress = Interruption(), Progress(t, config, quiet=not ranks.leader)
+        progress.say(f'{folder.path}: {about["num_params"]:,} parameters, {config.num_seeds} seed(s), from iteration {t} to '
+                     f'{config.max_iters} on {about["hardware"]}; the step is {engine.path}')
 
         def watch(first, losses):
             """losses (steps, R) from iteration `first` on"""
             for seed in folder.check_finite(first, losses):
                 progress.say(f'seed {seed.seed}: the loss is not finite at iteration {seed.diverged}; it stops there, and '
-                             f'its last good checkpoint stays')
+                             f'its last good checkpoint stays', always=True)
 
         while True:
             if (t % config.eval_interval == 0 or t == config.max_iters) and not folder.evaluated(t):
+                dataset.check_unchanged()
                 rows = evaluate(t)
                 watch(t, torch.tensor([[row['train_loss'] for row in rows]]))
-                folder.record(t, engine.snapshot(), rows)
-                progress.evaluated(t, rows)
+                folder.record(t, engine.snapshot(), rows, finished=t >= config.max_iters or folder.all_diverged())
+                going = [row for row, seed in zip(rows, folder.seeds) if seed.diverged is None] or rows
+                progress.evaluated(t, going)
                 for log in logs:
-                    log.log(t, rows)
+                    log.log(t, going)
             if t >= config.max_iters or folder.all_diverged() or interruption.signal:
                 break
             first, stretch = t, []
@@ -95,17 +100,14 @@ def train(config, dataset, device, dtype, ranks):
                     break
             interruption.signal = ranks.agree(interruption.signal, device)
             watch(first, torch.cat(stretch))
-        if t % config.eval_interval and not folder.evaluated(t):
+        if not folder.evaluated(t):
             folder.record(t, engine.snapshot())    # interrupted between two evaluations
         folder.flush()
         progress.close()
         for log in logs:
             log.close()
-        finished = t >= config.max_iters or folder.all_diverged()
-        folder.describe(**about, iter_num=t, finished=finished)
-        ranks.wait()    # the leader holds the lock
-    ranks.leave()
-    if not finished:
+        ranks.leave()    # all together: the leader holds the lock for the others
+    if interruption.signal and t < config.max_iters:
         print(f'stopped after iteration {t}, saved in {folder.path}: --init_from=resume goes on', file=sys.stderr)
         return 128 + interruption.signal
     return int(folder.all_diverged())

@@ -6,14 +6,16 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements.txt
 prepare_all
+failed=
 for model in ${MODELS:-mini_14 mini_28 mini_56 mlt}; do
     for task in math facts both; do
         for twin in "" _wd; do
-            train "${task}_$model$twin" "$@"
+            train "${task}_$model$twin" "$@" || failed="$failed ${task}_$model$twin"
         done
     done
 done
 for wd in "" --wd; do
-    .venv/bin/python plot_all_models.py $wd
-    .venv/bin/python make_tables.py $wd
+    $python plot_all_models.py $wd
+    $python make_tables.py $wd
 done
+[ -z "$failed" ] || { echo "error: these runs did not come to their end:$failed" >&2; exit 1; }

@@ -43,6 +43,12 @@ def read_checkpoint(path):
     for key, kind in KEYS.items():
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), kind):
             raise UserError(f'{path} is no checkpoint of a GPT: it lacks {key}')
+    for key in ('model', 'model_args', 'config'):
+        if not all(isinstance(name, str) for name in checkpoint[key]):
+            raise UserError(f'{path} is damaged: {key} has keys that are no names')
+    for name, value in [*checkpoint['model_args'].items(), ('seed', checkpoint['config'].get('seed', 0))]:
+        if not isinstance(value, (int, float)):
+            raise UserError(f'{path} is damaged: {name}={value!r} is no number')
     return checkpoint
 
 

@@ -117,7 +117,24 @@ class Dataset:
             if self.tasks and len(tokens) != expected:
                 raise UserError(f'{self.folder / split}.bin is cut off or of other data: {len(tokens)} tokens where meta.pkl '
                                 f'describes {expected}: prepare the dataset again')
+        self.stamps = self.read_stamps()
         self.digest = hashlib.sha256(self.train.numpy().tobytes() + self.val.numpy().tobytes()).hexdigest()
+
+    def read_stamps(self):
+        """{file: (size, time of its last change)}"""
+        states = {name: (self.folder / name).stat() for name in ('train.bin', 'val.bin', 'meta.pkl')}
+        return {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
+
+    def check_unchanged(self):
+        """Raise `UserError` where a file is no longer what was read."""
+        try:
+            now = self.read_stamps()
+        except FileNotFoundError as error:
+            raise UserError(f'{error.filename} was removed while training: prepare it as it was, then --init_from=resume') from None
+        for name, stamp in self.stamps.items():
+            if now[name] != stamp:
+                raise UserError(f'{self.folder / name} changed while training: prepare it as it was, then --init_from=resume '
+                                f'goes on from the last evaluation')
 
 
 def windows(data, starts, block_size):

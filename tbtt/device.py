@@ -11,9 +11,9 @@ def choose_device(name, local_rank=0):
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try:
         device = torch.device(f'cuda:{local_rank}' if name == 'cuda' else name)
+        torch.zeros(1, device=device).item()    # fails where there is nothing to compute with
         if device.type == 'cuda':
             torch.cuda.set_device(device)    # streams, graphs and NCCL take the current device
-        torch.zeros(1, device=device).item()    # fails where there is nothing to compute with
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'device={name!r} is not there: {str(error).splitlines()[0]}') from error
     return device

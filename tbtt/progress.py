@@ -38,20 +38,20 @@ class Progress:
             self.print_line(*self.waiting.popleft())
 
     def print_line(self, iteration, losses):
-        print(f'iter {iteration:6d}: loss {losses[-1].mean().item():.4f}', flush=True)
+        print(f'iter {iteration:6d}: loss {losses[-1].nanmean().item():.4f}', flush=True)
 
     def evaluated(self, iteration, rows):
         """Print an evaluation, and show it in the bar."""
         while self.waiting:
             self.print_line(*self.waiting.popleft())
-        if not self.quiet:
-            self.say(f'iter {iteration:6d}: {scores_line(rows)}')
+        self.say(f'iter {iteration:6d}: {scores_line(rows)}')
         self.bar.set_postfix_str(scores_line(rows).replace('  ', ', '))
 
-    def say(self, line):
-        """Print a line above the bar."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+    def say(self, line, always=False):
+        """Print a line above the bar; where this is quiet, only what is to be said always."""
+        if always or not self.quiet:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
 
     def close(self):
         self.bar.close()

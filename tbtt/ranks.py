@@ -43,7 +43,9 @@ class Ranks:
             dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
 
     def leave(self):
-        if dist.is_initialized():
+        """Once all processes are here."""
+        if self.size > 1:
+            dist.barrier()
             dist.destroy_process_group()
 
     def deal(self, seeds):

@@ -138,13 +138,14 @@ def find_seeds(folder):
 
 
 def stack_seeds(seeds):
-    """Several seeds' results as {column: (R, T) array} over the T iterations that all R have; `iter` is (T,)."""
-    shared = functools.reduce(np.intersect1d, [seed['iter'] for seed in seeds])
-    if not len(shared):
-        raise UserError('these seeds have no iteration in common: give each the same eval_interval')
-    stacked = {column: np.stack([seed[column][np.isin(seed['iter'], shared)] for seed in seeds])
-               for column in seeds[0]}
-    return {**stacked, 'iter': shared}
+    """Several seeds' results as {column: (R, T) array} over the T iterations that any of them has, NaN where a seed has
+    none (it diverged before, or is not there yet); `iter` is (T,)."""
+    iterations = functools.reduce(np.union1d, [seed['iter'] for seed in seeds])
+    stacked = {column: np.full((len(seeds), len(iterations)), np.nan) for column in seeds[0]}
+    for row, seed in enumerate(seeds):
+        for column, values in seed.items():
+            stacked[column][row, np.isin(iterations, seed['iter'])] = values
+    return {**stacked, 'iter': iterations}
 
 
 def read_info(folder):

@@ -1,6 +1,7 @@
 """A run's folder: who may write there, what an evaluation leaves in it, and how a run goes on from it."""
 import dataclasses
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.command import UserError
 from tbtt.config import ROOT
-from tbtt.files import COMMIT, recover, write_file, write_files
+from tbtt.files import COMMIT, recover, write_files
 from tbtt.ranks import Ranks
 from tbtt.results import format_results, read_info, read_results
 
@@ -43,8 +44,8 @@ class SeedRun:
         self.csv, self.last_evaluated, self.diverged = format_results([]), -1, None
         self.best, self.best_val_loss = {}, float('inf')
 
-    def files(self, iteration, state, row=None):
-        """The files to write at an iteration, {path: bytes}: the latest checkpoint, and where there is an evaluation
+    def next_files(self, iteration, state, row=None):
+        """Take in an evaluation. -> the files to write at an iteration, {path: bytes}: the latest checkpoint, and where there is an evaluation
         (`row`) the results with it and a checkpoint for every score that is strictly better than before. Where the loss
         is not finite, only the results: the last good checkpoint stays."""
         files, better = {}, []
@@ -88,11 +89,15 @@ class SeedRun:
         results = path.parent / RESULTS
         if results.exists():
             rows = read_results(results)
-            if not np.isfinite(rows['train_loss'][-1]):
-                self.diverged = int(rows['iter'][-1])
             keep = int(np.searchsorted(rows['iter'], checkpoint['iter_num'], side='right'))
-            lines = results.read_text().splitlines(keepends=True)
-            self.csv = ''.join(lines if self.diverged is not None else lines[:keep + 1])
+            self.diverged = read_info(path.parent).get('diverged')
+            if self.diverged is None and not np.isfinite(rows['train_loss'][-1]):
+                self.diverged = int(rows['iter'][-1])
+            if self.diverged is not None:
+                keep = len(rows['iter'])
+                # What is loaded is from before it diverged: nothing finite may be recorded of it any more.
+                checkpoint['model'] = {name: value * math.nan for name, value in checkpoint['model'].items()}
+            self.csv = ''.join(results.read_text().splitlines(keepends=True)[:keep + 1])
             self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
         return checkpoint
 
@@ -109,7 +114,7 @@ class RunFolder:
         seeds = range(config.seed, config.seed + config.num_seeds)
         self.seeds = [SeedRun(f'seed_{seed}' if config.num_seeds > 1 else '', seed, config, dataset)
                       for seed in self.ranks.deal(seeds)]
-        self.lock = filelock.FileLock(self.path / LOCK)
+        self.locks, self.about = [], {}
         self.writer = ThreadPoolExecutor(max_workers=1)
         self.pending = None
         self.started, self.seconds_before = time.monotonic(), 0.0
@@ -121,17 +126,23 @@ class RunFolder:
 
     def read(self):
         """Take up the run that is on disk. -> ({path: latest checkpoint} of the seeds, the iteration they are at)"""
+        self.check_seeds()
         checkpoints = {seed.latest(self.path): seed.resume(self.path) for seed in self.seeds}
         at = {checkpoint['iter_num'] for seed, checkpoint in zip(self.seeds, checkpoints.values())
               if seed.diverged is None}
-        if not at:
-            raise UserError(f'the loss of the run in {self.path} was not finite at iteration {self.seeds[0].diverged}: '
-                            f'train anew with other settings, such as a smaller learning_rate')
         if len(at) > 1:
             raise UserError(f'the seeds in {self.path} are at different iterations, {sorted(at)}: resume each in its own '
                             f'folder until they are not')
         self.seconds_before = read_info(self.path / self.seeds[0].folder).get('seconds', 0.0)
-        return checkpoints, at.pop()
+        return checkpoints, at.pop() if at else max(checkpoint['iter_num'] for checkpoint in checkpoints.values())
+
+    def check_seeds(self):
+        """Raise `UserError` unless the folder holds the seeds that the settings ask for."""
+        here = {path.parent.name for path in self.path.glob(f'seed_*/{LATEST}')}
+        wanted = {f'seed_{self.config.seed + r}' for r in range(self.config.num_seeds)} if self.config.num_seeds > 1 else set()
+        if here != wanted:
+            raise UserError(f'{self.path} holds {", ".join(sorted(here)) or "one seed"}, not what num_seeds='
+                            f'{self.config.num_seeds} and seed={self.config.seed} ask for: those cannot change under way')
 
     def evaluated(self, iteration):
         """Is the evaluation of this iteration among the results?"""
@@ -139,40 +150,62 @@ class RunFolder:
 
     def __enter__(self):
         """Take the folder. -> what `read` gives where the run goes on, ({}, 0) for a new one"""
-        if self.ranks.leader:
-            self.claim()
-        self.ranks.wait()
+        resuming = self.config.init_from == 'resume'
         try:
-            return self.read() if self.config.init_from == 'resume' else ({}, 0)
+            if self.ranks.leader:
+                self.claim(resuming)
+            self.ranks.wait()
+            return self.read() if resuming else ({}, 0)
         except BaseException:
-            self.lock.release()
+            self.release()
             raise
 
-    def claim(self):
-        """Lock the folder against other runs, clean up after a crash, and make room for a new run."""
-        resuming = self.config.init_from == 'resume'
-        if resuming and not (self.held() or any(self.path.glob(f'*{COMMIT}'))):
-            raise UserError(f'no run in {self.path} to resume, for there is no checkpoint: train without --init_from=resume')
-        if not resuming and not self.config.overwrite and self.held():
+    def claim(self, resuming):
+        """Refuse what would harm another run, lock the folder and those of its seeds, and clean up after a crash."""
+        held = self.held()
+        if not resuming and not self.config.overwrite and held:
             raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True starts anew')
-        self.path.mkdir(parents=True, exist_ok=True)
+        if resuming and not (held or any(self.path.glob(f'*{COMMIT}'))):
+            raise UserError(f'no run in {self.path} to resume, for there is no checkpoint: train without --init_from=resume')
+        self.acquire(self.path)
+        recover(self.path)
+        if resuming:
+            self.check_seeds()
+        for seed in self.seeds:    # each may also be resumed on its own
+            if seed.folder:
+                self.acquire(self.path / seed.folder)
+
+    def acquire(self, folder):
+        """Lock a folder. Raises `UserError` where another process has it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.locks.append(filelock.FileLock(folder / LOCK))
         try:
-            self.lock.acquire(timeout=0)
-            recover(self.path)
-            for name in self.held() * (not resuming):
-                (self.path / name).unlink()
+            self.locks[-1].acquire(timeout=0)
         except filelock.Timeout:
-            raise UserError(f'another training writes into {self.path}: wait for it, or choose another out_dir') from None
-        except BaseException:
-            self.lock.release()
-            raise
+            raise UserError(f'another training writes into {folder}: wait for it, or choose another out_dir') from None
+
+    def begin(self, **about):
+        """What made the run, for run.json. A new run removes what it overwrites only now, when all is ready to go."""
+        if self.config.init_from != 'resume' and self.ranks.leader:
+            for name in self.held():
+                (self.path / name).unlink()
+            ours = {self.path / seed.folder for seed in self.seeds}
+            for lock in self.path.glob(f'seed_*/{LOCK}'):
+                if lock.parent not in ours:
+                    shutil.rmtree(lock.parent) if len(list(lock.parent.iterdir())) == 1 else lock.unlink()
+        self.about = about
+        self.ranks.wait()
+
+    def release(self):
+        for lock in self.locks:
+            lock.release()    # the files stay: to delete one would let two others lock two files of its name
 
     def __exit__(self, *_):
         try:
             self.flush()
         finally:
             self.writer.shutdown()
-            self.lock.release()    # the file stays: to delete it would let two others lock two files of that name
+            self.release()
 
     def all_diverged(self):
         return all(seed.diverged is not None for seed in self.seeds)
@@ -187,7 +220,7 @@ class RunFolder:
                 newly.append(seed)
         return newly
 
-    def record(self, iteration, snapshot, rows=None):
+    def record(self, iteration, snapshot, rows=None, finished=False):
         """Write the state at an iteration, and its evaluation where there is one, in the background: all seeds' files
         change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the write before it, and raises
         what that raised."""
@@ -198,30 +231,29 @@ class RunFolder:
             for _, seed in going:
                 seed.last_evaluated = iteration
         if self.ranks.writes:
-            self.pending = self.writer.submit(self.write, iteration, snapshot, rows, going)
+            self.pending = self.writer.submit(self.write, iteration, snapshot, rows, going, finished)
 
-    def write(self, iteration, snapshot, rows, going):
+    def write(self, iteration, snapshot, rows, going, finished):
         files = {}
         for r, seed in going:
             (self.path / seed.folder).mkdir(exist_ok=True)
-            files |= seed.files(iteration, snapshot(r), rows and rows[r])
+            files |= seed.next_files(iteration, snapshot(r), rows and rows[r])
+        for seed in self.seeds:
+            files[str(Path(seed.folder) / ABOUT)] = self.describe(seed, iteration, finished)
         write_files(self.path, files, f'{self.seeds[0].seed}.{COMMIT}')
+
+    def describe(self, seed, iteration, finished):
+        """run.json: what made the run, how far it is, and the seconds it took so far (all seeds together)."""
+        seconds = self.seconds_before + time.monotonic() - self.started
+        about = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **self.about, 'iter_num': iteration,
+                 'finished': finished, 'diverged': seed.diverged, 'seconds': round(seconds, 1), 'config': seed.config}
+        return (json.dumps(about, indent=1) + '\n').encode()
 
     def flush(self):
         """Wait until what was recorded is on the disk."""
         if self.pending is not None:
             self.pending, done = None, self.pending
             done.result()
-
-    def describe(self, **about):
-        """Write run.json for every seed: what made the run, how far it is, and the seconds it took so far (of all seeds
-        together)."""
-        seconds = self.seconds_before + time.monotonic() - self.started
-        for seed in self.seeds * self.ranks.writes:
-            (self.path / seed.folder).mkdir(exist_ok=True)
-            content = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **about,
-                       'diverged': seed.diverged,                       'seconds': round(seconds, 1), 'config': seed.config}
-            write_file(self.path / seed.folder / ABOUT, (json.dumps(content, indent=1) + '\n').encode())
 
 
 def provenance(device):

@@ -8,6 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from model import GPTConfig
+from tbtt.device import autocast
 
 
 class SlowBlock(nn.Module):
@@ -69,13 +70,14 @@ def slow_loss(model, x, y):
     return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
 
 
-def slow_step(model, optimizer, data, starts, rate, config):
-    """One step; the host waits for its loss. -> float"""
+def slow_step(model, optimizer, data, starts, rate, config, dtype=torch.float32):
+    """One step, its forward pass under autocast to `dtype`; the host waits for its loss. -> float"""
     for group in optimizer.param_groups:
         group['lr'] = rate
     device = next(model.parameters()).device
     x, y = (t.to(device) for t in slow_batch(data, starts, config.block_size))
-    loss = slow_loss(model, x, y)
+    with autocast(device, dtype):
+        loss = slow_loss(model, x, y)
     loss.backward()
     if config.grad_clip:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)

@@ -1,11 +1,12 @@
 """A trained model at the shell: the options that name a checkpoint, and what is needed to ask it."""
+import argparse
 from pathlib import Path
 
 import torch
 
 from tbtt.checkpoint import build_model, codec_of, read_checkpoint
 from tbtt.command import UserError
-from tbtt.device import choose_device
+from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.evaluate import NUM_SAMPLES, Evaluator
 from tbtt.replicas import Replicas
 from tbtt.tasks import KINDS
@@ -16,7 +17,15 @@ def add_options(parser, ckpt):
     parser.add_argument('--out_dir', default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=ckpt, help=f'checkpoint in that folder (default: {ckpt})')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
-    parser.add_argument('--seed', type=int, help='of the samples (default: that of the run)')
+    parser.add_argument('--seed', type=seed_number, help='of the samples (default: that of the run)')
+
+
+def seed_number(text):
+    """argparse type of a seed."""
+    seed = int(text)
+    if not 0 <= seed < 2**31:
+        raise argparse.ArgumentTypeError(f'expected a whole number from 0 to {2**31 - 1}, got {text}')
+    return seed
 
 
 class Trained:
@@ -33,10 +42,18 @@ class Trained:
         model = build_model(checkpoint, self.path)
         self.config, self.num_params = model.config, model.get_num_params()
         self.iteration = checkpoint['iter_num']
-        device = choose_device(args.device)
-        self.replicas = Replicas([model], device)
+        self.device = choose_device(args.device)
+        # On a GPU in the arithmetic of the run, whose own evaluation this repeats.
+        asked = checkpoint['config'].get('dtype', 'auto') if self.device.type == 'cuda' else 'auto'
+        self.dtype = choose_dtype(asked, self.device)
+        self.replicas = Replicas([model], self.device)
         seed = checkpoint['config'].get('seed', 1337) if args.seed is None else args.seed
-        self.seeds = torch.tensor([seed], device=device)
+        self.seeds = torch.tensor([seed], device=self.device)
+
+    def forward(self, tokens):
+        """Tokens (1, T, B) -> logits (1, V, T, B)"""
+        with autocast(self.device, self.dtype):
+            return self.replicas.forward(tokens)
 
     def ask(self, name):
         """Ask every prompt of a task `NUM_SAMPLES` times, with the draws of the run's own evaluation.
@@ -46,14 +63,14 @@ class Trained:
         a character of the task.
         """
         task = self.tasks.get(name) or KINDS[name]()
-        evaluator = Evaluator(self.replicas.forward, self.codec, {name: task}, self.config.block_size, self.seeds)
+        evaluator = Evaluator(self.forward, self.codec, {name: task}, self.config.block_size, self.seeds)
         completions = evaluator.sample(name, self.iteration)
         right = evaluator.right(name, completions)
         wrong = {i: self.codec.decode(tokens) for i, tokens, ok in
                  zip(completions.prompt.tolist(), completions.tokens.tolist(), right) if not ok}
         return task, right[completions.row[0].cpu().numpy()].sum(-1), wrong
 
-    def about(self, args):
+    def about(self):
         """What both evaluators say of the checkpoint, first in their tables and in their JSON."""
         return {'checkpoint': str(self.path), 'iteration': self.iteration, 'parameters': self.num_params}
 

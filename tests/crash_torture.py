@@ -44,6 +44,7 @@ class Moments:
     def __init__(self, folder, last):
         self.folder, self.last, self.count = str(Path(folder).resolve()), last, 0
         self.fsync, os.fsync = os.fsync, self.flush
+        sync, os.sync = os.sync, lambda: (self.moment(), sync())
         sys.addaudithook(self.look)
 
     def look(self, event, args):

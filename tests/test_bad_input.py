@@ -238,7 +238,7 @@ def test_a_folder_into_which_another_training_writes(goes_on, copy_of_learned):
     (dict(n_embd=44), 'n_embd=48'), (dict(learning_rate=2e-2), 'learning_rate=0.01'),
     (dict(eval_interval=7), 'eval_interval'),
     (dict(batch_size=64), 'batch_size=128'), (dict(mlp_expansion=2), 'mlp_expansion'), (dict(seed=1338), 'seed=1337'),
-    (dict(num_seeds=2), 'seed_1337')], ids=str)
+    (dict(num_seeds=2), 'num_seeds=2')], ids=str)
 def test_a_run_goes_on_only_as_it_was(goes_on, settings, says):
     goes_on(says=says, **settings)
 

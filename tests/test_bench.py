@@ -68,7 +68,7 @@ def test_json_is_one_line_with_hardware_versions_commit_medians_and_spread(monke
 
 
 def test_a_whole_run_is_the_sum_of_its_parts():
-    parts = [{'what': 'step n14 math', 'ours_ms': {'median': 2.0}, 'slow_ms': {'median': 20.0}},
+    parts = [{'what': 'step n14 math', 'ours_ms': {'median': 2.0}, 'slow_ms': {'median': 20.0}, 'prepare_s': 15.0},
              {'what': 'evaluation n14 math', 'ours_ms': {'median': 30.0}, 'slow_ms': {'median': 6000.0}}]
     row = bench.bench_run(parts)
-    assert row['ours_ms']['median'] == 30000 * 2 + 121 * 30 and row['slow_ms']['median'] == 30000 * 20 + 121 * 6000
+    assert row['ours_ms']['median'] == 15000 + 30000 * 2 + 121 * 30 and row['slow_ms']['median'] == 30000 * 20 + 121 * 6000

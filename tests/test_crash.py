@@ -103,7 +103,6 @@ def test_a_run_killed_at_random_moments_is_the_run_that_was_not(torture):
 
 def test_a_run_killed_before_its_first_evaluation_starts_anew_without_a_word(training, ended, run, tmp_path):
     ended('other', prepare=lambda: setattr(tbtt.run, 'write_files', die), status=-signal.SIGKILL)
-    assert (tmp_path / 'other/run.json').exists()
     ended('other')
     assert difference(run, tmp_path / 'other') == 0
 
@@ -124,11 +123,11 @@ def test_what_a_crash_leaves_lying_about_is_cleaned_up_and_nothing_of_the_users(
                              or path in mine}
 
 
-def test_a_run_killed_at_its_very_end_still_gets_its_mark(ended, run):
-    path = run / 'run.json'
-    path.write_text(json.dumps(json.loads(path.read_text()) | {'finished': False}))
-    assert 'is finished at iteration 4' in ended(init_from='resume')
-    assert json.loads(path.read_text())['finished'] is True
+def test_a_run_killed_at_its_very_end_still_gets_its_mark(torture):
+    chains = torture(1)
+    for moment in range(chains.moments, chains.moments - 7, -2):
+        chains.chain([moment])    # which looks for the mark
+    assert (chains.differ, chains.within) == (0, 4), chains.report()
 
 
 def test_a_power_cut_finds_every_file_on_the_disk_before_the_list_that_names_it(tmp_path, monkeypatch):
@@ -246,8 +245,9 @@ def test_a_read_only_folder_is_named_and_unchanged(ended, disk):
 
 @pytest.mark.parametrize('num_seeds', [1, 3])
 def test_a_folder_removed_under_way_is_named_and_does_not_come_back(training, tmp_path, num_seeds):
-    one = training(**LONG, num_seeds=num_seeds)
-    assert one.says('iter      4')
+    one = training(**LONG | dict(num_seeds=num_seeds, eval_interval=100))
+    assert one.says('iter    100')
+    time.sleep(0.1)    # it steps, and writes nothing
     os.rename(tmp_path / 'run', tmp_path / 'gone')
     assert one.wait() == 2
     assert str(tmp_path / 'run') in one_line(one.said()) and not (tmp_path / 'run').exists()
@@ -264,7 +264,7 @@ def test_data_that_change_while_training_do_not_reach_it_and_stop_the_next(train
     good = (data / name).read_bytes()
     (data / name).write_bytes(good[:-6] if name == 'meta.pkl' else good[2:] + good[:2])
     one.kill(signal.SIGTERM)
-    assert one.wait() == 128 + signal.SIGTERM
+    assert one.wait() in (2, 128 + signal.SIGTERM)    # what was read is whole, but it may as well say what it sees
     line = one_line(ended('part', status=2, dataset=data, init_from='resume', max_iters=400))
     assert 'data' in line and 'prepare' in line
     (data / name).write_bytes(good)

@@ -126,12 +126,11 @@ def test_seeds_are_found_in_numerical_order_and_only_with_results(tmp_path):
     assert find_seeds(tmp_path / 'nowhere') == []
 
 
-def test_seeds_are_stacked_over_the_iterations_that_all_have(read):
+def test_seeds_are_stacked_over_all_iterations_and_blank_where_one_has_none(read):
     long, short = read(format_results([row(0, 1), row(250, 2), row(500, 3)])), read(format_results([row(250, 7)]))
     stacked = stack_seeds([long, short])
-    assert stacked['iter'].tolist() == [250] and stacked['add_correct'].tolist() == [[2], [7]]
-    with pytest.raises(UserError, match='eval_interval'):
-        stack_seeds([short, read(format_results([row(300)]))])
+    assert stacked['iter'].tolist() == [0, 250, 500]
+    np.testing.assert_array_equal(stacked['add_correct'], [[1, 2, 3], [np.nan, 7, np.nan]])
 
 
 @pytest.mark.parametrize('text', ['{"num_params": 14', '[1]', 'null', '3'])
