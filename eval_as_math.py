@@ -47,7 +47,8 @@ def main():
         print(grid(task, right, sign) + '\n')
     for i, text in wrong.items():
         mark = 'held out' if task.is_heldout(i) else 'seen in training'
-        print(f'{task.prompts[i]}{task.results[i]}> was answered {text.strip()!r} ({NUM_SAMPLES - right[i]} of {NUM_SAMPLES} wrong, {mark})')
+        print(f'{task.prompts[i]}{task.results[i]}> was answered {text.strip()!r} '
+              f'({NUM_SAMPLES - right[i]} of {NUM_SAMPLES} wrong, {mark})')
     for group, (correct, total) in counts.items():
         print(f'{NAMES[group]:>17}: {correct}/{total} = {100 * correct / total:.1f}%')
 

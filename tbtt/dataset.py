@@ -115,8 +115,8 @@ class Dataset:
         expected = sum(len(line) for task in self.tasks.values() for line in task.lines())
         for split, tokens in (('train', self.train), ('val', self.val)):
             if self.tasks and len(tokens) != expected:
-                raise UserError(f'{self.folder / split}.bin is cut off or of other data: {len(tokens)} tokens where meta.pkl '
-                                f'describes {expected}: prepare the dataset again')
+                raise UserError(f'{self.folder / split}.bin is cut off or of other data: {len(tokens)} tokens where '
+                                f'meta.pkl describes {expected}: prepare the dataset again')
         self.stamps = self.read_stamps()
         self.digest = hashlib.sha256(self.train.numpy().tobytes() + self.val.numpy().tobytes()).hexdigest()
 
@@ -130,11 +130,12 @@ class Dataset:
         try:
             now = self.read_stamps()
         except FileNotFoundError as error:
-            raise UserError(f'{error.filename} was removed while training: prepare it as it was, then --init_from=resume') from None
+            raise UserError(f'{error.filename} was removed while training: prepare it as it was, then '
+                            f'--init_from=resume') from None
         for name, stamp in self.stamps.items():
             if now[name] != stamp:
-                raise UserError(f'{self.folder / name} changed while training: prepare it as it was, then --init_from=resume '
-                                f'goes on from the last evaluation')
+                raise UserError(f'{self.folder / name} changed while training: prepare it as it was, then '
+                                f'--init_from=resume goes on from the last evaluation')
 
 
 def windows(data, starts, block_size):

@@ -212,7 +212,8 @@ class Engine:
                           **({'scaler': (state.scale[r].item(), state.good[r].item())} if float16 else {}), **stream}
 
     def load(self, checkpoints):
-        """Take up the state of the replicas from their checkpoints, R as {path: checkpoint}. Raises `UserError` for a damaged one."""
+        """Take up the state of the replicas from their checkpoints, R as {path: checkpoint}. Raises `UserError` for one
+        that is damaged."""
         for r, (path, checkpoint) in enumerate(checkpoints.items()):
             model = build_model(checkpoint, path)
             self.replicas.load(r, model.state_dict())

@@ -31,7 +31,8 @@ class Progress:
     def step(self, iteration, losses):
         """iteration: steps done; losses: (steps, R) of those since the last call, perhaps still being computed."""
         self.bar.update(len(losses))
-        if self.bar.disable and not self.quiet and iteration // self.log_interval > (iteration - len(losses)) // self.log_interval:
+        due = iteration // self.log_interval > (iteration - len(losses)) // self.log_interval
+        if due and self.bar.disable and not self.quiet:
             self.waiting.append((iteration, losses))
         # A GPU may be behind the host: a line waits for its loss, no step waits for a line.
         while self.waiting and (losses.device.type == 'cpu' or len(self.waiting) > 1):

@@ -45,9 +45,10 @@ class SeedRun:
         self.best, self.best_val_loss = {}, float('inf')
 
     def next_files(self, iteration, state, row=None):
-        """Take in an evaluation. -> the files to write at an iteration, {path: bytes}: the latest checkpoint, and where there is an evaluation
-        (`row`) the results with it and a checkpoint for every score that is strictly better than before. Where the loss
-        is not finite, only the results: the last good checkpoint stays."""
+        """Take in an evaluation. -> the files to write at an iteration, {path: bytes}: the latest checkpoint, and where
+        there is an evaluation (`row`) the results with it and a checkpoint for every score that is strictly better than
+        before. Where the loss is not finite, only the results: the last good checkpoint stays. state: what the engine's
+        snapshot holds of this seed."""
         files, better = {}, []
         if row is not None:
             self.csv += format_results([row]).split('\n', 1)[1]
@@ -139,8 +140,8 @@ class RunFolder:
     def check_seeds(self):
         """Raise `UserError` unless the folder holds the seeds that the settings ask for."""
         here = {path.parent.name for path in self.path.glob(f'seed_*/{LATEST}')}
-        wanted = {f'seed_{self.config.seed + r}' for r in range(self.config.num_seeds)} if self.config.num_seeds > 1 else set()
-        if here != wanted:
+        several = range(self.config.num_seeds if self.config.num_seeds > 1 else 0)
+        if here != {f'seed_{self.config.seed + r}' for r in several}:
             raise UserError(f'{self.path} holds {", ".join(sorted(here)) or "one seed"}, not what num_seeds='
                             f'{self.config.num_seeds} and seed={self.config.seed} ask for: those cannot change under way')
 

@@ -249,7 +249,7 @@ def test_a_folder_removed_under_way_is_named_and_does_not_come_back(training, tm
     assert one.says('iter    100')
     time.sleep(0.1)    # it steps, and writes nothing
     os.rename(tmp_path / 'run', tmp_path / 'gone')
-    assert one.wait() == 2
+    assert one.wait(20) == 2
     assert str(tmp_path / 'run') in one_line(one.said()) and not (tmp_path / 'run').exists()
     shutil.rmtree(tmp_path / 'gone')
 

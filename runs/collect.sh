@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Bring what runs/paper.sh trained into results/: CSVs, run.json, a plot a run, the grids, the tables; then the README.
+#   bash runs/collect.sh [FOLDER_WITH_THE_RUNS]      (default: here)
+set -euo pipefail
+from=$(cd "${1:-.}" && pwd)
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements-dev.txt
+for wd in "" _wd; do
+    for run in "$from"/{math,facts,both}_{mini_14,mini_28,mini_56,mlt}$wd; do
+        for folder in "$run" "$run"/seed_*; do
+            if [ -f "$folder/results.csv" ]; then
+                mkdir -p "results/${folder#"$from"/}"
+                cp "$folder/results.csv" "$folder/run.json" "results/${folder#"$from"/}"
+            fi
+        done
+        if [ -d "results/$(basename "$run")" ]; then
+            $python plot_results.py --model_folder "results/$(basename "$run")"
+        fi
+    done
+    if compgen -G "results/*_m*$wd/" > /dev/null; then
+        $python plot_all_models.py --root_dir results --output_dir results ${wd:+--wd}
+        $python make_tables.py --root_dir results ${wd:+--wd} > "results/tables$wd.md"
+    fi
+done
+$python tests/test_readme.py
