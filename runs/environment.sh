@@ -21,7 +21,7 @@ fi
 train() {
     local name=$1 go_on=
     shift
-    if compgen -G "$name/ckpt.pt" || compgen -G "$name/seed_*/ckpt.pt" || compgen -G "$name/*commit.json"; then
+    if compgen -G "$name/ckpt.pt" || compgen -G "$name/seed_*/ckpt.pt" || compgen -G "$name/*tbtt.commit.json"; then
         go_on=--init_from=resume
     fi > /dev/null
     $python train_with_eval.py "config/train_$name.py" $go_on "$@"

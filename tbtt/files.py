@@ -3,8 +3,8 @@ import json
 import os
 from pathlib import Path
 
-BESIDE = '.tmp'               # a file being written
-COMMIT = 'commit.json'        # names the complete files beside their places, while they are being put there; a writer may
+BESIDE = '.tbtt.tmp'          # a file being written
+COMMIT = 'tbtt.commit.json'   # names the complete files beside their places, while they are being put there; a writer may
                               # have a name of its own with this end
 
 

@@ -16,7 +16,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import train_with_eval
@@ -36,7 +36,7 @@ SECONDS = 10    # for one case; then it hangs
 def cases(share):
     """How many cases a property gets of all, and the same ones every time."""
     return settings(max_examples=max(5, round(share * CASES)), deadline=None, derandomize=True, database=None,
-                    suppress_health_check=list(HealthCheck))
+                    suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])
 
 
 class Hang(BaseException):

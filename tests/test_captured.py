@@ -1,0 +1,106 @@
+"""The captured step: its host's side everywhere, the real thing where there is a CUDA GPU."""
+import contextlib
+
+import pytest
+import torch
+
+from conftest import new_engine, tiny_config
+from tbtt.engine import Captured, Engine, State, in_place, one_by_one
+from tbtt.replicas import Replicas
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+
+
+class Stream:
+    def wait_stream(self, other):
+        pass
+
+
+class Graph:
+    """A graph that replays by taking its owner's steps again."""
+    owner = None
+
+    def replay(self):
+        owner, state = self.owner, self.state
+        owner.losses.copy_(torch.stack([in_place(owner.step, state, owner.starts[k], owner.rates[k])
+                                        for k in range(owner.size)]))
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """torch.cuda's streams and graphs, for the host's side of a capture on a machine without a GPU."""
+    monkeypatch.setattr(torch.cuda, 'Stream', Stream)
+    monkeypatch.setattr(torch.cuda, 'current_stream', Stream)
+    monkeypatch.setattr(torch.cuda, 'stream', lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, 'graph', lambda graph: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, 'CUDAGraph', Graph)
+
+
+def capture(engine, size):
+    """A capture of the engine's step, the state left as it was."""
+    before = State(*(x.clone() for x in engine.state))
+    captured = Captured(engine.step, engine.state, *engine.example(), size=size)
+    captured.graph.owner, captured.graph.state = captured, engine.state
+    assert torch.equal(engine.state.steps, before.steps + captured.warm_up + size)    # what a stub executes in capturing
+    torch._foreach_copy_(engine.state, before)
+    return captured
+
+
+@pytest.mark.parametrize('steps', [1, 3, 7, 9])
+def test_the_captured_step_feeds_every_batch_and_rate_in_their_order(no_gpu, math_data, steps):
+    config = tiny_config(num_seeds=2)
+    single, several = (new_engine(math_data.train, 17, config) for _ in range(2))
+    several.launch = capture(several, size=3)
+    launches = [losses for _, losses in several.run(0, steps)]
+    losses = torch.cat([losses for _, losses in single.run(0, steps)])
+    assert [len(x) for x in launches] == [3] * (steps // 3) + [1] * (steps % 3)
+    assert torch.equal(torch.cat(launches), losses) and torch.equal(several.state.flat, single.state.flat)
+
+
+def test_a_capture_that_does_not_step_is_found_out_and_leaves_the_state_as_it_was(no_gpu, monkeypatch, math_data):
+    monkeypatch.setattr(Graph, 'replay', lambda self: None)
+    engine = new_engine(math_data.train, 17, tiny_config())
+    before = State(*(x.clone() for x in engine.state))
+    engine.compiled, engine.launch = engine.step, one_by_one(engine.step)
+    engine.try_captured()
+    assert all(torch.equal(x, y) for x, y in zip(engine.state, before))
+
+
+def on_cuda(math_data, dtype, **settings):
+    config = tiny_config(**{'device': 'cuda', 'max_iters': 1000, 'num_seeds': 3, **settings})
+    seeds = list(range(config.seed, config.seed + config.num_seeds))
+    device = torch.device('cuda')
+    engine = Engine(Replicas.from_seeds(config.model_args(17), seeds, device), math_data.train, seeds, config, device, dtype)
+    engine.prepare()
+    return engine
+
+
+@on_a_gpu
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 2e-2)])
+def test_captured_compiled_and_eager_agree_with_the_cpu(math_data, dtype, tolerance):
+    ours = torch.cat([losses for _, losses in new_engine(math_data.train, 17, tiny_config(num_seeds=3)).run(0, 60)])
+    for compile in ('False', 'True'):
+        engine = on_cuda(math_data, dtype, compile=compile)
+        assert engine.path == ('compiled and captured' if compile == 'True' else 'eager (compile=False)')
+        losses = torch.cat([losses for _, losses in engine.run(0, 60)]).cpu()
+        torch.testing.assert_close(losses, ours, rtol=tolerance, atol=tolerance)
+
+
+@on_a_gpu
+def test_every_replay_draws_new_dropout_masks_and_the_same_ones_again_from_the_same_iteration(math_data):
+    engine = on_cuda(math_data, torch.float32, dropout=0.3, compile='True', learning_rate=0.0, min_lr=0.0)
+    first = torch.cat([losses for _, losses in engine.run(0, 50)])
+    again = torch.cat([losses for _, losses in engine.run(0, 50)])
+    assert torch.equal(first, again) and not torch.allclose(first[:25].mean(0), first[25:].mean(0), rtol=1e-6)
+
+
+@on_a_gpu
+def test_memory_on_the_gpu_does_not_grow_with_iterations(math_data):
+    engine = on_cuda(math_data, torch.float32, compile='True')
+    used = []
+    for first in range(0, 300, 100):
+        for _ in engine.run(first, first + 100):
+            pass
+        torch.cuda.synchronize()
+        used.append(torch.cuda.memory_allocated())
+    assert used[1] == used[2]
