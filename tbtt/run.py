@@ -1,5 +1,6 @@
 """A run's folder: who may write there, what an evaluation leaves in it, and how a run goes on from it."""
 import dataclasses
+import hashlib
 import json
 import math
 import platform
@@ -41,26 +42,28 @@ class SeedRun:
         self.model_args = config.model_args(self.meta['vocab_size'])
         place = str(Path(config.out_dir) / folder)
         self.config = dataclasses.asdict(config) | {'seed': seed, 'num_seeds': 1, 'out_dir': place}
-        self.csv, self.last_evaluated, self.diverged = format_results([]), -1, None
+        self.csv, self.last_evaluated = format_results([]), -1
+        self.diverged, self.closed = None, False    # closed: its last row is the one without a finite loss
         self.best, self.best_val_loss = {}, float('inf')
 
-    def next_files(self, iteration, state, row=None):
+    def next_files(self, iteration, state, row, healthy):
         """Take in an evaluation. -> the files to write at an iteration, {path: bytes}: the latest checkpoint, and where
         there is an evaluation (`row`) the results with it and a checkpoint for every score that is strictly better than
-        before. Where the loss is not finite, only the results: the last good checkpoint stays. state: what the engine's
-        snapshot holds of this seed."""
+        before. Where the loss is not finite (not `healthy`) only the results: the last good checkpoint stays. state: what
+        the engine's snapshot holds of this seed."""
         files, better = {}, []
         if row is not None:
             self.csv += format_results([row]).split('\n', 1)[1]
             files[RESULTS] = self.csv.encode()
-        if self.diverged is None:
+        if healthy:
             if row is not None:
                 better = [score for score in BEST if row.get(f'{score}_acc', -1) > self.best.get(score, -1)]
                 self.best |= {score: row[f'{score}_acc'] for score in better}
                 self.best_val_loss = min(self.best_val_loss, row['val_loss'])
             content = to_bytes({
                 **state, 'model_args': self.model_args, 'iter_num': iteration, 'best_val_loss': self.best_val_loss,
-                'config': self.config, 'meta': self.meta, 'data': self.digest, 'best': self.best})
+                'config': self.config, 'meta': self.meta, 'data': self.digest, 'results': digest(self.csv),
+                'best': self.best})
             files |= {name: content for name in (*(BEST[score] for score in better), LATEST)}
         return {str(Path(self.folder) / name): content for name, content in files.items()}
 
@@ -89,16 +92,18 @@ class SeedRun:
         self.best_val_loss = float(checkpoint.get('best_val_loss', float('inf')))
         results = path.parent / RESULTS
         if results.exists():
-            rows = read_results(results)
+            rows, lines = read_results(results), results.read_text().splitlines(keepends=True)
             keep = int(np.searchsorted(rows['iter'], checkpoint['iter_num'], side='right'))
-            self.diverged = read_info(path.parent).get('diverged')
-            if self.diverged is None and not np.isfinite(rows['train_loss'][-1]):
+            if checkpoint.get('results', now := digest(''.join(lines[:keep + 1]))) != now:
+                raise UserError(f'{results} is not what the run wrote there with {path.name}: bring it back, or train anew')
+            self.diverged, self.closed = read_info(path.parent).get('diverged'), not np.isfinite(rows['train_loss'][-1])
+            if self.closed and self.diverged is None:
                 self.diverged = int(rows['iter'][-1])
             if self.diverged is not None:
                 keep = len(rows['iter'])
                 # What is loaded is from before it diverged: nothing finite may be recorded of it any more.
                 checkpoint['model'] = {name: value * math.nan for name, value in checkpoint['model'].items()}
-            self.csv = ''.join(results.read_text().splitlines(keepends=True)[:keep + 1])
+            self.csv = ''.join(lines[:keep + 1])
             self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
         return checkpoint
 
@@ -196,6 +201,8 @@ class RunFolder:
                     shutil.rmtree(lock.parent) if len(list(lock.parent.iterdir())) == 1 else lock.unlink()
         self.about = about
         self.ranks.wait()
+        for seed in self.seeds:
+            (self.path / seed.folder).mkdir(exist_ok=True)
 
     def release(self):
         for lock in self.locks:
@@ -226,28 +233,26 @@ class RunFolder:
         change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the write before it, and raises
         what that raised."""
         self.flush()
-        going = [(r, seed) for r, seed in enumerate(self.seeds)
-                 if seed.diverged is None or rows and seed.last_evaluated < seed.diverged]
-        if rows:
-            for _, seed in going:
-                seed.last_evaluated = iteration
+        diverged = [seed.diverged for seed in self.seeds]    # as it is now, not when the disk has time
+        going = [r for r, seed in enumerate(self.seeds) if seed.diverged is None or rows and not seed.closed]
+        for r in going if rows else ():
+            self.seeds[r].last_evaluated, self.seeds[r].closed = iteration, diverged[r] is not None
         if self.ranks.writes:
-            self.pending = self.writer.submit(self.write, iteration, snapshot, rows, going, finished)
+            self.pending = self.writer.submit(self.write, iteration, snapshot, rows, going, diverged, finished)
 
-    def write(self, iteration, snapshot, rows, going, finished):
+    def write(self, iteration, snapshot, rows, going, diverged, finished):
         files = {}
-        for r, seed in going:
-            (self.path / seed.folder).mkdir(exist_ok=True)
-            files |= seed.next_files(iteration, snapshot(r), rows and rows[r])
-        for seed in self.seeds:
-            files[str(Path(seed.folder) / ABOUT)] = self.describe(seed, iteration, finished)
+        for r in going:
+            files |= self.seeds[r].next_files(iteration, snapshot(r), rows and rows[r], healthy=diverged[r] is None)
+        for seed, since in zip(self.seeds, diverged):
+            files[str(Path(seed.folder) / ABOUT)] = self.describe(seed, iteration, since, finished)
         write_files(self.path, files, f'{self.seeds[0].seed}.{COMMIT}')
 
-    def describe(self, seed, iteration, finished):
+    def describe(self, seed, iteration, diverged, finished):
         """run.json: what made the run, how far it is, and the seconds it took so far (all seeds together)."""
         seconds = self.seconds_before + time.monotonic() - self.started
         about = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **self.about, 'iter_num': iteration,
-                 'finished': finished, 'diverged': seed.diverged, 'seconds': round(seconds, 1), 'config': seed.config}
+                 'finished': finished, 'diverged': diverged, 'seconds': round(seconds, 1), 'config': seed.config}
         return (json.dumps(about, indent=1) + '\n').encode()
 
     def flush(self):
@@ -255,6 +260,11 @@ class RunFolder:
         if self.pending is not None:
             self.pending, done = None, self.pending
             done.result()
+
+
+def digest(text):
+    """A text's fingerprint."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def provenance(device):
