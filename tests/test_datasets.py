@@ -3,12 +3,14 @@ import collections
 import csv
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from conftest import HERE, contents
+from tbtt.command import UserError
 from tbtt.dataset import Dataset, windows
 
 
@@ -131,3 +133,16 @@ def test_targets_are_the_inputs_one_later():
     x, y = windows(torch.arange(100, 120), torch.tensor([[0, 3], [15, 1]]), 4)
     assert x[0].T.tolist() == [[100, 101, 102, 103], [103, 104, 105, 106]]
     assert y[1].T.tolist() == [[116, 117, 118, 119], [102, 103, 104, 105]]
+
+
+@pytest.mark.parametrize('name', ['train.bin', 'val.bin', 'meta.pkl'])
+def test_a_dataset_notices_that_its_files_changed(datasets, tmp_path, name):
+    folder = shutil.copytree(datasets['as_math'], tmp_path / 'data')
+    dataset = Dataset(folder, 9)
+    dataset.check_unchanged()
+    (folder / name).write_bytes((folder / name).read_bytes() + b'  ')
+    with pytest.raises(UserError, match=f'{name} changed while training'):
+        dataset.check_unchanged()
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f'{name} was removed while training'):
+        dataset.check_unchanged()

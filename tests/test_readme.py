@@ -25,7 +25,12 @@ def speed():
     return bench.markdown(json.loads((HERE / 'results' / 'bench_cpu.json').read_text()))
 
 
-BLOCKS = {'results': results, 'speed': speed}
+def crash():
+    """What the long version of the crash test said last."""
+    return f'```\n{(HERE / "results" / "crash_torture.txt").read_text().splitlines()[-1]}\n```'
+
+
+BLOCKS = {'crash': crash, 'results': results, 'speed': speed}
 
 
 def block(name):
@@ -47,6 +52,12 @@ def test_what_the_readme_names_is_there():
     text = README.read_text()
     named = re.findall(r'(?:results|config|runs|data|tbtt|docs|tests)/[\w./]*\w', text)
     assert named and not [path for path in named if not (HERE / path).exists() and not path.startswith('data/as_math/train')]
+
+
+def test_every_test_that_the_readme_names_is_there():
+    tests = ''.join(path.read_text() for path in (HERE / 'tests').glob('*.py'))
+    named = re.findall(r'`(test_\w+)`', README.read_text())
+    assert named and not [name for name in named if f'def {name}(' not in tests]
 
 
 if __name__ == '__main__':
