@@ -3,6 +3,7 @@ score or sample one."""
 import io
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -32,9 +33,15 @@ def read_checkpoint(path):
     except FileNotFoundError:
         raise UserError(f'no checkpoint {path}: train first, or name another with --ckpt') from None
     try:
+        if zipfile.is_zipfile(io.BytesIO(content)):    # torch does not look at the checksums in its own archives
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if archive.testzip() is not None:
+                    raise UserError(f'{path} is damaged: the checksum of {archive.testzip()} is wrong')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')    # what follows says all there is to say
             checkpoint = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         reason = str(error).split('GLOBAL ')[-1].split(' was not')[0] if 'GLOBAL' in str(error) else 'damaged'
         raise UserError(f'{path} cannot be loaded without running code from it ({reason}): it is refused') from error
@@ -117,6 +124,8 @@ def unpack_optimizer(model, optimizer, path):
     """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     try:
+        if not all(isinstance(state, dict) for state in (optimizer['state'], *optimizer['state'].values())):
+            raise TypeError('state')
         states = {name: optimizer['state'][i] for i, name in enumerate(optimizer_order(shapes))}
         flat = [torch.cat([states[name][key].float().reshape(shape.numel()) for name, shape in shapes.items()])
                 for key in ('exp_avg', 'exp_avg_sq')]

@@ -49,6 +49,8 @@ def true_or_false(text):
 
 def run(main):
     """Run a script's `main()`: a `UserError` becomes one line on standard error and exit status 2."""
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='backslashreplace')    # a folder's name may be no UTF-8
     try:
         status = main()
         sys.stdout.flush()

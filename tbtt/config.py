@@ -90,6 +90,8 @@ def check_value(field, value):
     low, high, choices = (field.metadata[key] for key in ('low', 'high', 'choices'))
     if type(value) is not field.type:
         raise InvalidSetting(f'{field.name}={value!r}: expected {field.type.__name__}, got {type(value).__name__}')
+    if field.type is str and '\0' in value:
+        raise InvalidSetting(f'{field.name}={value!r}: expected a text without the character \\0')
     if choices and value not in choices:
         raise InvalidSetting(f'{field.name}={value!r}: expected one of {", ".join(choices)}')
     if field.type is float and not math.isfinite(value):
@@ -103,6 +105,8 @@ def set_value(config, name, value):
     """Set one setting. An integer will do for a float, and True or False for `compile`."""
     if name not in FIELDS:
         raise InvalidSetting(unknown_name('setting', name, FIELDS))
+    if FIELDS[name].type in (int, float) and type(value) is int and abs(value) >= 2**63:
+        raise InvalidSetting(f'{name} is a number of {value.bit_length()} bits: expected one of at most 63')
     if FIELDS[name].type is float and type(value) is int:
         value = float(value)
     if name == 'compile' and type(value) is bool:

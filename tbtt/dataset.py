@@ -36,7 +36,7 @@ class Codec:
         return ''.join(self.itos.get(int(i), '\ufffd') for i in ids)
 
 
-class PlainUnpickler(pickle.Unpickler):
+class PlainUnpickler(pickle._Unpickler):    # the one in Python: a damaged index costs the one in C gigabytes
     """Admits what a meta.pkl is made of (containers, strings, numbers) and no object of any class: no code can run."""
 
     def find_class(self, module, name):
@@ -53,6 +53,9 @@ def check_meta(meta, path):
             and all(type(c) is str and len(c) == 1 and type(i) is int and i in ids and itos.get(i) == c
                     for c, i in stoi.items())):
         raise UserError(f'{path}: stoi and itos are not a character codec of {size} tokens: prepare the dataset again')
+    foreign = meta.keys() - {'vocab_size', 'stoi', 'itos', 'tasks'}
+    if foreign or 'tasks' in meta and not size == len(stoi) == len(itos):    # only others' vocabularies are rounded up
+        raise UserError(f'{path} is damaged (keys {sorted(meta, key=repr)}, vocab_size {size}): prepare the dataset again')
     if not isinstance(meta.get('tasks', {}), dict):
         raise UserError(f'{path}: tasks is not a dict: prepare the dataset again')
     return meta
@@ -112,11 +115,11 @@ class Dataset:
         self.tasks = tasks_from(self.meta.get('tasks', {}), self.folder / 'meta.pkl')
         self.train, self.val = (read_tokens(self.folder / f'{split}.bin', self.meta['vocab_size'], block_size)
                                 for split in ('train', 'val'))
-        expected = sum(len(line) for task in self.tasks.values() for line in task.lines())
+        lines = sorted(''.join(line for task in self.tasks.values() for line in task.lines()).split('\n'))
         for split, tokens in (('train', self.train), ('val', self.val)):
-            if self.tasks and len(tokens) != expected:
-                raise UserError(f'{self.folder / split}.bin is cut off or of other data: {len(tokens)} tokens where '
-                                f'meta.pkl describes {expected}: prepare the dataset again')
+            if self.tasks and sorted(self.codec.decode(tokens.tolist()).split('\n')) != lines:
+                raise UserError(f'{self.folder / split}.bin is cut off, damaged or of other data: its lines are not those '
+                                f'that meta.pkl describes: prepare the dataset again')
         self.stamps = self.read_stamps()
         self.digest = hashlib.sha256(self.train.numpy().tobytes() + self.val.numpy().tobytes()).hexdigest()
 

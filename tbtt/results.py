@@ -50,12 +50,15 @@ def read_results(path):
 def read_lines(path):
     """The header's names and a list of (line number, cells), blank lines left out; UserError if there are none."""
     try:
-        reader = csv.reader(io.StringIO(Path(path).read_text(encoding='utf-8-sig')))
+        text = Path(path).read_text(encoding='utf-8-sig')
+        reader = csv.reader(io.StringIO(text), strict=True)
         lines = [(reader.line_num, cells) for cells in reader if cells]
     except OSError as error:
         raise UserError(f'{path}: {error.strerror}: train the run first or name another folder') from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path}: line 1: this is no CSV text: give a results.csv of a training run') from error
+    if lines and not text.endswith('\n') and len(lines[-1][1]) == len(lines[0][1]):    # its last number may lack digits
+        raise UserError(f'{path}: line {reader.line_num} is cut off: complete or delete it')
     if len(lines) < 2:
         raise UserError(f'{path}: line {len(lines) + 1}: no evaluation here: train until the first one is written')
     return [name.strip() for name in lines[0][1]], lines[1:]

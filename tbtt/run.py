@@ -79,17 +79,16 @@ class SeedRun:
         checkpoint = read_checkpoint(path)
         for name, now in self.config.items():
             then = checkpoint['config'].get(name, now)
-            if then != now and name not in MAY_CHANGE:
+            if name not in MAY_CHANGE and not same(then, now):
                 raise UserError(f'{name}={now!r}, but the run in {path.parent} has {name}={then!r}: that cannot change '
                                 f'under way')
-        if checkpoint['model_args'] != self.model_args:
+        if not same(checkpoint['model_args'], self.model_args):
             raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for {self.model_args}')
         for key, now in (('meta', self.meta), ('data', self.digest)):
-            if checkpoint.get(key, now) != now:
+            if not same(checkpoint.get(key, now), now):
                 raise UserError(f'{path} was trained on other data than {self.config["dataset"]} now holds: prepare them as '
                                 f'they were, or train anew')
-        self.best = checkpoint.get('best', {})
-        self.best_val_loss = float(checkpoint.get('best_val_loss', float('inf')))
+        self.best, self.best_val_loss = best_of(checkpoint, path)
         results = path.parent / RESULTS
         if results.exists():
             rows, lines = read_results(results), results.read_text().splitlines(keepends=True)
@@ -106,6 +105,26 @@ class SeedRun:
             self.csv = ''.join(lines[:keep + 1])
             self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
         return checkpoint
+
+
+def same(one, other):
+    """Are they equal? A tensor, which has no place among plain values, is equal to none."""
+    try:
+        return bool(one == other)
+    except RuntimeError:
+        return False
+
+
+def best_of(checkpoint, path):
+    """-> best scores, best validation loss of a checkpoint. Raises `UserError` where these or the iteration cannot be."""
+    best, loss = checkpoint.get('best', {}), checkpoint.get('best_val_loss', float('inf'))
+    try:
+        loss = float(loss)
+        if checkpoint['iter_num'] < 0 or any(not 0 <= float(value) <= 100 for value in best.values()):
+            raise ValueError
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        raise UserError(f'{path} is damaged: iter_num {checkpoint["iter_num"]}, best {best}, best_val_loss {loss}') from None
+    return best, loss
 
 
 class RunFolder:
