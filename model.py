@@ -48,6 +48,16 @@ class LayerNorm(nn.Module):
         return x if self.bias is None else x + self.bias[..., None, None]
 
 
+GROUP = 6
+def attend(q, k, v, dropout):
+    """Queries (..., D, T, B) of the last T of S positions, keys and values (..., D, S, B) -> (..., D, T, B)"""
+    D, T, S = q.shape[-3], q.shape[-2], k.shape[-2]
+    scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-4) * D ** -0.5    # (..., T, S, B)
+    scores = scores + torch.full((T, S), -torch.inf, device=q.device).triu(1 + S - T)[..., None]
+    weights = F.dropout((scores - scores.logsumexp(-2, keepdim=True)).exp(), dropout)
+    return (weights.unsqueeze(-4) * v.unsqueeze(-3)).sum(-2)
+
+
 class CausalSelfAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -61,11 +71,11 @@ class CausalSelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         small = C // self.n_head * T < 4096 and not (x.is_cuda and C // self.n_head >= 32)    # tensor cores want D >= 32
         if small and (torch.is_grad_enabled() or torch.compiler.is_compiling()):
-            # Multiply-and-sum loops over the batch, which the compiler fuses, are the fastest to train.
-            scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-4) * (C // self.n_head) ** -0.5    # (..., H, T, S, B)
-            scores = scores + torch.full((T, T), -torch.inf, device=x.device).triu(1)[..., None]
-            weights = F.dropout((scores - scores.logsumexp(-2, keepdim=True)).exp(), dropout)
-            y = (weights.unsqueeze(-4) * v.unsqueeze(-3)).sum(-2)
+            # Multiply-and-sum loops over the batch, which the compiler fuses, are the fastest to train. The positions go
+            # in groups, each with the keys up to its end: what comes after it would be masked.
+            group = 8 if T >= 16 else T
+            y = torch.cat([attend(q[..., i:i + group, :], k[..., :i + group, :], v[..., :i + group, :], dropout)
+                           for i in range(0, T, group)], -2)
         else:
             # The fused kernels want four contiguous axes, (batch, H, T, D).
             leading = q.movedim(-1, -4).shape[:-3]    # (..., B)
@@ -131,8 +141,8 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
 
     def forward(self, idx):
-        """Tokens (..., T, B) int64, T up to the block size -> logits (..., V, T, B)"""
-        vocabulary = torch.arange(self.config.vocab_size, device=idx.device)[:, None, None]
+        """Tokens (..., T, B) of an integer type, T up to the block size -> logits (..., V, T, B)"""
+        vocabulary = torch.arange(self.config.vocab_size, dtype=idx.dtype, device=idx.device)[:, None, None]
         # The embedding as a product with one-hot columns: its gradient is a product too, where an index's would be a
         # scatter, serial on a CPU, in no fixed order on a GPU. Vocabularies of characters are small.
         one_hot = (idx.unsqueeze(-3) == vocabulary).to(self.lm_head.weight.dtype)    # (..., V, T, B)

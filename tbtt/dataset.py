@@ -143,6 +143,10 @@ class Dataset:
 
 def windows(data, starts, block_size):
     """data (n,), starts (..., B) -> inputs and targets (..., T, B): the batch is the last axis, as in the model."""
-    offsets = torch.arange(block_size, device=data.device)[:, None]
-    index = starts.unsqueeze(-2) + offsets
-    return data[index], data[index + 1]
+    text = texts(data, starts, block_size + 1)
+    return text[..., :-1, :], text[..., 1:, :]
+
+
+def texts(data, starts, length):
+    """data (n,), starts (..., B) -> the `length` tokens from each start on, (..., length, B)"""
+    return data[starts.unsqueeze(-2) + torch.arange(length, device=data.device)[:, None]]

@@ -8,7 +8,7 @@ from torch.func import functional_call, grad_and_value
 from tbtt import draws
 from tbtt.checkpoint import build_model, pack_optimizer, unpack_optimizer
 from tbtt.command import UserError
-from tbtt.dataset import windows
+from tbtt.dataset import texts
 from tbtt.device import autocast
 from tbtt.evaluate import token_losses
 from tbtt.ranks import Ranks
@@ -50,7 +50,7 @@ class Engine:
     def __init__(self, replicas, data, seeds, config, device, dtype, ranks=None):
         self.ranks = ranks or Ranks()
         self.replicas, self.config, self.device, self.dtype = replicas, config, device, dtype
-        self.data = data.to(device)
+        self.data = data.to(device, torch.int32)    # as wide as the numbers that the comparisons with it choose among
         self.seeds = torch.tensor(seeds, device=device)
         column = torch.zeros(len(seeds), 1, device=device)
         self.state = State(replicas.flat, torch.zeros_like(replicas.flat), torch.zeros_like(replicas.flat), column,
@@ -66,9 +66,24 @@ class Engine:
         with autocast(self.device, self.dtype):
             return self.replicas.forward(tokens)
 
-    def gradient(self, state, starts):
-        """Mean gradient and loss over micro-batches. starts (micro-steps, R, B): where the windows of a batch start in
-        the data. -> (R, parameters), (R,)"""
+    def step(self, state, starts, rate):
+        """One step of every replica. starts (micro-steps, R, B): where the windows of a batch start in the data. rate:
+        learning rate, 0-dim. -> (R,) loss before it, State
+
+        The new state is returned, not written over the old: in-place updates of (R, parameters) trip Inductor's fusion.
+        """
+        # Looked up outside of what is compiled: fused into it, each comparison with the vocabulary would look up anew.
+        return self.learn(state, texts(self.data, starts, self.config.block_size + 1), rate)
+
+    def learn(self, state, text, rate):
+        """A step on text (micro-steps, R, T + 1, B)."""
+        gradient, losses = self.gradient(state, text)
+        if self.ranks.split:
+            gradient, losses = self.ranks.mean(gradient, losses)
+        return losses, self.update(state, gradient, rate)
+
+    def gradient(self, state, text):
+        """Mean gradient and loss over the micro-batches of `text`. -> (R, parameters), (R,)"""
         def loss(params, x, y):
             with autocast(self.device, self.dtype):
                 logits = functional_call(self.replicas.template, params, (x,))
@@ -77,22 +92,11 @@ class Engine:
             return scaled.sum(), losses    # replicas share no weight: the gradient of the sum is that of each
 
         gradient = losses = 0
-        for batch in starts.unbind(0):
-            x, y = windows(self.data, batch, self.config.block_size)
-            named, (_, each) = grad_and_value(loss, has_aux=True)(self.replicas.named(state.flat), x, y)
+        for batch in text.unbind(0):
+            named, (_, each) = grad_and_value(loss, has_aux=True)(self.replicas.named(state.flat), batch[:, :-1], batch[:, 1:])
             gradient = gradient + torch.cat([named[name].flatten(1) for name in self.replicas.names], 1)
             losses = losses + each
-        return gradient / len(starts), losses / len(starts)
-
-    def step(self, state, starts, rate):
-        """One step of every replica. rate: learning rate, 0-dim. -> (R,) loss before it, State
-
-        The new state is returned, not written over the old: in-place updates of (R, parameters) trip Inductor's fusion.
-        """
-        gradient, losses = self.gradient(state, starts)
-        if self.ranks.split:
-            gradient, losses = self.ranks.mean(gradient, losses)
-        return losses, self.update(state, gradient, rate)
+        return gradient / len(text), losses / len(text)
 
     def update(self, state, gradient, rate):
         """Clip and step by AdamW. -> State"""
@@ -132,20 +136,16 @@ class Engine:
         """Compile the step, or say in `path` why it stays eager. Raises `UserError` where compile=True demands it."""
         torch._dynamo.reset()    # it gives up on a function that was compiled for several other shapes before
         try:
-            if self.ranks.split:    # what lies between gradient and update is a message
-                self.gradient = torch.compile(self.gradient, dynamic=False)
-                self.update = torch.compile(self.update, dynamic=False)
-                compiled = self.step
-            else:
-                compiled = torch.compile(self.step, dynamic=False)
-            compiled(self.state, *self.example())
-            self.launch, self.path = one_by_one(compiled), 'compiled'
-            self.compiled = compiled
+            # Between gradient and update of a batch that is split lies a message.
+            for part in ('gradient', 'update') if self.ranks.split else ('learn',):
+                setattr(self, part, torch.compile(getattr(self, part), dynamic=False))
+            self.step(self.state, *self.example())
+            self.path = 'compiled'
         except torch.OutOfMemoryError:
             raise
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-            vars(self).pop('gradient', None)    # the compiled ones, which hide the methods
-            vars(self).pop('update', None)
+            for part in ('learn', 'gradient', 'update'):
+                vars(self).pop(part, None)    # the compiled ones, which hide the methods
             reason = ' '.join(str(error).split())[:200]
             if self.config.compile == 'True':
                 raise UserError(f'compile=True, but this step does not compile here: {reason}') from error
@@ -155,7 +155,7 @@ class Engine:
         """Capture the compiled step, or say in `path` why it is launched kernel by kernel."""
         before = State(*(x.clone() for x in self.state))
         try:
-            captured = Captured(self.compiled, self.state, *self.example())
+            captured = Captured(self.step, self.state, *self.example())
             for _ in captured(self.state, *self.stretch(0, captured.size)):
                 pass
             if not torch.equal(self.state.steps, before.steps + captured.size + captured.warm_up):

@@ -1,6 +1,7 @@
 """Tasks x model -> one row of results a replica. Evaluating leaves no trace in training: no generator is drawn from."""
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from tbtt import draws
 from tbtt.dataset import windows
@@ -20,7 +21,7 @@ class Evaluation:
     def __init__(self, forward, dataset, config, seeds, max_tokens=2**20):
         self.evaluator = Evaluator(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens)
         self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds, max_tokens)
-        self.train, self.val = dataset.train.to(seeds.device), dataset.val.to(seeds.device)
+        self.train, self.val = (data.to(seeds.device, torch.int32) for data in (dataset.train, dataset.val))
         self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
 
     def __call__(self, iteration):
@@ -143,15 +144,16 @@ class Losses:
         total = 0
         for piece in starts.split(max(1, self.max_tokens // self.block_size), dim=-1):
             x, y = windows(data, piece, self.block_size)
-            losses = token_losses(self.forward(x), y)
+            logits = self.forward(x).float()
+            losses = F.cross_entropy(logits, y.long().expand(len(logits), -1, -1), reduction='none')
             total = total + losses.mean(-2).cpu().double().sum(-1)    # not every device has float64
         return total / starts.shape[-1]
 
 
 def token_losses(logits, targets):
-    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32"""
+    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32; made to be trained"""
     logits = logits.float()
-    vocabulary = torch.arange(logits.shape[-3], device=logits.device)[:, None, None]
+    vocabulary = torch.arange(logits.shape[-3], dtype=targets.dtype, device=logits.device)[:, None, None]
     # Masked, not indexed: the gradient of an index is a scatter, which no compiler vectorises.
     target = torch.where(targets.unsqueeze(-3) == vocabulary, logits, 0.0).sum(-3)
     return logits.logsumexp(-3) - target

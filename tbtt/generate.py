@@ -5,6 +5,8 @@ import torch
 
 from tbtt.draws import gumbel
 
+STEPS = 20    # as many steps' noise is drawn at once: it takes as long as that of one
+
 
 class Completions(NamedTuple):
     """The N distinct completions of R replicas x P prompts x S samples."""
@@ -27,8 +29,8 @@ def next_logits(forward, text, length, replica, num_replicas, block_size, max_to
     first = torch.searchsorted(replica, torch.arange(num_replicas, device=device))
     slot = torch.arange(num_rows, device=device) - first[replica]
     num_slots = int(slot.max()) + 1
-    contexts = torch.zeros(num_replicas, T, num_slots, dtype=torch.int64, device=device)
-    contexts[replica, :, slot] = window
+    contexts = torch.zeros(num_replicas, T, num_slots, dtype=torch.int32, device=device)
+    contexts[replica, :, slot] = window.int()
     step = max(1, max_tokens // T)
     position = length - start - 1
     logits = None
@@ -64,8 +66,10 @@ def generate(forward, prompts, seeds, *keys, num_samples, max_new_tokens, block_
         logits = next_logits(forward, text, length, replica, R, block_size, max_tokens)
         vocab_size = logits.shape[1]
         logits, candidates = logits.topk(min(top_k or vocab_size, vocab_size))
-        noise = gumbel(seeds[:, None, None], *keys, step, sample[:, None], torch.arange(logits.shape[1], device=device))
-        choice = (logits[row] / temperature + noise.flatten(0, 1)).argmax(1)
+        if step % STEPS == 0:
+            steps = torch.arange(step, min(step + STEPS, max_new_tokens), device=device)[:, None, None, None]
+            noise = gumbel(seeds[:, None, None], *keys, steps, sample[:, None], torch.arange(logits.shape[1], device=device))
+        choice = (logits[row] / temperature + noise[step % STEPS].flatten(0, 1)).argmax(1)
         drawn = candidates[row, choice]
         distinct, row = torch.unique(row * vocab_size + drawn, return_inverse=True)
         parent, drawn = distinct // vocab_size, distinct % vocab_size
