@@ -2,10 +2,13 @@
 
     python make_tables.py
     python make_tables.py --wd                    (the twins with weight decay: math_mini_14_wd, ...)
+    python make_tables.py --claims sweeps/capacity/summary.csv      (a verdict on each of the paper's claims)
 
 Reads results.csv and run.json in the paper's twelve run folders (math_mini_14, ..., both_mlt) under --root_dir and
 writes to standard output only, in less than a second. What is missing is blank.
 """
+from pathlib import Path
+
 import numpy as np
 
 from tbtt import paper
@@ -100,7 +103,13 @@ def make_table(task, root, wd=False):
 def main():
     parser = Parser(__doc__)
     paper.add_options(parser)
+    parser.add_argument('--claims', nargs='+', type=Path, metavar='SUMMARY', help='judge the claims by these summary.csv')
     args = parser.parse_args()
+    if args.claims:
+        from tbtt import claims    # needs scipy, which the tables do not
+        from tbtt.summary import read_summaries
+        print(claims.markdown(claims.judge(read_summaries(args.claims))))
+        return
     print('\n\n'.join([*(make_table(task, args.root_dir, args.wd) for task in TABLES), NOTES]))
 
 

@@ -123,10 +123,12 @@ def find_file(path):
     raise UserError(f'no config file {path} (nor {ROOT / path}): ls {ROOT / "config"} shows those that exist')
 
 
-def execute(path, config):
-    """Execute a config file over `config`, in place. Names with a leading underscore, imported modules and functions
-    are the file's own business; every other name has to be a setting."""
-    before = dataclasses.asdict(config)
+def names_in(path, before):
+    """Execute a config file with the names `before` (name -> value) in sight. -> those that it sets anew
+
+    Names with a leading underscore, imported modules and functions are the file's own business. Raises `UserError` with
+    the line for whatever the file raises.
+    """
     namespace = dict(before)
     try:
         exec(compile(Path(path).read_bytes(), str(path), 'exec'), namespace)
@@ -135,14 +137,18 @@ def execute(path, config):
     except (Exception, SystemExit) as error:    # whatever the user's own code raises
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         raise UserError(f'{path}, line {lines[0] if lines else 1}: {type(error).__name__}: {error}') from error
-    for name, value in namespace.items():
-        if name.startswith('_') or isinstance(value, (types.ModuleType, types.FunctionType)):
-            continue
-        if name not in before or value is not before[name]:
-            try:
-                set_value(config, name, value)
-            except InvalidSetting as error:
-                raise InvalidSetting(f'{path}: {error}') from error
+    return {name: value for name, value in namespace.items()
+            if not name.startswith('_') and not isinstance(value, (types.ModuleType, types.FunctionType))
+            and (name not in before or value is not before[name])}
+
+
+def execute(path, config):
+    """Execute a config file over `config`, in place: every name that it sets has to be a setting."""
+    for name, value in names_in(path, dataclasses.asdict(config)).items():
+        try:
+            set_value(config, name, value)
+        except InvalidSetting as error:
+            raise InvalidSetting(f'{path}: {error}') from error
 
 
 def add_settings(parser):

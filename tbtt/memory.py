@@ -27,6 +27,13 @@ def is_out_of_memory(error):
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
+def bytes_a_replica(config, vocab_size):
+    """About how much memory the step of one replica takes at its peak, from the sizes of its activations alone."""
+    tokens = config.batch_size * config.block_size
+    floats = 12 * tokens * (vocab_size + config.n_layer * (8 + 2 * config.mlp_expansion) * config.n_embd)
+    return 4 * floats
+
+
 def replicas_that_fit(config, model_args, data, device, dtype):
     """How many replicas would train in the memory that is free now, going by a step of one; 0 where not even one does."""
     gc.collect()
@@ -45,6 +52,4 @@ def replicas_that_fit(config, model_args, data, device, dtype):
         return 0
     if device.type == 'cuda':
         return int(0.9 * free / (torch.cuda.max_memory_allocated(device) - before))
-    tokens = config.batch_size * config.block_size
-    floats = 12 * tokens * (model_args['vocab_size'] + config.n_layer * (8 + 2 * config.mlp_expansion) * config.n_embd)
-    return int(0.9 * free / (4 * floats))
+    return int(0.9 * free / bytes_a_replica(config, model_args['vocab_size']))

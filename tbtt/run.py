@@ -24,6 +24,7 @@ from tbtt.results import format_results, read_info, read_results
 
 LATEST, RESULTS, ABOUT, LOCK = 'ckpt.pt', 'results.csv', 'run.json', '.lock'
 BEST = {'math': 'ckpt_best_math.pt', 'facts': 'ckpt_best_facts.pt', 'combined': 'ckpt_best_combined.pt'}
+BUSY = 'another training writes into'
 FILES = (LATEST, *BEST.values(), RESULTS, ABOUT)
 # Settings that may change when a run goes on: they name places and the machine, or only how much is printed.
 MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'wandb_log', 'dataset',
@@ -207,7 +208,7 @@ class RunFolder:
         try:
             self.locks[-1].acquire(timeout=0)
         except filelock.Timeout:
-            raise UserError(f'another training writes into {folder}: wait for it, or choose another out_dir') from None
+            raise UserError(f'{BUSY} {folder}: wait for it, or choose another out_dir') from None
 
     def begin(self, **about):
         """What made the run, for run.json. A new run removes what it overwrites only now, when all is ready to go."""

@@ -1,0 +1,185 @@
+"""Draw what a sweep over widths found: which sizes learn the rule, which recall the facts, and how surely.
+
+    python plot_capacity.py sweeps/capacity/summary.csv
+    python plot_capacity.py sweeps/capacity/summary.csv more/summary.csv --weight_decay=0.1 --format=svg
+
+Reads summary.csv of one or several sweeps (finished seeds only) and writes capacity.png, the scores against parameters,
+and capacity_training.png, the probability of the right answer over training (where the seeds' results.csv are still beside
+the summary), into --output_dir. Takes seconds.
+"""
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from tbtt import paper
+from tbtt.command import Parser, UserError, run
+from tbtt.figures import save
+from tbtt.results import read_results, stack_seeds, wilson_interval
+from tbtt.summary import read_summaries
+
+PANELS = {'math': 'math', 'facts': 'facts', 'math+facts': 'both'}    # tasks of a summary -> name in tbtt.paper
+# Every line differs from its neighbours in marker and dashes too, for a printer without colours.
+SHARES = {'best': dict(color='tab:purple', marker='s', linestyle=':', label='seeds at 40/40 held-out, best evaluation'),
+          'last': dict(color='black', marker='o', linestyle='-', label='seeds at 40/40 held-out, last evaluation')}
+MEANS = {'last_heldout': dict(color='tab:purple', marker='D', linestyle='--', label='held-out answers, mean'),
+         'last_seen': dict(color='tab:green', marker='^', linestyle='-.', label='seen answers, mean'),
+         'last_facts': dict(color='tab:orange', marker='v', linestyle=(0, (7, 2)), label='facts recalled, mean')}
+PAPER = {'heldout': dict(marker='D', color='tab:purple', label='paper: held-out'),
+         'facts_pct': dict(marker='v', color='tab:orange', label='paper: facts')}
+
+
+def by_size(rows):
+    """-> list of (parameters, rows of that size), smallest first"""
+    sizes = sorted({row['num_params'] for row in rows})
+    return [(size, [row for row in rows if row['num_params'] == size]) for size in sizes]
+
+
+def draw_shares(axes, sizes):
+    """The share of seeds that answer every held-out question, with Wilson's intervals."""
+    for number, (when, look) in enumerate(SHARES.items()):
+        x, counts, totals = [], [], []
+        for size, rows in sizes:
+            rows = [row for row in rows if row['heldout_total']]
+            if rows:
+                x.append(size * (1.02 if number else 0.98))    # side by side
+                counts.append(sum(row[f'{when}_heldout_correct'] == row['heldout_total'] for row in rows))
+                totals.append(len(rows))
+        if x:
+            share = np.array(counts) / totals
+            ends = np.array([wilson_interval(count, total) for count, total in zip(counts, totals)]).T
+            axes.errorbar(x, 100 * share, 100 * np.abs(ends - share), capsize=3, linewidth=1.4, markersize=5, **look)
+
+
+def draw_means(axes, sizes):
+    """Mean scores over the seeds, and each seed as a faint dot."""
+    for name, look in MEANS.items():
+        points = [(size, value) for size, rows in sizes for row in rows
+                  if (value := row.get(name)) is not None]
+        if points:
+            x, y = np.array(points).T
+            axes.scatter(x, y, s=14, color=look['color'], marker=look['marker'], alpha=0.25, linewidth=0)
+            levels = np.unique(x)
+            axes.plot(levels, [y[x == level].mean() for level in levels], linewidth=1.4, markersize=5, **look)
+
+
+def draw_paper(axes, task):
+    """The paper's four sizes, with its own values."""
+    numbers = paper.published()
+    for model, size in zip(paper.MODELS, paper.NUM_PARAMS[task]):
+        axes.axvline(size, color='0.8', linewidth=0.8, zorder=0)
+        axes.annotate(model, (size, 1.0), xycoords=('data', 'axes fraction'), xytext=(0, 2), textcoords='offset points',
+                      ha='center', fontsize=8, color='0.3')
+        row = numbers[task, model]
+        if row['heldout_total']:
+            heldout = 100 * float(row['heldout_correct']) / float(row['heldout_total'])
+            axes.plot(size, heldout, linestyle='', markersize=10, markerfacecolor='none', **PAPER['heldout'])
+        if row['facts_pct']:
+            axes.plot(size, float(row['facts_pct']), linestyle='', markersize=10, markerfacecolor='none', **PAPER['facts_pct'])
+
+
+def draw_capacity(rows):
+    """A panel a task, scores against parameters."""
+    tasks = [tasks for tasks in PANELS if any(row['tasks'] == tasks for row in rows)]
+    figure = Figure(figsize=(5.2 * len(tasks) + 0.6, 5.2), layout='constrained')
+    handles = {}
+    for axes, tasks in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks):
+        found = [row for row in rows if row['tasks'] == tasks]
+        axes.set(xscale='log', ylim=(-4, 106), xlabel='parameters (position embeddings not counted)')
+        axes.grid(color='0.93')
+        axes.set_axisbelow(True)
+        for side in ('top', 'right'):
+            axes.spines[side].set_visible(False)
+        axes.set_title(f'{paper.TASKS[PANELS[tasks]]}: {seeds_text(found)}', fontsize=10, pad=16)
+        draw_paper(axes, PANELS[tasks])
+        draw_means(axes, by_size(found))
+        draw_shares(axes, by_size(found))
+        handles |= dict(zip(reversed((labels := axes.get_legend_handles_labels())[1]), reversed(labels[0])))
+    figure.axes[0].set_ylabel('percent')
+    figure.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def seeds_text(rows):
+    """6 seeds a size, or 3 to 6 of them."""
+    numbers = sorted({len(members) for _, members in by_size(rows)})
+    text = f'{numbers[0]}' if len(numbers) == 1 else f'{numbers[0]} to {numbers[-1]}'
+    return f'{text} seed{"s" * (numbers[-1] > 1)} a size'
+
+
+def training_curves(rows):
+    """{(tasks, width): results of its seeds, stacked} for the widths whose results.csv are there"""
+    curves = {}
+    for tasks, width in sorted({(row['tasks'], row['n_embd']) for row in rows}):
+        folders = [row['path'] for row in rows if (row['tasks'], row['n_embd']) == (tasks, width)]
+        found = [read_results(folder / 'results.csv') for folder in folders if (folder / 'results.csv').exists()]
+        if found:
+            curves[tasks, width] = stack_seeds(found)
+    return curves
+
+
+def draw_training(curves):
+    """Probability of the right answer over training: a row a task, seen against held-out, a line a width."""
+    columns = {'math': ('seen_prob', 'heldout_prob'), 'facts': ('facts_prob',),
+               'math+facts': ('seen_prob', 'heldout_prob', 'facts_prob')}
+    titles = {'seen_prob': 'seen arithmetic', 'heldout_prob': 'held-out arithmetic', 'facts_prob': 'facts'}
+    tasks = [tasks for tasks in PANELS if any(key[0] == tasks for key in curves)]
+    count = max(len(columns[task]) for task in tasks)
+    figure = Figure(figsize=(5.0 * count + 1.6, 3.6 * len(tasks)), layout='constrained')
+    widths = sorted({width for _, width in curves})
+    looks = {width: dict(color=str(0.72 * (1 - i / max(1, len(widths) - 1))), linewidth=1.0 + 0.5 * (i % 2),
+                         linestyle=['-', '--', '-.', ':'][i % 4]) for i, width in enumerate(widths)}
+    grid = figure.subplots(len(tasks), count, sharex=True, sharey=True, squeeze=False)
+    for row, task in zip(grid, tasks):
+        for axes in row[len(columns[task]):]:
+            axes.set_axis_off()
+        for axes, column in zip(row, columns[task]):
+            for (tasks_here, width), results in curves.items():
+                if tasks_here == task:
+                    x, values = results['iter'] / 1000, np.atleast_2d(results[column])
+                    axes.plot(x, np.nanmedian(values, axis=0), **looks[width])
+                    axes.fill_between(x, np.nanmin(values, axis=0), np.nanmax(values, axis=0), alpha=0.12, linewidth=0,
+                                      color=looks[width]['color'])
+            axes.set_title(f'{paper.TASKS[PANELS[task]]}: {titles[column]}' if task != 'facts' else paper.TASKS[task],
+                           fontsize=10)
+            axes.set(ylim=(-0.03, 1.03), xlabel='iteration (thousands)')
+            axes.grid(color='0.93')
+        row[0].set_ylabel('probability of the right answer')
+    handles = [Line2D([], [], label=f'width {width:.0f}', **look) for width, look in looks.items()]
+    figure.legend(handles=handles, loc='outside right upper', frameon=False, fontsize=8, title='median, range')
+    return figure
+
+
+def chosen(rows, decay):
+    """The one-layer models of the paper's setting with this weight decay."""
+    fixed = {'n_layer': 1, 'n_head': 1, 'mlp_expansion': 1, 'dropout': 0, 'weight_decay': decay}
+    return [row for row in rows if row['tasks'] in PANELS and row.get('heldout') in ('5,7', '', None)
+            and all(row.get(name, value) == value for name, value in fixed.items())]
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument('summary', nargs='+', type=Path, help='summary.csv of a sweep')
+    parser.add_argument('--weight_decay', type=float, default=0.0, help='the runs with this one (default: 0.0)')
+    parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
+    parser.add_argument('--format', default='png', choices=('png', 'svg', 'pdf'), help='(default: png)')
+    args = parser.parse_args()
+    rows = chosen(read_summaries(args.summary), args.weight_decay)
+    if not rows:
+        raise UserError(f'no finished seed of a one-layer model with weight_decay={args.weight_decay:g} in '
+                        f'{", ".join(map(str, args.summary))}: train it with sweep.py config/sweep_capacity.py')
+    figures = {'capacity': draw_capacity(rows)}
+    curves = training_curves(rows)
+    if curves:
+        figures['capacity_training'] = draw_training(curves)
+    else:
+        print('no results.csv beside the summary: the figure over training is left out')
+    for name, figure in figures.items():
+        output = args.output_dir / f'{name}.{args.format}'
+        save(figure, output)
+        print(f'wrote {output}')
+
+
+if __name__ == '__main__':
+    run(main)

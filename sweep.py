@@ -1,0 +1,119 @@
+"""
+Train every combination of a sweep file's axes with many seeds each, and write one table of what came out.
+
+    python sweep.py config/sweep_quick.py
+    python sweep.py config/sweep_capacity.py --dry_run
+    python sweep.py config/sweep_capacity.py --base=math --n_embd=10,14,20,28 --weight_decay=0.0 --num_seeds=6
+    python sweep.py config/sweep_capacity.py --shard=3/64             (one of 64 tasks of an array scheduler)
+    python sweep.py config/sweep_capacity.py --engine=ray --address=auto
+
+A sweep file names a base config, the axes, and what all runs share; --key=value sets the values of an axis (separated by
+commas; of an option of prepare.py by blanks) or any setting. Writes sweeps/NAME/RUN/seed_S/, as train_with_eval.py does,
+and sweeps/NAME/summary.csv, a row a seed. What is finished is skipped, what is broken off is resumed: call it again.
+"""
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from tbtt.command import Parser, UserError, run
+from tbtt.device import choose_device
+from tbtt.estimate import Estimates
+from tbtt.launch import Children, all_finished, local, on_ray
+from tbtt.plan import ON_CPU, Sweep, shard
+from tbtt.summary import summarise, write_summary
+
+
+def read_arguments():
+    """-> the script's own options, and what else was said as {name: text of --name=text}"""
+    parser = Parser(__doc__)
+    parser.add_argument('sweep', help='a sweep file, such as config/sweep_quick.py')
+    parser.add_argument('--dry_run', action='store_true', help='list the runs, with estimates, and train nothing')
+    parser.add_argument('--engine', choices=('local', 'ray'), default='local', help='(default: local)')
+    parser.add_argument('--address', help='of the Ray cluster: auto, or HOST:PORT (default: a cluster of this machine alone)')
+    parser.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N', help='only the I-th of N parts, from 0 on')
+    parser.add_argument('--workers', type=count, help='processes at a time (default: one a core, or one a GPU)')
+    parser.add_argument('--replicas', type=count, help=f'seeds trained together (default: {ON_CPU}; on a GPU as many as fit)')
+    parser.add_argument('--sweeps_dir', default='sweeps', help='where sweeps are (default: sweeps)')
+    args, rest = parser.parse_known_args()
+    settings = {}
+    for text in rest:
+        name, equals, value = text.removeprefix('--').partition('=')
+        if not (text.startswith('--') and equals):
+            parser.error(f'expected --key=value, got {text}')
+        settings[name] = value
+    return args, settings
+
+
+def count(text):
+    """argparse type of a number of at least one."""
+    if int(text) < 1:
+        raise UserError(f'expected a whole number of at least 1, got {text}')
+    return int(text)
+
+
+def devices(sweep):
+    """The GPUs that the jobs are dealt to as CUDA_VISIBLE_DEVICES names them; none where they train on the CPU."""
+    kinds = {run.config().device for run in sweep.runs}
+    if kinds == {'auto'}:
+        seen = os.environ.get('CUDA_VISIBLE_DEVICES')
+        return (seen.split(',') if seen else [str(i) for i in range(torch.cuda.device_count())]) if torch.cuda.is_available() \
+            else []
+    return ['0'] if any(choose_device(kind).type == 'cuda' for kind in kinds) else []
+
+
+def main():
+    args, settings = read_arguments()
+    sweep = Sweep(args.sweep, settings, args.sweeps_dir)
+    gpus = devices(sweep)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    estimates = Estimates(sweep, 'cuda' if gpus else 'cpu')
+    replicas = args.replicas or (estimates.replicas_that_fit() if gpus else ON_CPU)
+    i, n = args.shard
+    jobs = sweep.jobs(replicas)[i::n]
+    workers = min(args.workers or (len(gpus) or cores), max(1, len(jobs)))
+    if args.dry_run:
+        print(estimates.table(jobs, workers))
+        return 0
+
+    todo = [job for job in jobs if not all_finished(job.folder, job.seeds, job.run.config().max_iters)]
+    print(f'{sweep.folder}: {len(sweep.runs)} runs of {sweep.num_seeds} seed(s), {len(jobs)} jobs here, '
+          f'{len(jobs) - len(todo)} finished already')
+    threads = max(1, cores // workers)
+    children = Children()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+    def environment(number):
+        return {'OMP_NUM_THREADS': str(threads)} | ({'CUDA_VISIBLE_DEVICES': gpus[number % len(gpus)]} if gpus else {})
+
+    if args.engine == 'ray':
+        ending = on_ray(todo, sweep.prepare, args.address, threads if args.workers else 1, int(bool(gpus)))
+    else:
+        ending = local(todo, sweep.prepare, workers, environment, children)
+    failures = []
+    try:
+        with tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit='job') as bar:
+            for job, error in ending:
+                bar.update()
+                if error:
+                    failures.append((job, error))
+                    bar.write(f'failed: {job}: {error}')
+    except (KeyboardInterrupt, SystemExit) as stop:
+        ending.close()
+        print('stopped: what is under way was saved; the same command goes on', file=sys.stderr)
+        return stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
+    finally:
+        rows = summarise(sweep)
+        if rows:
+            write_summary(sweep.folder / 'summary.csv', rows)
+            print(f'wrote {Path(os.path.relpath(sweep.folder / "summary.csv"))}: {len(rows)} seeds')
+    for job, error in failures:
+        print(f'failed: {job}: {error} (see {job.folder})', file=sys.stderr)
+    return int(bool(failures))
+
+
+if __name__ == '__main__':
+    run(main)
