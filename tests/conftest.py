@@ -21,7 +21,8 @@ from tbtt.replicas import Replicas
 torch.set_num_threads(1)
 
 HERE = Path(__file__).resolve().parents[1]
-DATASETS = {'as_math': 'math', 'facts_char': 'facts', 'both_math_and_facts': 'both'}
+DATASETS = {'as_math': 'math', 'facts_char': 'facts', 'both_math_and_facts': 'both', 'facts_skewed': 'facts_skewed',
+            'both_skewed': 'both_skewed'}
 # A run of three evaluations in a second.
 TINY = dict(device='cpu', compile=False, max_iters=20, eval_interval=10, log_interval=10, batch_size=16, warmup_iters=2,
             lr_decay_iters=20)
@@ -130,7 +131,7 @@ def command(capsys):
 
 @pytest.fixture(scope='session')
 def datasets(tmp_path_factory):
-    """{name: folder} of the three datasets, prepared as they come."""
+    """{name: folder} of all datasets, prepared as they come."""
     root = tmp_path_factory.mktemp('datasets')
     for name in DATASETS:
         assert run_script(f'data/{name}/prepare.py', out_dir=root / name) == 0

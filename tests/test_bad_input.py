@@ -184,6 +184,7 @@ META = {'vocab_size': 2, 'stoi': {'a': 0, 'b': 1}, 'itos': {0: 'a', 1: 'b'}}
     META | {'tasks': {'chess': {}}}, META | {'tasks': {'math': {'max_operand': 'many'}}},
     META | {'tasks': {'math': {'max_operand': 9, 'heldout': [[1, 70]]}}}, META | {'tasks': {'math': 7}},
     META | {'tasks': {'facts': {'facts': [['France']]}}}, META | {'tasks': {'facts': {'facts': 3}}},
+    META | {'tasks': {'facts': {'repeats': [10**9] * 50}}}, META | {'tasks': {'math': {'repeats': [-1] * 200}}},
     META | {'tasks': {'math': {}}},    # its characters are not in the vocabulary
 ], ids=repr)
 def test_a_damaged_meta(declined, data, meta):
@@ -191,6 +192,14 @@ def test_a_damaged_meta(declined, data, meta):
     for split in ('train', 'val'):
         (data / f'{split}.bin').write_bytes(b'\x00\x00' * 100)
     declined(says='')
+
+
+def test_a_meta_with_other_frequencies_than_the_data(declined, datasets, tmp_path):
+    folder = shutil.copytree(datasets['facts_skewed'], tmp_path / 'skewed')
+    meta = pickle.loads((folder / 'meta.pkl').read_bytes())
+    meta['tasks']['facts']['repeats'].reverse()
+    (folder / 'meta.pkl').write_bytes(pickle.dumps(meta))
+    declined(dataset=folder, says=['train.bin', 'its lines are not those that meta.pkl describes'])
 
 
 def test_a_meta_that_would_run_code_is_not_loaded(declined, data, tmp_path):
@@ -359,7 +368,12 @@ def test_a_prompt_file_that_is_no_text(refused, learned, tmp_path):
     ('as_math', '--heldout=5,7,8', '5,7,8'), ('as_math', '--heldout=5,77', ['(5, 77)', '0 to 9']),
     ('as_math', '--heldout=-1,3', '(-1, 3)'), ('as_math', '--heldout=', 'heldout'), ('as_math', '--seed=x', 'seed'),
     ('both_math_and_facts', '--held_out=5,7', 'did you mean --heldout?'), ('facts_char', '--heldout=5,7', '--heldout'),
-    ('facts_char', 'more', 'more')])
+    ('facts_char', 'more', 'more'), ('facts_char', '--repeats=9', '--repeats'),
+    ('facts_skewed', '--exponent=-0.5', ['exponent', 'at least 0', "'-0.5'"]), ('facts_skewed', '--exponent=nan', 'finite'),
+    ('both_skewed', '--exponent=inf', 'finite'), ('facts_skewed', '--exponent=steep', "'steep'"),
+    ('facts_skewed', '--repeats=0', ['repeats', 'from 1 to 1,000,000', "'0'"]), ('both_skewed', '--repeats=2.5', "'2.5'"),
+    ('both_skewed', '--math_repeats=-1', 'math_repeats'), ('both_skewed', '--math_repeats=1000001', '1,000,000'),
+    ('both_skewed', '--heldout=5,77', '(5, 77)'), ('facts_skewed', '--math_repeats=9', 'did you mean --repeats?')])
 def test_a_wrong_option_of_preparing(refused, tmp_path, name, option, says):
     refused(f'data/{name}/prepare.py', option, out_dir=tmp_path / 'new', says=says)
 

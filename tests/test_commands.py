@@ -7,6 +7,7 @@ import pytest
 
 from conftest import DATASETS, HERE, TINY, contents, load, options, shell, start
 from tbtt.config import FIELDS
+from tbtt.dataset import Dataset
 
 SCRIPTS = [str(path.relative_to(HERE)) for path in (*HERE.glob('*.py'), *HERE.glob('data/*/prepare.py'))
            if "__name__ == '__main__'" in path.read_text()]
@@ -127,6 +128,19 @@ def test_every_config_trains(command, datasets, tmp_path, monkeypatch, task, dat
     best = {'math': {'math'}, 'facts': {'facts'}, 'both': {'math', 'facts'}}[task] | {'combined'}
     folder = tmp_path / f'{task}_{model}{twin}'
     assert {path.name for path in folder.glob('ckpt_best_*')} == {f'ckpt_best_{score}.pt' for score in best}
+
+
+@pytest.mark.parametrize('model', ['mini_14', 'mini_28', 'mini_56'])
+@pytest.mark.parametrize('task', ['facts_skewed', 'both_skewed'])
+def test_every_config_with_frequencies_trains_and_its_checkpoints_know_them(command, datasets, tmp_path, monkeypatch, task,
+                                                                            model):
+    monkeypatch.chdir(tmp_path)
+    settings = dict(dataset=datasets[task], device='cpu', compile=False, batch_size=4, eval_iters=1)    # losses of few windows
+    result = command('train_with_eval.py', f'config/train_{task}_{model}.py', max_iters=1, **settings)
+    assert result.status == 0, result.err
+    described = load(tmp_path / f'{task}_{model}/ckpt.pt')['meta']['tasks']
+    assert described == Dataset(datasets[task], 24).meta['tasks'] and len(described['facts']['repeats']) == 50
+    assert command('eval_capitals.py', out_dir=f'{task}_{model}').status == 0
 
 
 def test_key_value_config_and_default_come_in_that_order(command, small_math, tmp_path):

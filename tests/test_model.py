@@ -1,4 +1,5 @@
 """The GPT: its size, its forward pass against a plain one, its gradient, and its initial weights."""
+import dataclasses
 import math
 
 import pytest
@@ -64,6 +65,17 @@ def test_every_config_states_the_papers_run(task, model):
     assert (twin.dropout, twin.weight_decay) == (0, 0.1)
     assert (config.max_iters, config.lr_decay_iters, config.warmup_iters, config.eval_interval) == (30000, 25000, 2000, 250)
     assert (config.beta1, config.beta2, config.grad_clip, config.bias) == (0.9, 0.99, 1, False)
+
+
+@pytest.mark.parametrize('task', ['facts', 'both'])
+@pytest.mark.parametrize('model', ['mini_14', 'mini_28', 'mini_56'])
+def test_a_config_with_frequencies_is_the_papers_but_for_its_data_and_length(task, model):
+    paper, ours = (load_config([f'config/train_{task}{skewed}_{model}.py'], {}) for skewed in ('', '_skewed'))
+    new = dict(out_dir=f'{task}_skewed_{model}', dataset=f'{task}_skewed', max_iters=10000, warmup_iters=700,
+               lr_decay_iters=8300)
+    assert ours == dataclasses.replace(paper, **new)
+    for name in ('warmup_iters', 'lr_decay_iters'):    # the shape of the schedule
+        assert getattr(ours, name) / ours.max_iters == pytest.approx(getattr(paper, name) / paper.max_iters, rel=0.06)
 
 
 @pytest.mark.parametrize('shape', SHAPES)
