@@ -22,7 +22,7 @@ from tqdm import tqdm
 from tbtt.command import Parser, UserError, run
 from tbtt.device import choose_device
 from tbtt.estimate import Estimates
-from tbtt.launch import Children, all_finished, local, on_ray
+from tbtt.launch import Children, all_finished, check_address, local, on_ray
 from tbtt.plan import ON_CPU, Sweep, shard
 from tbtt.summary import summarise, write_summary
 
@@ -67,6 +67,7 @@ def devices(sweep):
 
 def main():
     args, settings = read_arguments()
+    check_address(args.address)
     sweep = Sweep(args.sweep, settings, args.sweeps_dir)
     gpus = devices(sweep)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
@@ -95,12 +96,12 @@ def main():
         ending = local(todo, sweep.prepare, workers, environment, children)
     failures = []
     try:
-        with tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit='job') as bar:
+        with tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit='job', disable=None) as bar:
             for job, error in ending:
                 bar.update()
+                bar.write(f'failed: {job}: {error}' if error else f'done: {job}', sys.stderr)
                 if error:
                     failures.append((job, error))
-                    bar.write(f'failed: {job}: {error}')
     except (KeyboardInterrupt, SystemExit) as stop:
         ending.close()
         print('stopped: what is under way was saved; the same command goes on', file=sys.stderr)

@@ -4,6 +4,7 @@ A claim is a list of parts, and each part is judged by itself: `holds` where eve
 paper's number, or a test finds what is said), `does not hold` where none does, `holds in part` in between, and `not
 enough runs` with fewer than MIN_SEEDS. The claim as a whole holds where all its parts do.
 """
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -71,8 +72,8 @@ def scan(rows, task):
 
 
 def values(rows, column):
-    """-> (seeds,) float array"""
-    return np.array([row[column] for row in rows], dtype=float)
+    """-> (seeds,) float array, NaN where blank"""
+    return np.array([row.get(column) for row in rows], dtype=float)
 
 
 def share(count, total):
@@ -158,7 +159,9 @@ def difference(one, other, alternative='two-sided'):
     if np.ptp(one) == np.ptp(other) == 0:    # without any spread Welch's statistic is 0/0 or infinite
         alike = one[0] >= other[0] if alternative == 'less' else one[0] == other[0]
         return 1.0 if alike else 0.0
-    return stats.ttest_ind(one, other, equal_var=False, alternative=alternative).pvalue
+    with warnings.catch_warnings():    # of a group without spread, which is sound as long as the other has some
+        warnings.simplefilter('ignore', RuntimeWarning)
+        return stats.ttest_ind(one, other, equal_var=False, alternative=alternative).pvalue
 
 
 def decay_claim(rows):

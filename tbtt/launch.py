@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -81,17 +82,14 @@ def die_with_parent():
 
 
 def train(job, folder, seeds, children, env):
-    """Train seeds of a job in `folder`, from the start or on. -> None, or what went wrong as one line"""
+    """Train seeds of a job in `folder`, from the start or on. -> None, or what went wrong as one line (with BUSY in it where
+    another process has the folder)"""
     settings = {**job.run.settings, 'out_dir': folder, 'seed': seeds[0], 'num_seeds': len(seeds)}
     command = [sys.executable, str(ROOT / 'train_with_eval.py'), job.run.base]
     command += [f'--{name}={value}' for name, value in settings.items()]
-    while True:
-        status, line = children.run(command + ['--init_from=resume'] * begun(folder), job.folder / f'{folder.name}.log', env)
-        if status == 0:
-            return None
-        if BUSY not in line:
-            return line.removeprefix('error: ')
-        time.sleep(WAIT)
+    command += ['--init_from=resume'] * begun(folder)
+    status, line = children.run(command, job.folder / f'{folder.name}.log', env)
+    return line.removeprefix('error: ') if status else None
 
 
 def do(job, children, env):
@@ -101,7 +99,10 @@ def do(job, children, env):
         folder, seeds = where_next(job, left)
         if not all_finished(folder, seeds, iters):
             error = train(job, folder, seeds, children, env)
-            if not all_finished(folder, seeds, iters) and (error or folder.exists()):
+            if error and BUSY in error:
+                time.sleep(WAIT)    # whoever has it may finish it
+                continue
+            if error or not all_finished(folder, seeds, iters):
                 return error or f'{folder} did not finish'
         if folder.name.startswith('seeds_'):
             move_up(folder, job.folder)
@@ -163,6 +164,16 @@ def local(jobs, prepare, workers, env, children):
         except BaseException:
             children.stop()
             raise
+
+
+def check_address(address):
+    """Raise `UserError` where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, colon, port = (address or '').removeprefix('ray://').rpartition(':')
+    if colon:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, OverflowError, ValueError) as error:
+            raise UserError(f'no Ray cluster at {address}: {error}') from None
 
 
 def on_ray(jobs, prepare, address, threads, num_gpus):

@@ -70,7 +70,7 @@ def start(script, *args, cwd, root=HERE, **settings):
 def shell(script, *args, cwd, root=HERE, **settings):
     """A script in a process of its own, to its end. -> Result"""
     process = start(script, *args, cwd=cwd, root=root, **settings)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return Result(process.returncode, out, err)
 
 

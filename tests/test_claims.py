@@ -1,0 +1,243 @@
+"""Intervals against published values, the verdicts on made-up summaries of each kind, and the figures by what they draw."""
+import numpy as np
+import pytest
+
+from conftest import run_script
+from tbtt.command import UserError
+from tbtt.results import format_results, wilson_interval
+from tbtt.summary import write_summary
+
+claims = pytest.importorskip('tbtt.claims', reason='needs scipy')
+FACTS = {'n14': 1932, 'n28': 6216, 'n56': 21840, 'MLT': 10641408}
+
+
+def seeds(task, model, count, decay=0.0, **scores):
+    """Rows of `count` seeds of a model of the paper. scores: constants, or lists with one value a seed."""
+    layers, heads, width, expansion = claims.SHAPES[model]
+    mlt = model == 'MLT'
+    row = {'run': f'{task}_{model}_{decay}', 'tasks': claims.TASKS[task], 'heldout': '' if task == 'facts' else '5,7',
+           'n_layer': layers, 'n_head': heads, 'n_embd': width, 'mlp_expansion': expansion, 'max_iters': 30000,
+           'dropout': 0.2 if mlt and not decay else 0.0, 'weight_decay': 0.1 if mlt else decay, 'finished': 1,
+           'heldout_total': None if task == 'facts' else 40.0, 'num_params': 1000.0}
+    return [{**row, 'folder': f'{row["run"]}/seed_{s}', 'seed': s,
+             **{name: value[s] if isinstance(value, list) else value for name, value in scores.items()}} for s in range(count)]
+
+
+def math_seeds(model, count, last, best=None, decay=0.0, **more):
+    return seeds('math', model, count, decay, last_heldout_correct=last, best_heldout_correct=last if best is None else best,
+                 best_add=100.0, best_sub=100.0, **more)
+
+
+def part(parts, what):
+    return next(part for part in parts if part.what == what)
+
+
+# --- intervals
+
+@pytest.mark.parametrize('count, total, low, high', [
+    (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605),
+    (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)])    # the last four: Newcombe 1998, table I, method 3
+def test_wilson_intervals_are_the_published_ones(count, total, low, high):
+    assert wilson_interval(count, total) == pytest.approx((low, high), abs=1e-4)
+    if count not in (0, total):
+        assert claims.share(count, total) == f'{count} of {total} seeds ({100 * low:.0f} to {100 * high:.0f}%)'
+
+
+def test_the_interval_of_a_mean_is_students():
+    scores = np.array([22.2, 23.1, 21.4, 24.0, 22.8])
+    text, low, high = claims.mean(scores)
+    half = 2.776 * scores.std(ddof=1) / np.sqrt(5)    # the 0.975 quantile of t with 4 degrees, from any table
+    assert text == f'{scores.mean():.1f} ± {half:.1f}' and (high - low) / 2 == pytest.approx(half, rel=1e-3)
+
+
+# --- verdicts
+
+@pytest.mark.parametrize('last, verdict', [
+    ([40] * 5, 'holds'), ([40, 40, 40, 39, 40], 'holds in part'), ([0] * 5, 'does not hold'), ([40] * 2, 'not enough runs'),
+    ([], 'not enough runs')])
+def test_a_claim_about_every_seed(last, verdict):
+    rows = math_seeds('n14', len(last), last)
+    assert part(claims.math_claim(rows), 'math n14').verdict == verdict
+
+
+def test_an_answer_in_passing_counts_where_the_paper_would_report_it():
+    rows = math_seeds('n28', 4, 0, best=[0, 0, 0, 10])
+    assert part(claims.math_claim(rows), 'math n28').verdict == 'holds in part'
+    assert part(claims.math_claim(math_seeds('n28', 4, 0)), 'math n28').verdict == 'holds'
+
+
+@pytest.mark.parametrize('scores, verdict', [
+    ([8.0, 8.4, 8.2], 'holds'), ([4.0, 4.2, 3.8], 'does not hold'), ([8.2, 8.2], 'not enough runs')])
+def test_the_facts_of_n14_are_compared_with_the_papers_number(scores, verdict):
+    assert claims.facts_claim(seeds('facts', 'n14', len(scores), best_facts=scores))[0].verdict == verdict
+
+
+def test_everything_means_everything():
+    rows = seeds('facts', 'n28', 3, best_facts=100.0) + seeds('facts', 'n56', 3, best_facts=[100.0, 99.8, 100.0])
+    assert [p.verdict for p in claims.facts_claim(rows)[1:3]] == ['holds', 'holds in part']
+
+
+@pytest.mark.parametrize('joint, verdict', [([30.0, 35, 40, 32], 'holds'), ([100.0] * 4, 'does not hold'),
+                                            ([90.0, 100, 100, 100], 'does not hold')])
+def test_joint_training_lowers_n14(joint, verdict):
+    rows = math_seeds('n14', 4, 40) + seeds('both', 'n14', 4, best_add=joint, best_sub=joint, last_heldout_correct=0,
+                                            best_heldout_correct=0)
+    assert claims.joint_claim(rows)[-1].verdict == verdict
+
+
+@pytest.mark.parametrize('last, verdict', [([40] * 6, 'holds'), ([40, 40, 40, 40, 40, 30], 'holds'), ([0] * 6, 'does not hold')])
+def test_weight_decay_is_judged_by_a_test_of_the_difference(last, verdict):
+    rows = math_seeds('n14', 6, 40) + math_seeds('n14', 6, last, decay=0.1)
+    assert part(claims.decay_claim(rows), 'math n14').verdict == verdict
+    assert part(claims.decay_claim(rows), 'math n28').verdict == 'not enough runs'
+
+
+def test_a_claim_as_a_whole_says_how_it_holds_in_part_and_what_is_missing():
+    whole = [row for model in ('n28', 'n56', 'MLT') for row in math_seeds(model, 3, 0)]
+
+    def first(rows):
+        return claims.judge(rows)[0].verdict
+
+    assert first(math_seeds('n14', 3, 40) + whole) == 'holds'
+    assert first(math_seeds('n14', 3, [40, 0, 40]) + whole) == 'holds in part (math n14: holds in part)'
+    assert first([row for model in ('n28', 'n56', 'MLT') for row in math_seeds(model, 3, 40)]).startswith('does not hold')
+    assert first(math_seeds('n14', 3, 40)) == 'not enough runs for math n28, math n56, math MLT; the rest holds'
+    assert first([]) == 'not enough runs'
+
+
+def test_runs_of_another_kind_do_not_count():
+    for change in ({'max_iters': 2500}, {'heldout': '1,2'}, {'weight_decay': 0.1}, {'n_layer': 2}, {'dropout': 0.2}):
+        rows = [{**row, **change} for row in math_seeds('n14', 5, 40)]
+        assert claims.math_claim(rows)[0].seeds == 0, change
+
+
+# --- thresholds
+
+def widths(true, spread, sizes, count, sign, random):
+    x = np.repeat(np.log(sizes), count)
+    p = 1 / (1 + np.exp(-sign * (x - np.log(true)) / spread))
+    return np.exp(x), (random.random(len(x)) < p).astype(float)
+
+
+def test_a_threshold_is_found_where_it_was_put_as_often_as_its_interval_says():
+    random, inside = np.random.default_rng(0), 0
+    for _ in range(20):
+        sizes, shares = widths(2000, 0.3, [500, 1000, 1500, 2500, 4000, 8000], 8, -1, random)
+        found, slope = claims.threshold(sizes, shares, resamples=60)
+        assert slope < 0 and found.low <= found.at <= found.high
+        inside += found.low <= 2000 <= found.high
+    assert inside >= 17
+
+
+def test_where_the_sizes_are_separated_the_threshold_lies_between_them():
+    found, slope = claims.threshold(np.repeat([1932.0, 6216.0], 3), np.array([0.04, 0.05, 0.08, 1, 1, 1]))
+    assert slope > 0 and 1932 < found.at < 6216 and (found.low, found.high) == pytest.approx((1932, 6216))
+
+
+@pytest.mark.parametrize('sizes, shares', [([1.0] * 6, [0, 0, 0, 1, 1, 1]), ([1.0, 1, 1, 9, 9, 9], [1] * 6),
+                                           ([1.0, 1, 9, 9], [0, 0, 1, 1])])
+def test_without_sizes_on_both_sides_or_seeds_there_is_no_threshold(sizes, shares):
+    assert claims.threshold(np.array(sizes), np.array(shares, float)) is None
+
+
+def test_the_last_claim_names_both_thresholds():
+    rows = []
+    for width, size, facts, held in ((14, 1456, 4.0, 100.0), (28, 5264, 100.0, 0.0)):
+        for task, score in (('math', {'last_heldout': held}), ('facts', {'last_facts': facts})):
+            rows += [{**row, 'num_params': float(size)} for row in seeds(task, f'n{width}', 3, **score)]
+    claim = claims.judge(rows)[4]
+    assert claim.verdict == 'holds' and 'parameters (1,456 to 5,264)' in claim.parts[0].ours
+
+
+# --- the scripts
+
+@pytest.fixture
+def summary(tmp_path):
+    """Three widths of arithmetic, two of facts, with results.csv beside. -> path of the summary"""
+    rows = []
+    for task, model, size, held, facts in (('math', 'n14', 1456, 40, None), ('math', 'n28', 5264, 10, None),
+                                           ('math', 'n56', 19936, 0, None), ('facts', 'n14', 1932, None, 8.0),
+                                           ('facts', 'n28', 6216, None, 100.0)):
+        scores = {'last_heldout_correct': held, 'best_heldout_correct': held, 'last_heldout': held and 2.5 * held,
+                  'best_heldout': held and 2.5 * held, 'last_seen': None if held is None else 100.0, 'last_facts': facts,
+                  'best_facts': facts, 'best_add': 100.0, 'best_sub': 100.0}
+        rows += [{**row, 'num_params': size} for row in seeds(task, model, 4, **scores)]
+    for row in rows:
+        folder = tmp_path / row['folder']
+        folder.mkdir(parents=True)
+        task = {'facts_correct': 1, 'facts_total': 500, 'facts_prob': 0.5} if row['tasks'] == 'facts' else {
+            'add_correct': 1, 'add_total': 1000, 'sub_correct': 1, 'sub_total': 1000, 'seen_prob': 0.9, 'heldout_prob': 0.1,
+            'heldout_correct': 1, 'heldout_total': 40}
+        (folder / 'results.csv').write_text(format_results([
+            {'iter': t, 'train_loss': 1.0, 'val_loss': 1.0, **task} for t in (0, 250)]))
+    write_summary(tmp_path / 'summary.csv', rows)
+    return tmp_path / 'summary.csv'
+
+
+def test_the_verdicts_are_printed(summary, capsys):
+    assert run_script('make_tables.py', '--claims', summary) == 0
+    out = capsys.readouterr().out
+    assert '| math n14 | 40/40 | 4 of 4 seeds (51 to 100%) at 40/40 at the end | 4 | holds |' in out
+    assert out.count('Verdict: ') == 5
+
+
+def test_the_capacity_figure_draws_every_size_seed_and_value_of_the_paper(summary):
+    import plot_capacity
+    from tbtt.summary import read_summaries
+    rows = plot_capacity.chosen(read_summaries([summary]), 0.0)
+    math, facts = plot_capacity.draw_capacity(rows).axes[:2]
+    assert math.get_xscale() == 'log' and [text.get_text() for text in math.texts] == ['n14', 'n28', 'n56', 'MLT']
+    drawn = {container.get_label(): container.lines[0].get_ydata() for container in math.containers}
+    assert list(drawn['seeds at 40/40 held-out, last evaluation']) == [100, 0, 0]
+    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in math.lines}
+    assert lines['held-out answers, mean'] == ([1456, 5264, 19936], [100, 25, 0])
+    assert lines['seen answers, mean'][1] == [100, 100, 100]
+    fact_lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in facts.lines}
+    assert fact_lines['facts recalled, mean'] == ([1932, 6216], [8, 100])
+    dots = [len(points.get_offsets()) for points in math.collections if len(points.get_offsets()) > 3]
+    assert dots == [12, 12]    # each of 12 seeds, held-out and seen
+    papers = [line for line in facts.lines if line.get_label() == 'paper: facts']
+    assert [line.get_ydata()[0] for line in papers] == [8.2, 100, 100, 100]
+    intervals = [container.lines[2][0].get_segments()[0] for container in math.containers]
+    assert 100 * wilson_interval(4, 4)[0] == pytest.approx(intervals[-1][0][1])
+
+
+def test_the_training_figure_draws_a_line_a_width(summary):
+    import plot_capacity
+    from tbtt.summary import read_summaries
+    figure = plot_capacity.draw_training(plot_capacity.training_curves(read_summaries([summary])))
+    seen, heldout, facts = figure.axes[0], figure.axes[1], figure.axes[2]
+    assert [len(axes.lines) for axes in (seen, heldout, facts)] == [3, 3, 2]
+    assert seen.lines[0].get_ydata()[-1] == 0.9 and heldout.lines[0].get_ydata()[-1] == 0.1
+    assert len({line.get_linestyle() for line in seen.lines}) == 3    # told apart without colour
+    assert len({line.get_color() for line in seen.lines}) == 3
+
+
+@pytest.mark.parametrize('kind, head', [('png', b'\x89PNG'), ('svg', b'<?xml'), ('pdf', b'%PDF')])
+def test_figures_are_written_in_every_format(summary, tmp_path, kind, head):
+    assert run_script('plot_capacity.py', summary, f'--output_dir={tmp_path / "out"}', f'--format={kind}') == 0
+    assert all((tmp_path / 'out' / f'{name}.{kind}').read_bytes().startswith(head)
+               for name in ('capacity', 'capacity_training'))
+
+
+def test_without_the_seeds_beside_only_the_first_figure_is_drawn(summary, tmp_path, capsys):
+    (tmp_path / 'alone').mkdir()
+    alone = tmp_path / 'alone' / 'summary.csv'
+    alone.write_bytes(summary.read_bytes())
+    assert run_script('plot_capacity.py', alone, f'--output_dir={tmp_path / "out"}') == 0
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['capacity.png'] and 'left out' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('script, args', [
+    ('plot_capacity.py', ['nothing.csv']), ('plot_capacity.py', ['--format=gif']), ('make_tables.py', ['--claims']),
+    ('make_tables.py', ['--claims', 'nothing.csv'])])
+def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, script, args):
+    monkeypatch.chdir(tmp_path)
+    assert run_script(script, *args) == 2
+    said = capsys.readouterr().err
+    assert said.startswith('error: ') and len(said.splitlines()) == 1
+
+
+def test_a_summary_without_such_runs_says_what_to_train(summary, capsys):
+    assert run_script('plot_capacity.py', summary, '--weight_decay=0.5') == 2
+    assert 'config/sweep_capacity.py' in capsys.readouterr().err

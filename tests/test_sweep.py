@@ -1,0 +1,334 @@
+"""Sweeps: axes that expand to the runs they say, jobs that are resumed, shared and retried, and the table at the end."""
+import csv
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+import torch
+
+from conftest import HERE, TINY, contents, options, run_script, shell, start
+from tbtt import launch
+from tbtt.command import UserError
+from tbtt.launch import Children, do
+from tbtt.plan import Sweep, shard
+from tbtt.results import read_results
+from tbtt.summary import read_summaries, seed_row, write_summary
+
+SHARED = {**TINY, 'compile': 'False', 'n_embd': 6}
+
+
+def sweep_file(folder, text='', **settings):
+    """A sweep file of tiny runs. -> its path"""
+    path = folder / 'sweep_tiny.py'
+    lines = [f'{name} = {value!r}' for name, value in {**SHARED, **settings}.items()]
+    path.write_text('\n'.join(["base = 'config/train_math_mini_14.py'", *lines, text, '']))
+    return path
+
+
+def weights(folder):
+    return torch.load(folder / 'ckpt.pt', weights_only=True)['model']
+
+
+def same_weights(one, other):
+    one, other = weights(one), weights(other)
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+# --- the plan
+
+def test_axes_expand_to_their_product_in_order(tmp_path):
+    path = sweep_file(tmp_path, "axes = {'n_embd': [4, 6], 'weight_decay': [0.0, 0.1]}\ndata = {'heldout': ['5,7', '1,2;3,4']}")
+    sweep = Sweep(path, {}, tmp_path)
+    assert [run.name for run in sweep.runs] == [
+        f'n_embd={n}_weight_decay={w}_heldout={h}' for n in (4, 6) for w in (0.0, 0.1) for h in ('5,7', '1,2+3,4')]
+    last = sweep.runs[-1]
+    assert (last.config().n_embd, last.config().weight_decay, last.config().max_iters) == (6, 0.1, TINY['max_iters'])
+    assert last.data == {'heldout': '1,2;3,4'} and last.axes == {'n_embd': 6, 'weight_decay': 0.1, 'heldout': '1,2;3,4'}
+    assert len({run.config().dataset for run in sweep.runs}) == 2
+
+
+def test_several_bases_are_an_axis(tmp_path):
+    sweep = Sweep('config/sweep_capacity.py', {}, tmp_path)
+    assert len(sweep.runs) == 3 * 2 * 14 and len(sweep.jobs(32)) == 84 and len(sweep.jobs(8)) == 4 * 84
+    assert {run.config().block_size for run in sweep.runs if run.axes['base'] == 'facts'} == {24}
+    assert len({run.name for run in sweep.runs}) == len(sweep.runs)
+
+
+def test_the_command_line_narrows_axes_and_sets_the_rest(tmp_path):
+    sweep = Sweep('config/sweep_capacity.py', {'base': 'math,facts', 'n_embd': '10,14', 'weight_decay': '0', 'num_seeds': '6',
+                                               'max_iters': '50'}, tmp_path)
+    assert len(sweep.runs) == 4 and sweep.num_seeds == 6
+    assert all(run.config().max_iters == 50 for run in sweep.runs)
+    held = Sweep('config/sweep_heldout.py', {'heldout': '5,7 1,2;3,4', 'n_embd': '14'}, tmp_path)
+    assert [run.data['heldout'] for run in held.runs] == ['5,7', '1,2;3,4']
+
+
+def test_the_files_that_come_with_the_project_are_what_they_say(tmp_path):
+    held = Sweep('config/sweep_heldout.py', {}, tmp_path)
+    pairs = [run.data['heldout'] for run in held.runs if run.config().n_embd == 14]
+    assert [len(pair.split(';')) for pair in pairs] == [1] * 10 + [2, 4, 8] and held.num_seeds == 16
+    assert all(len(set(map(frozenset, (p.split(',') for p in pair.split(';'))))) == len(pair.split(';')) for pair in pairs)
+    assert len(Sweep('config/sweep_quick.py', {}, tmp_path).runs) == 2
+
+
+@pytest.mark.parametrize('text, said', [
+    ("axes = {'n_embed': [1]}", 'did you mean n_embd?'),
+    ("axes = {'n_embd': []}", 'none of them empty'),
+    ("axes = {'n_embd': [4, 4]}", 'twice'),
+    ("axes = {'n_embd': [4, 'x']}", 'expected int'),
+    ("axes = {'seed': [1]}", 'chosen by the sweep itself'),
+    ("axes = 5", 'expected {name: list of values}'),
+    ("base = 5", 'expected a config file'),
+    ("base = 'config/nothing.py'", 'no config file'),
+    ("out_dir = 'x'", 'chosen by the sweep itself'),
+    ("learning = 3", 'unknown setting'),
+    ("dataset = 'x'", 'chosen by the sweep itself'),
+    ("1 / 0", 'ZeroDivisionError'),
+])
+def test_a_wrong_sweep_file_is_one_line(tmp_path, text, said):
+    with pytest.raises(UserError, match=said):
+        Sweep(sweep_file(tmp_path, text), {}, tmp_path)
+
+
+@pytest.mark.parametrize('args', [
+    ['nothing.py'], ['--shard=4/4'], ['--shard=x'], ['--engine=slurm'], ['--workers=0'], ['--n_embd=4,5', '--block_size=9,8'],
+    ['--learning=3'], ['--heldout=1,2'], ['stray'], ['--engine=ray', '--address=127.0.0.1:1'], ['--num_seeds=0']])
+def test_a_wrong_option_is_one_line(tmp_path, capsys, args):
+    args = args if args == ['nothing.py'] else [sweep_file(tmp_path), *args]
+    if '--engine=ray' in args:
+        pytest.importorskip('ray')
+    assert run_script('sweep.py', *args, f'--sweeps_dir={tmp_path / "sweeps"}') == 2
+    said = capsys.readouterr().err
+    assert said.startswith('error: ') and len(said.splitlines()) == 1
+    assert not list(tmp_path.glob('sweeps/*/n_embd*'))
+
+
+@pytest.mark.parametrize('n', [1, 2, 3, 7, 100])
+def test_shards_are_disjoint_and_complete(tmp_path, n):
+    jobs = Sweep('config/sweep_capacity.py', {}, tmp_path).jobs(8)
+    parts = [jobs[i::n] for i, _ in (shard(f'{i}/{n}') for i in range(n))]
+    assert sorted((str(job) for part in parts for job in part)) == sorted(map(str, jobs))
+
+
+def test_a_dry_run_estimates_and_trains_nothing(tmp_path, capsys):
+    path = sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}", num_seeds=3)
+    assert run_script('sweep.py', path, '--dry_run', '--workers=2', f'--sweeps_dir={tmp_path / "sweeps"}') == 0
+    out = capsys.readouterr().out
+    assert 'n_embd=4' in out and '2 jobs, 2 at a time' in out and 'MB' in out
+    assert not list(tmp_path.rglob('ckpt.pt'))
+
+
+# --- doing it
+
+@pytest.fixture(scope='module')
+def swept(tmp_path_factory):
+    """A sweep of two sizes and a run that diverges, two seeds each. -> folder of the sweep, Result"""
+    folder = tmp_path_factory.mktemp('swept')
+    path = sweep_file(folder, "axes = {'n_embd': [4, 6], 'learning_rate': [1e-2, 1e38]}", num_seeds=2)
+    result = shell('sweep.py', path, f'--sweeps_dir={folder}', cwd=folder)
+    return folder / 'tiny', result
+
+
+def test_a_failed_run_does_not_stop_the_others_and_is_reported_at_the_end(swept):
+    folder, result = swept
+    assert result.status == 1
+    assert result.err.count('failed: ') == 4 and 'learning_rate=1e+38' in result.err    # in passing, and at the end
+    done = {path.parent.parent.name for path in folder.glob('*/seed_*/run.json')}
+    assert {'n_embd=4_learning_rate=0.01', 'n_embd=6_learning_rate=0.01'} <= done
+
+
+def test_a_run_of_a_sweep_is_what_the_training_script_leaves(swept, tmp_path):
+    folder, _ = swept
+    alone = shell('train_with_eval.py', 'config/train_math_mini_14.py', cwd=tmp_path,
+                  **{**SHARED, 'out_dir': tmp_path / 'alone', 'dataset': folder / 'data' / 'as_math', 'seed': 1338})
+    assert alone.status == 0, alone.err
+    assert same_weights(folder / 'n_embd=6_learning_rate=0.01' / 'seed_1338', tmp_path / 'alone')
+
+
+def test_the_summary_says_what_the_runs_hold(swept):
+    folder, _ = swept
+    with open(folder / 'summary.csv', newline='') as file:
+        rows = [row for row in csv.DictReader(file) if row['learning_rate'] == '0.01']
+    assert [(row['n_embd'], row['seed']) for row in rows] == [('4', '1337'), ('4', '1338'), ('6', '1337'), ('6', '1338')]
+    for row in rows:
+        results = read_results(folder / row['folder'] / 'results.csv')
+        assert float(row['last_add']) == results['add_acc'][-1] and row['last_facts'] == ''
+        assert float(row['best_combined']) == results['combined_acc'].max() == float(row['top_combined'])
+        assert row['finished'] == '1' and row['heldout'] == '5,7' and float(row['train_loss']) == results['train_loss'][-1]
+
+
+def test_what_is_finished_is_skipped_and_a_part_keeps_the_rest_of_the_table(swept):
+    folder, _ = swept
+    before = contents(folder / 'n_embd=4_learning_rate=0.01'), (folder / 'summary.csv').read_text()
+    again = shell('sweep.py', folder.parent / 'sweep_tiny.py', f'--sweeps_dir={folder.parent}', '--n_embd=4',
+                  '--learning_rate=0.01', cwd=folder)
+    assert again.status == 0 and '1 finished already' in again.out
+    assert contents(folder / 'n_embd=4_learning_rate=0.01') == before[0]
+    assert sorted((folder / 'summary.csv').read_text().splitlines()) == sorted(before[1].splitlines())
+
+
+def test_groups_of_seeds_end_up_where_the_whole_run_would_have_them(swept, tmp_path):
+    path = sweep_file(tmp_path, num_seeds=3)
+    result = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--replicas=2', '--workers=1', cwd=tmp_path)
+    assert result.status == 0, result.err
+    run = tmp_path / 'tiny' / 'train_math_mini_14'
+    assert sorted(folder.name for folder in run.iterdir() if folder.is_dir()) == ['seed_1337', 'seed_1338', 'seed_1339']
+    one = weights(swept[0] / 'n_embd=6_learning_rate=0.01' / 'seed_1338')
+    assert all(torch.allclose(one[name], value, atol=1e-5) for name, value in weights(run / 'seed_1338').items())
+    # More seeds later: what is there stays as it is.
+    more = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--num_seeds=5', '--workers=1', cwd=tmp_path)
+    assert more.status == 0 and len(list(run.glob('seed_*/ckpt.pt'))) == 5, more.err
+
+
+def wait_for(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'waited in vain'
+        time.sleep(0.05)
+
+
+def alive(pid):
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='orphans are told to stop on Linux only')
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(tmp_path, how):
+    path = sweep_file(tmp_path, max_iters=3000, eval_interval=50, lr_decay_iters=3000)
+    process = start('sweep.py', path, f'--sweeps_dir={tmp_path}', cwd=tmp_path)
+    run = tmp_path / 'tiny' / 'train_math_mini_14' / 'seed_1337'
+    wait_for(lambda: (run / 'results.csv').exists() and len((run / 'results.csv').read_text().splitlines()) > 4)
+    child = int(next(Path(f'/proc/{process.pid}/task/{task}/children').read_text().split()[0]
+                     for task in os.listdir(f'/proc/{process.pid}/task')
+                     if Path(f'/proc/{process.pid}/task/{task}/children').read_text()))
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
+    wait_for(lambda: not alive(child))
+    at = len((run / 'results.csv').read_text().splitlines())
+    assert at < 62
+    again = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', cwd=tmp_path)
+    assert again.status == 0, again.err
+    alone = shell('train_with_eval.py', 'config/train_math_mini_14.py', cwd=tmp_path, **{
+        **SHARED, 'max_iters': 3000, 'eval_interval': 50, 'lr_decay_iters': 3000, 'out_dir': tmp_path / 'alone',
+        'dataset': tmp_path / 'tiny' / 'data' / 'as_math'})
+    assert alone.status == 0, alone.err
+    assert same_weights(run, tmp_path / 'alone')
+
+
+def test_a_retry_waits_for_the_orphan_that_still_holds_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, 'WAIT', 0.1)
+    sweep = Sweep(sweep_file(tmp_path), {}, tmp_path)
+    job, = sweep.jobs(8)
+    sweep.prepare(job.run)
+    place = job.folder / 'seed_1337'
+    place.mkdir(parents=True)
+    ended = []
+    with filelock.FileLock(place / '.lock'):
+        retry = threading.Thread(target=lambda: ended.append(do(job, Children(), {})))
+        retry.start()
+        log = job.folder / 'seed_1337.log'
+        wait_for(lambda: log.exists() and 'another training writes into' in log.read_text())
+        assert not ended and not (place / 'ckpt.pt').exists()
+    retry.join(60)
+    assert ended == [None] and (place / 'ckpt.pt').exists()
+
+
+def test_stopped_children_start_no_other(tmp_path):
+    children = Children()
+    children.stop()
+    assert children.run([sys.executable, '-c', 'print(1)'], tmp_path / 'log', {})[0] != 0
+    assert not (tmp_path / 'log').exists()
+
+
+def test_bad_data_options_are_reported_as_failures(tmp_path):
+    path = sweep_file(tmp_path, "data = {'heldout': ['1,99']}")
+    result = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', cwd=tmp_path)
+    assert result.status in (1, 2) and 'heldout' in result.err and 'Traceback' not in result.err
+
+
+# --- Ray
+
+RAY_PROGRAM = '''
+import os, sys, time, subprocess
+os.environ.update(RAY_USAGE_STATS_ENABLED='0')
+import ray
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={{'num_cpus': 0, 'include_dashboard': False}})
+nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
+sweep = subprocess.Popen([sys.executable, {script!r}, {path!r}, '--sweeps_dir={folder}', '--engine=ray',
+                          '--address=' + cluster.address], stderr=subprocess.PIPE, text=True)
+def rows():
+    import glob
+    return [len(open(f).read().splitlines()) for f in glob.glob('{folder}/tiny/*/seed_*/results.csv')]
+end = time.time() + 300
+while len(rows()) < 2 or min(rows()) < 4:    # a run is under way on either node
+    assert time.time() < end and sweep.poll() is None, (rows(), sweep.stderr.read() if sweep.poll() is not None else '')
+    time.sleep(0.05)
+assert max(rows()) < 60, rows()
+cluster.remove_node(nodes[0], allow_graceful=False)
+_, err = sweep.communicate(timeout=300)
+print(err, file=sys.stderr)
+cluster.shutdown()
+sys.exit(sweep.returncode)
+'''
+
+
+def test_a_ray_cluster_loses_a_node_and_nothing_else(tmp_path):
+    pytest.importorskip('ray')
+    settings = dict(max_iters=3000, eval_interval=50, lr_decay_iters=3000)
+    path = sweep_file(tmp_path, "axes = {'n_embd': [5, 6]}", **settings)
+    program = tmp_path / 'program.py'
+    program.write_text(RAY_PROGRAM.format(script=str(HERE / 'sweep.py'), path=str(path), folder=tmp_path / 'ray'))
+    result = shell(program, cwd=tmp_path)
+    assert result.status == 0, result.err[-2000:]
+    again = shell('sweep.py', path, f'--sweeps_dir={tmp_path / "local"}', cwd=tmp_path)
+    assert again.status == 0, again.err
+    for name in ('n_embd=5', 'n_embd=6'):
+        assert same_weights(*(tmp_path / where / 'tiny' / name / 'seed_1337' for where in ('ray', 'local')))
+    processes = os.popen('ps -eo args').read()
+    assert 'raylet' not in processes and str(tmp_path) not in processes
+
+
+# --- the table
+
+def results_with(rows):
+    """A results.csv's text with these (iter, add right, heldout right) of 1000, 1000 and 40."""
+    from tbtt.results import format_results
+    return format_results([{'iter': t, 'add_correct': add, 'add_total': 1000, 'sub_correct': 1000, 'sub_total': 1000,
+                            'heldout_correct': held, 'heldout_total': 40, 'train_loss': 1.0, 'val_loss': 1.0}
+                           for t, add, held in rows])
+
+
+def test_a_score_is_dated_when_it_was_first_reached_and_whether_it_stayed(tmp_path):
+    (tmp_path / 'results.csv').write_text(results_with([(0, 0, 0), (250, 900, 40), (500, 1000, 20), (750, 1000, 40)]))
+    (tmp_path / 'run.json').write_text('{"seed": 3, "num_params": 1456, "finished": true, "seconds": 5}')
+    row = seed_row(tmp_path)
+    assert (row['top_add'], row['top_add_iter'], row['top_add_stayed']) == (100, 500, 1)
+    assert (row['top_heldout'], row['top_heldout_iter'], row['top_heldout_stayed']) == (100, 250, 0)
+    assert (row['best_iter'], row['best_heldout_correct'], row['last_heldout_correct']) == (500, 20, 40)
+    assert row['last_seen'] == pytest.approx(100) and row['last_facts'] is None and 'top_facts' not in row
+
+
+def test_a_summary_reads_back_and_names_what_is_wrong(tmp_path):
+    row = {'run': 'a', 'folder': 'a/seed_1', 'tasks': 'math', 'heldout': '5,7', 'n_embd': 14, 'weight_decay': 0.0, 'seed': 1,
+           'num_params': 1456, 'finished': 1, 'last_add': 99.5}
+    path = tmp_path / 'summary.csv'
+    write_summary(path, [row, {**row, 'seed': 2, 'finished': 0}])
+    read, = read_summaries([path, path])    # unfinished seeds are left out, and none counts twice
+    assert read['last_add'] == 99.5 and read['facts_prob'] is None and read['path'] == tmp_path / 'a/seed_1'
+    text = path.read_text()
+    for damaged, said in ((text.replace('num_params', 'parameters'), 'lacks the column num_params'),
+                          (text.replace('99.5', 'many', 1), 'expected a number'), (text[:-20], 'cut off|fields')):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=said):
+            read_summaries([path])
