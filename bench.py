@@ -25,7 +25,7 @@ import torch
 from tbtt import slow
 from tbtt.command import Parser, UserError, run
 from tbtt.config import ROOT, load_config
-from tbtt.dataset import Dataset
+from tbtt.dataset import Dataset, texts
 from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.engine import Engine
 from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluation
@@ -62,6 +62,18 @@ class Setup:
         for _, losses in self.engine.run(0, count):
             pass
         return losses
+
+    def plain_loop(self):
+        """The same model and step without the axis of replicas."""
+        weights = {name: value[0].clone() for name, value in self.replicas.named(self.replicas.flat).items()}
+        return slow.PlainLoop(self.replicas.template, weights, self.config)
+
+    def plain_steps(self, plain, count):
+        """`count` steps of a plain loop on the same batches. -> its last loss"""
+        starts, rates = self.engine.stretch(0, count)
+        for batch, rate in zip(starts[:, 0, 0].unbind(0), rates.unbind(0)):
+            loss = plain(texts(self.engine.data, batch, self.config.block_size + 1), rate)
+        return loss
 
     def slow_steps(self, count):
         """The same steps by the slow twin. -> its last loss"""
@@ -157,6 +169,12 @@ def bench_evaluation(tasks, sizes, folder, device):
 
 
 def bench_replicas(tasks, sizes, folder, device):
+    setup = Setup('math', 'n14', folder, device)
+    setup.engine.prepare()
+    plain = setup.plain_loop()
+    ours, without = in_turn([(lambda: setup.steps(200), 200), (lambda: setup.plain_steps(plain, 200), 200)], 9, device)
+    yield {'what': 'step n14 math, 1 seed, beside a plain loop', 'ours_ms': ours, 'slow_ms': without,
+           'path': setup.engine.path}
     for num_seeds in (1, 8, 32, 128):
         setup = Setup('math', 'n14', folder, device, num_seeds)
         setup.engine.prepare()

@@ -6,9 +6,11 @@ prompt, one sample a call.
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.func import functional_call, grad_and_value
 
 from model import GPTConfig
 from tbtt.device import autocast
+from tbtt.evaluate import token_losses
 
 
 class SlowBlock(nn.Module):
@@ -48,6 +50,45 @@ class SlowGPT(nn.Module):
         for block in self.transformer.h:
             x = block(x)
         return self.lm_head(self.transformer.ln_f(x))
+
+
+class PlainLoop:
+    """Our model and our step for one seed without an axis of replicas, compiled: what that axis costs is measured against
+    this. weights: {name: tensor}."""
+
+    def __init__(self, template, weights, config):
+        self.template, self.config = template, config
+        self.state = [weights, *({name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2)), torch.zeros(1)]
+        self.compiled = torch.compile(self.step, dynamic=False)
+
+    def __call__(self, text, rate):
+        """A step on text (T + 1, B), written over the state. -> loss, 0-dim"""
+        loss, (weights, *moments, steps) = self.compiled(*self.state, text, rate)
+        for old, new in zip(self.state, (weights, *moments)):
+            torch._foreach_copy_(list(old.values()), list(new.values()))
+        self.state[3].copy_(steps)
+        return loss
+
+    def step(self, weights, means, squares, steps, text, rate):
+        config = self.config
+
+        def mean_loss(weights):
+            return token_losses(functional_call(self.template, weights, (text[:-1],)), text[1:]).mean()
+
+        gradients, loss = grad_and_value(mean_loss)(weights)
+        norm = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm()
+        clip = (config.grad_clip / (norm + 1e-6)).clamp(max=1) if config.grad_clip else 1.0
+        steps = steps + 1
+        new = {}, {}, {}
+        for name, gradient in gradients.items():
+            gradient = gradient * clip
+            mean = means[name].lerp(gradient, 1 - config.beta1)
+            square = squares[name] * config.beta2 + (1 - config.beta2) * gradient.square()
+            deviation = square.sqrt() / (1 - config.beta2 ** steps).sqrt() + 1e-8
+            decay = 1 - rate * config.weight_decay * (gradient.dim() > 1)
+            new[0][name] = weights[name] * decay - rate / (1 - config.beta1 ** steps) * mean / deviation
+            new[1][name], new[2][name] = mean, square
+        return loss, (*new, steps)
 
 
 def slow_batch(data, starts, block_size):

@@ -30,6 +30,14 @@ def test_the_slow_twin_takes_the_same_steps(folder, task):
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4)
 
 
+def test_the_plain_loop_takes_the_same_steps(folder):
+    setup = bench.Setup('math', 'n14', folder, CPU)
+    plain = setup.plain_loop()
+    ours, without = setup.steps(20), setup.plain_steps(plain, 20)
+    assert ours[-1, 0].item() == pytest.approx(without.item(), rel=1e-5)
+    assert plain.state[3].item() == 20
+
+
 def test_the_slow_twin_finds_the_same_loss_and_about_the_same_estimate(folder):
     setup = bench.Setup('math', 'n14', folder, CPU)
     row, = setup.evaluate()
@@ -58,6 +66,7 @@ def test_the_slow_twin_gives_the_answers_of_ours_where_nothing_is_left_to_chance
 def test_json_is_one_line_with_hardware_versions_commit_medians_and_spread(monkeypatch, capsys):
     monkeypatch.setattr(Engine, 'prepare', lambda self: None)    # compiling is not what is asked here
     monkeypatch.setattr(bench.Setup, 'slow_steps', lambda self, count: None)
+    monkeypatch.setattr(bench.Setup, 'plain_steps', lambda self, plain, count: None)
     monkeypatch.setattr('sys.argv', ['bench.py', '--json', '--only=step', '--sizes=n14', '--tasks=math', '--device=cpu'])
     bench.main()
     line, = capsys.readouterr().out.splitlines()
