@@ -4,8 +4,9 @@
     python plot_capacity.py sweeps/capacity/summary.csv more/summary.csv --weight_decay=0.1 --format=svg
 
 Reads summary.csv of one or several sweeps (finished seeds only) and writes capacity.png, the scores against parameters,
-and capacity_training.png, the probability of the right answer over training (where the seeds' results.csv are still beside
-the summary), into --output_dir. Takes seconds.
+capacity_training.png, the probability of the right answer over training (where the seeds' results.csv are still beside the
+summary), and where other pairs than (5,7) were held out capacity_heldout.png, a column a set of pairs, into --output_dir.
+Takes seconds.
 """
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tbtt.figures import save
 from tbtt.results import read_results, stack_seeds, wilson_interval
 from tbtt.summary import read_summaries
 
+USUAL = '5,7'    # the pair that the paper holds out
 PANELS = {'math': 'math', 'facts': 'facts', 'math+facts': 'both'}    # tasks of a summary -> name in tbtt.paper
 # Every line differs from its neighbours in marker and dashes too, for a printer without colours.
 SHARES = {'best': dict(color='tab:purple', marker='s', linestyle=':', label='seeds at 40/40 held-out, best evaluation'),
@@ -91,7 +93,7 @@ def draw_capacity(rows):
         axes.set_axisbelow(True)
         for side in ('top', 'right'):
             axes.spines[side].set_visible(False)
-        axes.set_title(f'{paper.TASKS[PANELS[tasks]]}: {seeds_text(found)}', fontsize=10, pad=16)
+        axes.set_title(f'{paper.TASKS[PANELS[tasks]]}: {seeds_text(by_size(found))}', fontsize=10, pad=16)
         draw_paper(axes, PANELS[tasks])
         draw_means(axes, by_size(found))
         draw_shares(axes, by_size(found))
@@ -101,11 +103,11 @@ def draw_capacity(rows):
     return figure
 
 
-def seeds_text(rows):
-    """6 seeds a size, or 3 to 6 of them."""
-    numbers = sorted({len(members) for _, members in by_size(rows)})
+def seeds_text(groups):
+    """6 seeds each, or 3 to 6 of them."""
+    numbers = sorted({len(members) for _, members in groups})
     text = f'{numbers[0]}' if len(numbers) == 1 else f'{numbers[0]} to {numbers[-1]}'
-    return f'{text} seed{"s" * (numbers[-1] > 1)} a size'
+    return f'{text} seed{"s" * (numbers[-1] > 1)} each'
 
 
 def training_curves(rows):
@@ -151,11 +153,46 @@ def draw_training(curves):
     return figure
 
 
+def draw_heldout(rows):
+    """Held-out answers at the end, a column a set of held-out pairs, a marker a width, a faint dot a seed."""
+    sets = sorted({row['heldout'] for row in rows}, key=lambda pairs: (pairs.count(';'), pairs))
+    widths = sorted({row['n_embd'] for row in rows})
+    figure = Figure(figsize=(1.6 + 0.75 * len(sets), 4.6), layout='constrained')
+    axes = figure.subplots()
+    for i, width in enumerate(widths):
+        look = dict(color=str(0.6 * i / max(1, len(widths) - 1)), marker='osD^v'[i % 5])
+        shift = 0.3 * (i / max(1, len(widths) - 1) - 0.5)
+        for x, pairs in enumerate(sets):
+            scores = [row['last_heldout'] for row in rows if (row['heldout'], row['n_embd']) == (pairs, width)]
+            if scores:
+                axes.scatter([x + shift] * len(scores), scores, s=14, alpha=0.3, linewidth=0, **look)
+                full = sum(score == 100 for score in scores)
+                low, high = wilson_interval(full, len(scores))
+                axes.plot(x + shift, np.mean(scores), markersize=7, linestyle='', **look,
+                          label=f'width {width:.0f}: mean' if not x else None)
+                axes.errorbar(x + shift + 0.08, 100 * full / len(scores), [[100 * (full / len(scores) - low)],
+                              [100 * (high - full / len(scores))]], capsize=3, linewidth=1.2, fmt='_', color=look['color'],
+                              label=f'width {width:.0f}: seeds that answer all' if not x else None)
+    axes.set_xticks(range(len(sets)), [pairs if pairs.count(';') < 1 else f'{pairs.count(";") + 1} pairs' for pairs in sets],
+                    rotation=45, ha='right')
+    axes.set(ylim=(-4, 106), ylabel='percent', xlabel='held-out pair',
+             title=f'Arithmetic with other pairs held out: {seeds_text(by_pairs(rows))}')
+    axes.grid(color='0.93', axis='y')
+    figure.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def by_pairs(rows):
+    """The same as `by_size` of sets of held-out pairs at each width."""
+    keys = sorted({(row['heldout'], row['n_embd']) for row in rows})
+    return [(key, [row for row in rows if (row['heldout'], row['n_embd']) == key]) for key in keys]
+
+
 def chosen(rows, decay):
     """The one-layer models of the paper's setting with this weight decay."""
     fixed = {'n_layer': 1, 'n_head': 1, 'mlp_expansion': 1, 'dropout': 0, 'weight_decay': decay}
-    return [row for row in rows if row['tasks'] in PANELS and row.get('heldout') in ('5,7', '', None)
-            and all(row.get(name, value) == value for name, value in fixed.items())]
+    return [row for row in rows if row['tasks'] in PANELS and all(row.get(name, value) == value
+                                                                 for name, value in fixed.items())]
 
 
 def main():
@@ -169,12 +206,17 @@ def main():
     if not rows:
         raise UserError(f'no finished seed of a one-layer model with weight_decay={args.weight_decay:g} in '
                         f'{", ".join(map(str, args.summary))}: train it with sweep.py config/sweep_capacity.py')
-    figures = {'capacity': draw_capacity(rows)}
-    curves = training_curves(rows)
-    if curves:
-        figures['capacity_training'] = draw_training(curves)
-    else:
-        print('no results.csv beside the summary: the figure over training is left out')
+    figures = {}
+    usual = [row for row in rows if row.get('heldout') in (USUAL, '', None)]
+    if usual:
+        figures['capacity'] = draw_capacity(usual)
+        curves = training_curves(usual)
+        if curves:
+            figures['capacity_training'] = draw_training(curves)
+        else:
+            print('no results.csv beside the summary: the figure over training is left out')
+    if len(usual) < len(rows):
+        figures['capacity_heldout'] = draw_heldout([row for row in rows if row['tasks'] == 'math' and row.get('heldout')])
     for name, figure in figures.items():
         output = args.output_dir / f'{name}.{args.format}'
         save(figure, output)

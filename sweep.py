@@ -55,27 +55,29 @@ def count(text):
     return int(text)
 
 
-def devices(sweep):
-    """The GPUs that the jobs are dealt to as CUDA_VISIBLE_DEVICES names them; none where they train on the CPU."""
+def gpus_of(sweep):
+    """The GPUs that jobs are dealt to, each as the environment of its process; none where they train on a CPU."""
     kinds = {run.config().device for run in sweep.runs}
-    if kinds == {'auto'}:
+    if kinds == {'auto'} and torch.cuda.is_available():
         seen = os.environ.get('CUDA_VISIBLE_DEVICES')
-        return (seen.split(',') if seen else [str(i) for i in range(torch.cuda.device_count())]) if torch.cuda.is_available() \
-            else []
-    return ['0'] if any(choose_device(kind).type == 'cuda' for kind in kinds) else []
+        names = seen.split(',') if seen else map(str, range(torch.cuda.device_count()))
+        return [{'CUDA_VISIBLE_DEVICES': name} for name in names]
+    return [{}] if any(choose_device(kind).type == 'cuda' for kind in kinds) else []
 
 
 def main():
     args, settings = read_arguments()
     check_address(args.address)
     sweep = Sweep(args.sweep, settings, args.sweeps_dir)
-    gpus = devices(sweep)
+    gpus = gpus_of(sweep)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     estimates = Estimates(sweep, 'cuda' if gpus else 'cpu')
     replicas = args.replicas or (estimates.replicas_that_fit() if gpus else ON_CPU)
     i, n = args.shard
     jobs = sweep.jobs(replicas)[i::n]
-    workers = min(args.workers or (len(gpus) or cores), max(1, len(jobs)))
+    workers = args.workers or len(gpus) or cores
+    threads = max(1, cores // workers)    # of each, however few jobs there are: their number changes the order of summation
+    workers = min(workers, max(1, len(jobs)))
     if args.dry_run:
         print(estimates.table(jobs, workers))
         return 0
@@ -83,17 +85,13 @@ def main():
     todo = [job for job in jobs if not all_finished(job.folder, job.seeds, job.run.config().max_iters)]
     print(f'{sweep.folder}: {len(sweep.runs)} runs of {sweep.num_seeds} seed(s), {len(jobs)} jobs here, '
           f'{len(jobs) - len(todo)} finished already')
-    threads = max(1, cores // workers)
     children = Children()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-    def environment(number):
-        return {'OMP_NUM_THREADS': str(threads)} | ({'CUDA_VISIBLE_DEVICES': gpus[number % len(gpus)]} if gpus else {})
-
+    environments = [{'OMP_NUM_THREADS': str(threads)} | (gpus[k % len(gpus)] if gpus else {}) for k in range(workers)]
     if args.engine == 'ray':
         ending = on_ray(todo, sweep.prepare, args.address, threads if args.workers else 1, int(bool(gpus)))
     else:
-        ending = local(todo, sweep.prepare, workers, environment, children)
+        ending = local(todo, sweep.prepare, environments, children)
     failures = []
     try:
         with tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit='job', disable=None) as bar:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Bring what runs/paper.sh trained into results/: CSVs, run.json, a plot a run, the grids, the tables; then the README.
+# Bring what runs/paper.sh and sweep.py trained into results/: CSVs, run.json, a plot a run, the grids, the tables, the
+# figures and verdicts of sweeps; then the README.
 #   bash runs/collect.sh [FOLDER_WITH_THE_RUNS]      (default: here)
 set -euo pipefail
 from=$(cd "${1:-.}" && pwd)
@@ -20,5 +21,21 @@ for wd in "" _wd; do
         $python plot_all_models.py --root_dir results --output_dir results ${wd:+--wd}
         $python make_tables.py --root_dir results ${wd:+--wd} > "results/tables$wd.md"
     fi
+done
+for summary in "$from"/sweeps/*/summary.csv; do
+    [ -f "$summary" ] || continue
+    sweep=$(dirname "$summary")
+    to=results/$(basename "$sweep")
+    mkdir -p "$to"
+    cp "$summary" "$to"
+    seeds=("$sweep"/*/seed_*/results.csv)
+    if [ ${#seeds[@]} -le 100 ]; then    # of more only what the summary says
+        for csv in "${seeds[@]}"; do
+            mkdir -p "$to/$(dirname "${csv#"$sweep"/}")"
+            cp "$csv" "$(dirname "$csv")/run.json" "$to/$(dirname "${csv#"$sweep"/}")"
+        done
+    fi
+    $python plot_capacity.py "$summary" --output_dir "$to"
+    $python make_tables.py --claims "$summary" > "$to/claims.md"
 done
 $python tests/test_readme.py

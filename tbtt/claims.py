@@ -258,12 +258,14 @@ def judge(rows):
 
 
 def markdown(claims):
-    """The verdicts as a text for people."""
+    """The verdicts as a text for people; parts without a seed are only named in the verdict."""
     lines = []
     for claim in claims:
-        lines += [f'**{claim.number}. {claim.text}** Verdict: {claim.verdict}.', '',
-                  '| | paper | ours | seeds | verdict |', '| --- | --- | --- | --- | --- |']
-        lines += [f'| {part.what} | {part.paper} | {part.ours} | {part.seeds} | {part.verdict} |' for part in claim.parts]
-        lines.append('')
+        lines += [f'**{claim.number}. {claim.text}** Verdict: {claim.verdict}.', '']
+        parts = [part for part in claim.parts if part.seeds]
+        if parts:
+            lines += ['| | paper | ours | seeds | verdict |', '| --- | --- | --- | --- | --- |']
+            lines += [f'| {part.what} | {part.paper} | {part.ours} | {part.seeds} | {part.verdict} |' for part in parts]
+            lines.append('')
     return '\n'.join([*lines, f'Shares with Wilson\'s {LEVEL:.0%} interval, means ± half of Student\'s, thresholds with that '
                               f'of a bootstrap over seeds; fewer than {MIN_SEEDS} seeds are not judged.'])

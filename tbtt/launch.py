@@ -6,6 +6,7 @@ waits where another process holds the folder's lock. So a retry is a resume, and
 import ctypes
 import os
 import pickle
+import queue
 import shutil
 import signal
 import socket
@@ -146,18 +147,25 @@ def move_up(group, run):
     shutil.rmtree(group, ignore_errors=True)
 
 
-def local(jobs, prepare, workers, env, children):
-    """Do jobs in `workers` processes at a time. env(job number) -> environment of its process. Yields (job, error) as
+def local(jobs, prepare, environments, children):
+    """Do jobs in as many processes at a time as there are `environments`, each in one of these. Yields (job, error) as
     they end."""
-    def one(number, job):
+    free = queue.Queue()
+    for environment in environments:
+        free.put(environment)
+
+    def one(job):
+        environment = free.get()
         try:
             prepare(job.run)
-            return do(job, children, env(number))
+            return do(job, children, environment)
         except (UserError, OSError) as error:
             return str(error)
+        finally:
+            free.put(environment)
 
-    with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(one, number, job): job for number, job in enumerate(jobs)}
+    with ThreadPoolExecutor(len(environments)) as pool:
+        futures = {pool.submit(one, job): job for job in jobs}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()

@@ -241,3 +241,16 @@ def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, script, args):
 def test_a_summary_without_such_runs_says_what_to_train(summary, capsys):
     assert run_script('plot_capacity.py', summary, '--weight_decay=0.5') == 2
     assert 'config/sweep_capacity.py' in capsys.readouterr().err
+
+
+def test_other_held_out_pairs_have_a_figure_of_their_own(tmp_path):
+    import plot_capacity
+    rows = [{**row, 'run': f'{pairs}_{model}', 'folder': f'{pairs}_{model}/seed_{row["seed"]}', 'heldout': pairs}
+            for pairs in ('1,2', '0,9', '5,7;3,8') for model, held in (('n14', 40), ('n28', 0))
+            for row in math_seeds(model, 3, held, last_heldout=2.5 * held)]
+    axes, = plot_capacity.draw_heldout(rows).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ['0,9', '1,2', '2 pairs']
+    assert sum(len(points.get_offsets()) for points in axes.collections if len(points.get_offsets()) == 3) == 18
+    write_summary(tmp_path / 'summary.csv', rows)
+    assert run_script('plot_capacity.py', tmp_path / 'summary.csv', f'--output_dir={tmp_path}') == 0
+    assert [path.name for path in tmp_path.glob('*.png')] == ['capacity_heldout.png']
