@@ -16,8 +16,8 @@ import filelock
 import numpy as np
 from tqdm import tqdm
 
-from tbtt.command import UserError
-from tbtt.counting import SEPARATOR, InfiniGramCounter, NumpyCounter, build_table, from_package
+from tbtt.command import UserError, study_package
+from tbtt.counting import SEPARATOR, InfiniGramCounter, NumpyCounter, build_table
 from tbtt.files import write_file
 
 SHARD = 2**26         # tokens, in half a gigabyte of index; sorting it takes twice a gigabyte
@@ -83,7 +83,7 @@ class Corpus:
         if self.engine == 'auto':
             self.engine = 'numpy' if self.num_tokens <= SMALL else 'infini-gram'
         if self.engine == 'infini-gram':
-            from_package()
+            study_package('infini_gram')    # said before the work that it would have been for
             for k in range(len(self.manifest['shards'])):
                 if f'table.{k}' not in self.manifest['digests']:
                     build_table(self.folder, k)

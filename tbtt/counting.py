@@ -7,7 +7,6 @@ counters have
 """
 import bisect
 import functools
-import importlib.util
 import math
 import os
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tbtt.command import UserError
+from tbtt.command import UserError, study_package
 
 SEPARATOR = 2**16 - 1
 CACHED = 256    # arrays of documents that are kept: an n-gram is asked again with each of its pairs
@@ -69,8 +68,7 @@ class InfiniGramCounter:
 
     def __init__(self, folder, num_shards, vocab_size):
         """Raises `UserError` where the package is missing."""
-        from_package()
-        from infini_gram.engine import InfiniGramEngine
+        InfiniGramEngine = study_package('infini_gram.engine').InfiniGramEngine
         # Its engine looks for "table", "offset", "tokenized" and "metadata" anywhere in a path, and crashes on a folder of
         # that name: it gets a path without them. Once the files are mapped, the link is not needed any more.
         with tempfile.TemporaryDirectory(prefix='ngrams_', dir=plain_folder()) as temporary:
@@ -131,10 +129,10 @@ def pointer_width(num_bytes):
 def build_table(folder, k):
     """Sort the suffixes of shard k, `tokenized.k`, into `table.k`: by one call of infini-gram's own program, in about ten
     bytes of memory a byte. (Its indexing script, which calls it in pieces, corrupts the tables of small files.)"""
-    package = from_package()
+    program = Path(study_package('infini_gram').__file__).parent / 'rust_indexing'
     num_bytes = (folder / f'tokenized.{k}').stat().st_size
     with tempfile.TemporaryDirectory(prefix='parts_', dir=folder) as parts:
-        command = [package / 'rust_indexing', 'make-part', '--data-file', folder / f'tokenized.{k}', '--parts-dir', parts,
+        command = [program, 'make-part', '--data-file', folder / f'tokenized.{k}', '--parts-dir', parts,
                    '--start-byte', 0, '--end-byte', num_bytes, '--ratio', pointer_width(num_bytes), '--token-width', 2]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         made = list(Path(parts).iterdir())
@@ -143,15 +141,6 @@ def build_table(folder, k):
             raise UserError(f'infini-gram could not index {folder / f"tokenized.{k}"} (status {done.returncode}): '
                             f'{done.stderr.strip()[-200:] or "no table of the right size"}')
         os.replace(made[0], folder / f'table.{k}')
-
-
-def from_package():
-    """The folder of the package infini-gram. Raises `UserError` where it is missing."""
-    found = importlib.util.find_spec('infini_gram')
-    if found is None:
-        raise UserError('the package infini-gram is missing: pip install -r requirements-study.txt, or count with '
-                        '--engine=numpy')
-    return Path(found.origin).parent
 
 
 def plain_folder():

@@ -21,6 +21,11 @@ def grams(text, n, language):
     return found
 
 
+def first_of_output(spans, example):
+    """Index of the first token with a character of the output."""
+    return next(i for i, (_, end) in enumerate(spans) if end > len(example.prompt))
+
+
 class Characters:
     """A character is a unit and a token. codec: as in `meta.pkl`."""
     unit = 'characters'
