@@ -231,12 +231,14 @@ def draw_trace(models, rows):
         figure.text(0.5, 0.5, 'too few points for a correlation: trace.json says why', ha='center', va='center')
         return figure
     colours = [colormaps['viridis'](0.85 * i / max(1, len(models) - 1)) for i in range(len(models))]
-    for panels, task in zip(figure.subplots(len(tasks), 2 + several, squeeze=False), tasks):
+    grid = figure.subplots(len(tasks), 2 + several, squeeze=False)
+    for panels, task in zip(grid, tasks):
         draw_points(panels[0], task, models, rows, colours)
         draw_lengths(panels[1], task, models, colours)
         if several:
             draw_sizes(panels[2], task, models)
-    figure.legend(*panels[1].get_legend_handles_labels(), loc='outside lower center', ncols=2, frameon=False)
+    drawn = {label: handle for panels in grid for handle, label in zip(*panels[1].get_legend_handles_labels())}
+    figure.legend(drawn.values(), drawn.keys(), loc='outside lower center', ncols=2, frameon=False)
     return figure
 
 

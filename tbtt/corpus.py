@@ -84,6 +84,8 @@ class Corpus:
             self.engine = 'numpy' if self.num_tokens <= SMALL else 'infini-gram'
         if self.engine == 'infini-gram':
             study_package('infini_gram')    # said before the work that it would have been for
+            for leftover in self.folder.glob('parts_*'):    # of a killed process
+                shutil.rmtree(leftover)
             for k in range(len(self.manifest['shards'])):
                 if f'table.{k}' not in self.manifest['digests']:
                     build_table(self.folder, k)
@@ -91,6 +93,7 @@ class Corpus:
 
     @property
     def num_tokens(self):
+        """On the disk, separators included."""
         return sum(tokens for tokens, _ in self.manifest['shards'])
 
     def read_manifest(self):
@@ -157,8 +160,8 @@ class Corpus:
         """What counts in it."""
         if self.engine == 'infini-gram':
             return InfiniGramCounter(self.folder, len(self.manifest['shards']), self.language.vocab_size)
-        return NumpyCounter(np.concatenate([np.fromfile(self.folder / f'tokenized.{k}', '<u2')
-                                            for k in range(len(self.manifest['shards']))]))
+        shards = [np.fromfile(self.folder / f'tokenized.{k}', '<u2') for k in range(len(self.manifest['shards']))]
+        return NumpyCounter(without_empty(np.concatenate(shards), before=0))
 
 
 def file_digest(path):

@@ -80,7 +80,7 @@ class InfiniGramCounter:
         self.shards = [Shard(Path(folder), k) for k in range(num_shards)]
         self.num_tokens = self.count(())
         self.num_documents = sum(shard.num_documents for shard in self.shards)
-        if self.num_tokens != sum(len(shard.table) for shard in self.shards):    # a file it cannot read counts as nothing
+        if self.num_tokens != sum(len(shard.table) - 1 for shard in self.shards) + 1:    # what it cannot read counts as nothing
             raise UserError(f'{folder} is damaged: infini-gram finds {self.num_tokens} tokens in it: delete it, and it is '
                             f'built anew')
 
@@ -91,7 +91,8 @@ class InfiniGramCounter:
         return answer
 
     def count(self, gram):
-        return self.ask('count', gram)['count']
+        between = 0 if gram else len(self.shards) - 1    # separators that end a shard where the next begins with one
+        return self.ask('count', gram)['count'] - between
 
     @functools.lru_cache(CACHED)
     def documents(self, gram):
