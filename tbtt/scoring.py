@@ -99,6 +99,9 @@ class TransformersModel:
 
 def load(kind, name, download, **settings):
     """`kind`.from_pretrained, from local files unless `download`; never runs code that comes with a model."""
+    logging = study_package('transformers.utils.logging')
+    logging.disable_progress_bar()    # an error is one line, and loading is soon over
+    logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
