@@ -47,10 +47,10 @@ RULES = {
     'points': 'one for each example and distinct n-gram of its output, at its first place there; the model is asked for the '
               'tokens of that n-gram, behind the prompt and what comes before it in the output',
     'task_gram': 'mean over the n-grams of the input of log(documents with both / documents with that of the input)',
-    'infinity_gram': 'log of the product, over the tokens of the n-gram, of occurrences behind the longest context that occurs / '
-                     'occurrences of that context',
-    'zeros': f'nothing above the line counts as {ZERO}; n-grams of the input that are nowhere in the corpus are left out of the '
-             f'mean',
+    'infinity_gram': 'log of the product, over the tokens of the n-gram, of occurrences behind the longest context that '
+                     'occurs / occurrences of that context',
+    'zeros': f'nothing above the line counts as {ZERO}; n-grams of the input that are nowhere in the corpus are left out of '
+             f'the mean',
     'coefficients': f"Spearman's rho, Kendall's tau-b and distributional generalization, (1 - tau) / 2: means over the seeds; "
                     f'intervals hold {LEVEL}% of {DRAWS} bootstrap samples of the examples; p-values are scipy\'s and take '
                     f'points for independent; not computed of fewer than {FEWEST} points'}
@@ -127,8 +127,8 @@ def our_source(trained, args, similar):
     """The dataset of a checkpoint. Raises `UserError` where it is not there or not what the checkpoint was trained on."""
     dataset = Dataset(args.dataset or str(trained.trained_on), trained.config.block_size)
     if trained.digest not in (None, dataset.digest) or dataset.codec.stoi != trained.codec.stoi:
-        raise UserError(f'{trained.path} was trained on other data than {dataset.folder} now holds: prepare them as they were, or '
-                        f'name their folder with --dataset')
+        raise UserError(f'{trained.path} was trained on other data than {dataset.folder} now holds: prepare them as they '
+                        f'were, or name their folder with --dataset')
     if '\n' not in dataset.codec.stoi or not dataset.tasks:
         raise UserError(f'{dataset.folder} has no tasks whose answers could be traced: prepare one of ours')
     if args.engine == 'infini-gram':
@@ -170,7 +170,8 @@ def trace(args):
         language = seeds[0].language
         key = (seeds[0].trained.trained_on, seeds[0].trained.digest) if args.out_dir else language.digest()
         if key not in sources:
-            sources[key] = our_source(seeds[0].trained, args, similar) if args.out_dir else corpus_source(language, args, similar)
+            sources[key] = (our_source(seeds[0].trained, args, similar) if args.out_dir
+                            else corpus_source(language, args, similar))
         models.append({'model': str(name), 'parameters': seeds[0].parameters, 'seeds': [seed.seed for seed in seeds],
                        'corpus': sources[key].about, 'tasks': defaultdict(dict)})
         for task, examples in sources[key].tasks.items():
@@ -224,7 +225,8 @@ def draw_trace(models, rows):
     """The figure: a row of panels for each task that has a coefficient; the model's against the data's probabilities,
     Spearman's coefficient against n and, of several models, against their parameters."""
     tasks = [task for task in dict.fromkeys(task for model in models for task in model['tasks'])
-             if any(computed(cell, kind) for model in models for cell in model['tasks'].get(task, {}).values() for kind in MODELS)]
+             if any(computed(cell, kind)
+                    for model in models for cell in model['tasks'].get(task, {}).values() for kind in MODELS)]
     several = len(models) > 1
     figure = Figure(figsize=(4.6 * (2 + several), 3.6 * max(1, len(tasks)) + 0.6), layout='constrained')
     if not tasks:

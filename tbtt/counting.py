@@ -80,7 +80,8 @@ class InfiniGramCounter:
         self.shards = [Shard(Path(folder), k) for k in range(num_shards)]
         self.num_tokens = self.count(())
         self.num_documents = sum(shard.num_documents for shard in self.shards)
-        if self.num_tokens != sum(len(shard.table) - 1 for shard in self.shards) + 1:    # what it cannot read counts as nothing
+        # What it cannot read counts as nothing.
+        if self.num_tokens != sum(len(shard.table) - 1 for shard in self.shards) + 1:
             raise UserError(f'{folder} is damaged: infini-gram finds {self.num_tokens} tokens in it: delete it, and it is '
                             f'built anew')
 

@@ -39,8 +39,8 @@ def read_examples(files, task, template=TEMPLATE):
     Raises `UserError` for files without the fields, and for a template that does not end in the output.
     """
     if not template.endswith(OUTPUT) or template == OUTPUT:
-        raise UserError(f'--template={template!r}: no prompt would hold the n-grams of the output at its end: let it be a text '
-                        f'that ends in {OUTPUT}, such as {TEMPLATE!r}')
+        raise UserError(f'--template={template!r}: no prompt would hold the n-grams of the output at its end: let it be a '
+                        f'text that ends in {OUTPUT}, such as {TEMPLATE!r}')
     pairs = FORMATS[task or 'examples']([Path(file) for file in files])
     if not pairs:
         raise UserError(f'{files[0]}: no example in it')
@@ -71,8 +71,8 @@ def fields(files, *names):
                     entry = json.loads(line)
                     pairs.append(tuple(entry[name] for name in names))
                 except (KeyError, TypeError, ValueError) as error:
-                    raise UserError(f'{file}: line {number}: expected a JSON object with the fields {" and ".join(names)}, got '
-                                    f'{line[:80]!r}') from error
+                    raise UserError(f'{file}: line {number}: expected a JSON object with the fields {" and ".join(names)}, '
+                                    f'got {line[:80]!r}') from error
     return pairs
 
 
@@ -102,8 +102,8 @@ def mmlu(files):
     for file in files:
         for number, row in enumerate(csv.reader(read_text(file).splitlines(keepends=True)), 1):
             if len(row) != 6 or row[5].strip() not in ('A', 'B', 'C', 'D'):
-                raise UserError(f'{file}: row {number}: expected a question, four choices and a letter from A to D, as MMLU is '
-                                f'published, got {len(row)} fields')
+                raise UserError(f'{file}: row {number}: expected a question, four choices and a letter from A to D, as MMLU '
+                                f'is published, got {len(row)} fields')
             pairs.append((row[0], row['ABCD'.index(row[5].strip()) + 1]))
     return pairs
 
@@ -119,7 +119,8 @@ def translation(files):
         plain = file.suffix not in ('.sgm', '.sgml', '.xml')
         sides.append(text.splitlines() if plain else [html.unescape(segment) for segment in SEGMENT.findall(text)])
     if len(sides[0]) != len(sides[1]):
-        raise UserError(f'{files[0]} has {len(sides[0])} segments, {files[1]} has {len(sides[1])}: they do not belong together')
+        raise UserError(f'{files[0]} has {len(sides[0])} segments, {files[1]} has {len(sides[1])}: they do not belong '
+                        f'together')
     return list(zip(*sides))
 
 

@@ -56,8 +56,8 @@ class TransformersModel:
         self.language = Words(self.tokenizer, name)
         vocab_size = self.model.get_input_embeddings().num_embeddings
         if self.language.vocab_size > vocab_size:
-            raise UserError(f'{name}: a tokenizer of {self.language.vocab_size} tokens for a model of {vocab_size}: they do not '
-                            f'belong together')
+            raise UserError(f'{name}: a tokenizer of {self.language.vocab_size} tokens for a model of {vocab_size}: they do '
+                            f'not belong together')
         self.context = getattr(self.model.config, 'max_position_embeddings', None)
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from tbtt.tasks import Arithmetic, Capitals
 
 GSM8K = {'question': 'Tom has 3 bags of 4 nuts. How many nuts?',
          'answer': 'He has 3*4=<<3*4=12>>12 nuts.\n#### 12'}
-TRIVIAQA = {'Data': [{'Answer': {'Aliases': ['The Nile'], 'NormalizedValue': 'nile', 'Type': 'WikipediaEntity', 'Value': 'Nile'},
+TRIVIAQA = {'Data': [{'Answer': {'Aliases': ['The Nile'], 'NormalizedValue': 'nile', 'Value': 'Nile'},
                       'Question': 'Which river runs through Cairo?', 'QuestionId': 'x_1', 'QuestionSource': 'none'}],
             'Domain': 'Web', 'Split': 'dev', 'VerifiedEval': False, 'Version': 1.0}
 MMLU = '"What is 2, plus 2?",3,"4, or IV",5,6,B\nWhich is a gas?,iron,gold,lead,neon,D\n'

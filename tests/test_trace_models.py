@@ -19,11 +19,13 @@ tokenizers = pytest.importorskip('tokenizers')
 
 SCRIPT = 'trace_memorization.py'
 CITIES = ['Paris', 'Rome', 'Oslo', 'Lima', 'Cairo', 'Delhi', 'Tokyo', 'Quito', 'Accra', 'Dakar', 'Hanoi', 'Sofia']
-COUNTRIES = ['France', 'Italy', 'Norway', 'Peru', 'Egypt', 'India', 'Japan', 'Ecuador', 'Ghana', 'Senegal', 'Vietnam', 'Bulgaria']
+COUNTRIES = ['France', 'Italy', 'Norway', 'Peru', 'Egypt', 'India', 'Japan', 'Ecuador', 'Ghana', 'Senegal', 'Vietnam',
+             'Bulgaria']
 FACTS = [f'The capital of {country} is {city}.' for country, city in zip(COUNTRIES, CITIES)]
 # The first country once, the second twice, ...
 DOCUMENTS = [fact for i, fact in enumerate(FACTS) for _ in range(i + 1)] + ['People like Paris.', 'Oslo is cold; Norway too.']
-EXAMPLES = [{'input': f'The capital of {country} is', 'output': f'{city}, a city.'} for country, city in zip(COUNTRIES, CITIES)]
+EXAMPLES = [{'input': f'The capital of {country} is', 'output': f'{city}, a city.'}
+            for country, city in zip(COUNTRIES, CITIES)]
 
 
 def make_tokenizer(vocab_size=320):
@@ -32,8 +34,8 @@ def make_tokenizer(vocab_size=320):
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     tokenizer.train_from_iterator(DOCUMENTS, tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=['<|endoftext|>'], initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False))
+        vocab_size=vocab_size, special_tokens=['<|endoftext|>'], show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token='<|endoftext|>')
 
 
@@ -130,14 +132,15 @@ def test_a_model_is_traced_to_text_jsonl_and_tokens_alike(command, models, files
         pytest.importorskip('infini_gram')
     rows = []
     for corpus in ('c.txt', 'c.jsonl', 'c.bin'):
-        result = command(SCRIPT, f'--model={models["gpt_neox"]}', str(models['gpt2']), f'--corpus={files / corpus}', '--separator=0',
-                         f'--examples={files / "e.jsonl"}', f'--engine={engine}', f'--trace_dir={files / "t"}', '--n=1,2', '--device=cpu')
+        result = command(SCRIPT, f'--model={models["gpt_neox"]}', models['gpt2'], corpus=files / corpus, separator=0, n='1,2',
+                         examples=files / 'e.jsonl', engine=engine, trace_dir=files / 't', device='cpu')
         assert result.status == 0, result.err
         rows.append(list(csv.DictReader((files / 't/trace.csv').open())))
     assert rows[0] == rows[1] == rows[2]
     about = json.loads((files / 't/trace.json').read_text())
     one, two = about['models']
-    assert one['corpus'] == two['corpus'] and one['corpus']['documents'] == len(DOCUMENTS) and one['corpus']['engine'] == engine
+    assert one['corpus'] == two['corpus']
+    assert one['corpus']['documents'] == len(DOCUMENTS) and one['corpus']['engine'] == engine
     assert one['tasks']['examples']['1']['points'] == 36 and two['tasks']['examples']['1']['task_gram']['kendall']['seeds']
     paris = next(row for row in rows[0] if row['gram'] == 'Paris' and row['n'] == '1')
     shares = [sum('Paris' in text for text in DOCUMENTS if word in text) / sum(word in text for text in DOCUMENTS)
@@ -152,9 +155,8 @@ def test_the_similarity_filter_keeps_pairs_above_the_threshold(command, models, 
     assert similar(['Oslo', 'Rome is warm'], ['Oslo']).tolist() == [[True], [bool(vectors[0] @ vectors[1] >= 0.5)]]
     kept = {}
     for threshold in (-1, 0.6, 1):
-        result = command(SCRIPT, f'--model={models["gpt2"]}', f'--corpus={files / "c.txt"}', f'--examples={files / "e.jsonl"}',
-                         f'--embedding_model={models["gpt_neox"]}', f'--threshold={threshold}', f'--trace_dir={files / "t"}', '--n=1',
-                         '--device=cpu')
+        result = command(SCRIPT, model=models['gpt2'], corpus=files / 'c.txt', examples=files / 'e.jsonl', n=1,
+                         embedding_model=models['gpt_neox'], threshold=threshold, trace_dir=files / 't', device='cpu')
         assert result.status == 0, result.err
         kept[threshold] = sum(int(row['pairs']) for row in csv.DictReader((files / 't/trace.csv').open()))
     assert kept[-1] > kept[0.6] > kept[1]
