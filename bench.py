@@ -5,6 +5,7 @@ obvious way (nanoGPT's loop: a Python slice a row, eager, one prompt a call, the
     python bench.py                          (all, about a quarter of an hour on two CPU cores)
     python bench.py --only step,evaluation --sizes n14 --tasks math
     python bench.py --json > bench.json      (one line with hardware, versions, commit, medians and spread)
+    python bench.py --only trace             (minutes: traces of our datasets; a corpus of 25 million tokens, with infini-gram)
 
 Everything is warmed up and, on a GPU, synchronised; slow and fast take turns. --full also trains n14 math to its end and
 times that. Data are prepared into a temporary folder, nothing else is written.
@@ -20,22 +21,26 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tbtt import slow
 from tbtt.command import Parser, UserError, run
 from tbtt.config import ROOT, load_config
+from tbtt.corpus import Corpus
 from tbtt.dataset import Dataset, texts
 from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.engine import Engine
 from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluation
+from tbtt.memorization import overlap
 from tbtt.paper import MODELS, TASKS
 from tbtt.prepare import write_dataset
 from tbtt.replicas import Replicas
 from tbtt.run import provenance
 from tbtt.tasks import Arithmetic, Capitals
 
-SECTIONS = ('step', 'evaluation', 'replicas', 'run')
+SECTIONS = ('step', 'evaluation', 'replicas', 'run', 'trace')
+DEFAULT = SECTIONS[:-1]
 KINDS = {'math': (Arithmetic,), 'facts': (Capitals,), 'both': (Arithmetic, Capitals)}
 DATASHEET = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12}    # dense bfloat16 operations a second, NVIDIA's datasheets
 
@@ -205,6 +210,53 @@ def full_run(folder, device):
     return {'what': 'run n14 math, whole process', 'ours_ms': {'median': 1e3 * (time.perf_counter() - begin)}}
 
 
+def bench_trace(tasks, sizes, folder, device):
+    """What infini-gram takes for a large corpus, and a trace of each dataset, process included."""
+    yield from bench_corpus(folder)    # first: the memory of child processes is the largest of all so far
+    for task in tasks:
+        args = [f'--dataset={folder / task}', f'--out_dir={folder / "traced" / task}', f'--device={device}']
+        untrained = ['train_with_eval.py', f'config/train_{task}_{MODELS["n14"]}.py', '--max_iters=0', '--compile=False']
+        for command in (untrained, ['trace_memorization.py']):
+            command[0] = str(ROOT / command[0])
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, *command, *args], check=True, stdout=subprocess.DEVNULL)
+        yield {'what': f'trace n14 {task}, whole process', 'ours_ms': {'median': 1e3 * (time.perf_counter() - begin)}}
+
+
+class Ids:
+    """The language of a made-up corpus: ids without a text."""
+    vocab_size = 50000
+
+    def digest(self):
+        return 'ids'
+
+
+def bench_corpus(folder, num_tokens=25_000_000, num_pairs=10_000):
+    """Index and question a corpus of random tokens with Zipf's frequencies, in documents of 500 tokens."""
+    rng = np.random.default_rng(1337)
+    frequency = 1 / np.arange(1, Ids.vocab_size)
+    ids = 1 + rng.choice(len(frequency), num_tokens, p=frequency / frequency.sum()).astype('<u2')
+    ids[::500] = 0
+    ids.tofile(folder / 'corpus.bin')
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    counter = Corpus([folder / 'corpus.bin'], Ids(), separator=0, engine='infini-gram').counter()
+    seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    memory = after.ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
+    yield {'what': f'index {num_tokens / 1e6:g} million tokens', 'ours_ms': {'median': 1e3 * seconds},
+           'note': f'sorting takes {after.ru_utime - before.ru_utime:.0f} s of processor time and {memory:.0f} MB'}
+    # Bigrams of one document, a pair each: rare and frequent ones as they come.
+    places = rng.integers(num_tokens // 500, size=(num_pairs, 1)) * 500 + rng.integers(1, 498, (num_pairs, 2))
+    pairs = [[tuple(ids[place:place + 2].tolist()) for place in pair] for pair in places]
+    times = []
+    for pair in pairs:
+        begin = time.perf_counter()
+        assert overlap(*(counter.documents(gram) for gram in pair)) > 0
+        times.append(1e3 * (time.perf_counter() - begin))
+    yield {'what': f'documents with both of two bigrams, of {num_pairs:,} pairs',
+           'ours_ms': {'median': statistics.median(times), 'min': min(times), 'max': max(times)},
+           'note': f'{sum(times) / 1e3:.1f} s together'}
+
+
 def peak_memory(device):
     """Megabytes: of the process, or on a GPU of its tensors."""
     if device.type == 'cuda':
@@ -221,7 +273,7 @@ def milliseconds(times):
 
 def remark(row):
     """What else there is to say of a row."""
-    said = [row['path']] if 'path' in row else []
+    said = [row[key] for key in ('path', 'note') if key in row]
     if 'prepare_s' in row:
         said[0] += f' in {row["prepare_s"]:.0f} s'
     if 'per_seed_ms' in row:
@@ -268,7 +320,8 @@ def names(known):
 def main():
     parser = Parser(__doc__)
     parser.add_argument('--device', default='auto', help='(default: auto)')
-    parser.add_argument('--only', type=names(SECTIONS), default=SECTIONS, help=f'some of {",".join(SECTIONS)}')
+    parser.add_argument('--only', type=names(SECTIONS), default=DEFAULT,
+                        help=f'some of {",".join(SECTIONS)} (default: {",".join(DEFAULT)})')
     parser.add_argument('--tasks', type=names(TASKS), default=list(TASKS), help='some of math,facts,both')
     parser.add_argument('--sizes', type=names(MODELS), default=list(MODELS), help='some of n14,n28,n56,MLT')
     parser.add_argument('--full', action='store_true', help='also train n14 math to its end')
@@ -279,7 +332,7 @@ def main():
     about, rows = provenance(device), []
     if not args.json:
         print(f'{about["hardware"]}, torch {about["versions"]["torch"]}; milliseconds, medians (smallest to largest)')
-    sections = {'step': bench_step, 'evaluation': bench_evaluation, 'replicas': bench_replicas}
+    sections = {'step': bench_step, 'evaluation': bench_evaluation, 'replicas': bench_replicas, 'trace': bench_trace}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with contextlib.redirect_stdout(io.StringIO()):

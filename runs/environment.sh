@@ -8,12 +8,12 @@ if [ -z "${PYTHON:-}" ]; then
         python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: Python 3.10 or newer is needed, this is $(python3 --version)" >&2; exit 2; }
         python3 -m venv .venv
     fi
-    # Asking pip takes seconds even where there is nothing to do: it is asked once for each content of the file.
+    # Asking pip takes seconds even where there is nothing to do: it is asked once for each content of the files.
     stamp=".venv/$1.installed"
-    if ! cat requirements.txt "$1" | cmp -s - "$stamp"; then
+    if ! cat requirements*.txt | cmp -s - "$stamp"; then
         echo "installing $1 into .venv (once)"
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1"
-        cat requirements.txt "$1" > "$stamp"
+        cat requirements*.txt > "$stamp"
     fi
 fi
 

@@ -1,6 +1,7 @@
 """What every script shares at the shell: options, `--help`, and errors that are one line long."""
 import argparse
 import difflib
+import importlib
 import os
 import signal
 import sys
@@ -45,6 +46,15 @@ def true_or_false(text):
     if text not in ('True', 'False'):
         raise argparse.ArgumentTypeError(f'expected True or False, got {text!r}')
     return text == 'True'
+
+
+def study_package(name):
+    """Import a package that only some scripts need. Raises `UserError` that says how to get it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f'the package {name.split(".")[0]} is missing or broken ({error}): '
+                        f'pip install -r requirements-study.txt') from error
 
 
 def run(main):

@@ -108,19 +108,23 @@ class AnswerWindows:
         self.column, self.position, self.token, self.prompt = torch.tensor(places).T.to(device)
 
     @torch.no_grad()
-    def probabilities(self, forward, max_tokens):
-        """Probability of the whole right answer, teacher-forced at temperature 1. -> (R, P) float64 array"""
+    def log_probabilities(self, forward, max_tokens):
+        """Of each character of the right answers, teacher-forced at temperature 1, in the order of the prompts (`prompt` says
+        whose it is). -> (R, characters) tensor"""
         T, B = self.contexts.shape
-        R, total = None, None
+        found = []
         step = max(1, max_tokens // T)
         for begin in range(0, B, step):
-            here = (self.column >= begin) & (self.column < begin + step)
+            here = (self.column >= begin) & (self.column < begin + step)    # columns are in the order of the prompts too
             logits = forward(self.contexts[:, begin:begin + step])    # (R, V, T, B)
             logits = logits[:, :, self.position[here], self.column[here] - begin].float()
-            log_p = logits.log_softmax(1)[:, self.token[here], torch.arange(int(here.sum()), device=logits.device)]
-            if total is None:
-                total = torch.zeros(len(log_p), self.num_prompts, device=logits.device)
-            total.index_add_(1, self.prompt[here], log_p)
+            found.append(logits.log_softmax(1)[:, self.token[here], torch.arange(int(here.sum()), device=logits.device)])
+        return torch.cat(found, 1)
+
+    def probabilities(self, forward, max_tokens):
+        """Probability of the whole right answer. -> (R, P) float64 array"""
+        log_p = self.log_probabilities(forward, max_tokens)
+        total = torch.zeros(len(log_p), self.num_prompts, device=log_p.device).index_add_(1, self.prompt, log_p)
         return total.cpu().double().exp().numpy()
 
 

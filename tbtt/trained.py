@@ -41,7 +41,8 @@ class Trained:
         self.codec, self.tasks = codec_of(checkpoint, self.path)
         model = build_model(checkpoint, self.path)
         self.config, self.num_params = model.config, model.get_num_params()
-        self.iteration = checkpoint['iter_num']
+        self.iteration, self.trained_on = checkpoint['iter_num'], checkpoint['config'].get('dataset')
+        self.digest = checkpoint.get('data')    # of that dataset; nanoGPT's checkpoints have none
         self.device = choose_device(args.device)
         # On a GPU in the arithmetic of the run, whose own evaluation this repeats.
         asked = checkpoint['config'].get('dtype', 'auto') if self.device.type == 'cuda' else 'auto'

@@ -1,0 +1,224 @@
+"""A corpus from its files to what the counters read: tokens with separators between the documents.
+
+The files are text (a line is a document), JSONL (the field `text` of a line is one) or uint16 tokens (.bin, a separator
+ends a document). What is made of them lies in a folder beside the first: `tokenized.0`, `offset.0` and, for infini-gram,
+`table.0`; beyond SHARD tokens also `tokenized.1`, ... Nothing of it is ever in memory as a whole but one piece of the
+text and, while infini-gram sorts it, one shard.
+"""
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import filelock
+import numpy as np
+from tqdm import tqdm
+
+from tbtt.command import UserError, study_package
+from tbtt.counting import SEPARATOR, InfiniGramCounter, NumpyCounter, build_table
+from tbtt.files import write_file
+
+SHARD = 2**26         # tokens, in half a gigabyte of index; sorting it takes twice a gigabyte
+PIECE = 2**23         # bytes of a corpus that are tokenized at once
+SMALL = 2**21         # tokens up to which NumPy counts, where nothing else is asked for
+ENGINES = ('auto', 'numpy', 'infini-gram')
+MANIFEST = 'index.json'
+
+
+def split(ids, separator):
+    """A dataset's token ids -> the uint16 tokens of its documents, which the id `separator` ends, as the counters take
+    them."""
+    tokens = np.asarray(ids, np.uint16).copy()
+    tokens[tokens == separator] = SEPARATOR
+    return without_empty(np.concatenate([[SEPARATOR], tokens, [SEPARATOR]]).astype(np.uint16), before=0)
+
+
+def without_empty(tokens, before):
+    """Leave out a separator that follows another: an empty document. before: the token before the first."""
+    empty = (tokens == SEPARATOR) & (np.append(before, tokens[:-1]) == SEPARATOR)
+    return tokens[~empty]
+
+
+class Corpus:
+    """The index of a corpus on the disk, built or brought up to date when it is made.
+
+    files: its paths. language: the `Words` that its tokens are of. separator: the id that ends a document in a .bin.
+    Raises `UserError` for files that cannot be read, hold nothing, or hold ids that the tokenizer lacks; and for an index
+    that is not what was written.
+    """
+
+    def __init__(self, files, language, separator=None, engine='auto', shard=SHARD, piece=PIECE):
+        self.files, self.language, self.separator = [Path(file) for file in files], language, separator
+        self.engine, self.shard, self.piece = engine, shard, piece
+        for file in self.files:
+            if not file.is_file():
+                raise UserError(f'no corpus {file}: --corpus takes text, JSONL or uint16 .bin files')
+            if file.suffix == '.bin' and separator is None:
+                raise UserError(f'{file}: name the token that ends a document with --separator=ID')
+        names = json.dumps([[str(file.resolve()) for file in self.files], language.digest(), separator])
+        first = self.files[0]
+        self.folder = first.parent / f'{first.name}.ngrams_{hashlib.sha256(names.encode()).hexdigest()[:8]}'
+        self.folder.mkdir(exist_ok=True)
+        with filelock.FileLock(self.folder / '.lock'):    # a second process waits, and finds all done
+            self.build()
+
+    def stamps(self):
+        return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
+
+    def build(self):
+        """Read, go on with or start what is on the disk, up to what the engine needs."""
+        self.manifest = self.read_manifest()
+        if self.manifest['of'] != self.stamps():
+            for path in self.folder.iterdir():
+                if path.name != '.lock':
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self.manifest = {'of': self.stamps(), 'file': 0, 'byte': 0, 'shards': [], 'digests': {}}
+        self.check_files()
+        if self.manifest['file'] < len(self.files):
+            self.tokenize()
+        if self.num_tokens == len(self.manifest['shards']):    # nothing but the first separator of each
+            raise UserError(f'{self.files[0]}: no document in it: the corpus is empty')
+        if self.engine == 'auto':
+            self.engine = 'numpy' if self.num_tokens <= SMALL else 'infini-gram'
+        if self.engine == 'infini-gram':
+            study_package('infini_gram')    # said before the work that it would have been for
+            for leftover in self.folder.glob('parts_*'):    # of a killed process
+                shutil.rmtree(leftover)
+            for k in range(len(self.manifest['shards'])):
+                if f'table.{k}' not in self.manifest['digests']:
+                    build_table(self.folder, k)
+                    self.record()
+
+    @property
+    def num_tokens(self):
+        """On the disk, separators included."""
+        return sum(tokens for tokens, _ in self.manifest['shards'])
+
+    def read_manifest(self):
+        path = self.folder / MANIFEST
+        try:
+            return json.loads(path.read_bytes()) if path.exists() else {'of': None}
+        except ValueError as error:
+            raise self.damaged(MANIFEST) from error
+
+    def damaged(self, name):
+        return UserError(f'the index {self.folder} is damaged ({name}): delete the folder, and it is built anew')
+
+    def check_files(self):
+        """Raise `UserError` where a finished file is not what was written."""
+        for name, digest in self.manifest['digests'].items():
+            path = self.folder / name
+            if not path.is_file() or file_digest(path) != digest:
+                raise self.damaged(name)
+
+    def record(self):
+        """Write down what is finished."""
+        finished = self.manifest['file'] == len(self.files)
+        for path in self.folder.glob('*.[0-9]*'):
+            if finished and path.name not in self.manifest['digests']:
+                self.manifest['digests'][path.name] = file_digest(path)
+        write_file(self.folder / MANIFEST, json.dumps(self.manifest).encode())
+
+    def tokenize(self):
+        """Append the documents of the files to the shards, piece by piece, from where the manifest says."""
+        sizes = [file.stat().st_size for file in self.files]
+        at, byte = self.manifest['file'], self.manifest['byte']
+        with tqdm(total=sum(sizes), initial=sum(sizes[:at]) + byte, unit='B', unit_scale=True, desc='tokenizing',
+                  dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+            while at < len(self.files):
+                pieces = read_ids if self.files[at].suffix == '.bin' else read_lines
+                for tokens, end in pieces(self.files[at], byte, self.piece, self.language, self.separator):
+                    self.append(tokens)
+                    bar.update(end - byte)
+                    self.manifest['byte'] = byte = end
+                    write_file(self.folder / MANIFEST, json.dumps(self.manifest).encode())
+                at, byte = at + 1, 0
+                self.manifest |= {'file': at, 'byte': byte}
+        self.record()
+
+    def append(self, tokens):
+        """Add documents, each with its separator at the end, to the last shard, or to a new one where that is full."""
+        shards = self.manifest['shards']
+        if not shards or shards[-1][0] >= self.shard:
+            tokens = np.append(np.uint16(SEPARATOR), tokens)
+            shards.append([0, 0])
+        tokens = without_empty(tokens, before=SEPARATOR if shards[-1][0] else 0)
+        offsets = 2 * (shards[-1][0] + np.flatnonzero(tokens == SEPARATOR).astype('<u8'))
+        for i, (name, values, size) in enumerate((('tokenized', tokens.astype('<u2'), 2), ('offset', offsets, 8))):
+            path = self.folder / f'{name}.{len(shards) - 1}'
+            with open(path, 'r+b' if path.exists() else 'wb') as file:
+                file.truncate(shards[-1][i] * size)    # what was written after the manifest last was does not count
+                file.seek(0, os.SEEK_END)
+                file.write(values.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            shards[-1][i] += len(values)
+
+    def counter(self):
+        """What counts in it."""
+        if self.engine == 'infini-gram':
+            return InfiniGramCounter(self.folder, len(self.manifest['shards']), self.language.vocab_size)
+        shards = [np.fromfile(self.folder / f'tokenized.{k}', '<u2') for k in range(len(self.manifest['shards']))]
+        return NumpyCounter(without_empty(np.concatenate(shards), before=0))
+
+
+def file_digest(path):
+    sha = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2**20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def read_lines(file, byte, piece, language, separator):
+    """Documents of a text or JSONL file from a byte on. Yields (uint16 tokens of some, each with a separator at its end,
+    the byte after them)."""
+    with open(file, 'rb') as lines:
+        lines.seek(byte)
+        while some := lines.readlines(piece):
+            texts = [text for text in (document(line, file) for line in some) if text]
+            ids = language.encode_all(texts) if texts else []
+            yield np.array([token for each in ids for token in (*each, SEPARATOR)], np.uint16), lines.tell()
+
+
+def document(line, file):
+    """The text of a line, '' for a blank one. Raises `UserError` where it cannot be read."""
+    try:
+        text = line.decode().strip('\r\n')
+        if file.suffix not in ('.jsonl', '.json') or not text.strip():
+            return text
+        text = json.loads(text)['text']
+        if not isinstance(text, str):
+            raise TypeError('text is no string')
+        return text
+    except UnicodeDecodeError as error:
+        raise UserError(f'{file} is no UTF-8 text ({error.reason} in {line[:40]!r})') from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f'{file}: expected a JSON object with the field text in each line, got {line[:80]!r}') from error
+
+
+def read_ids(file, byte, piece, language, separator):
+    """The same for uint16 tokens, documents ended by the id `separator`."""
+    if file.stat().st_size % 2:
+        raise UserError(f'{file} is cut off: {file.stat().st_size} bytes are no whole number of uint16')
+    if not file.stat().st_size:
+        return
+    ids = np.memmap(file, '<u2', 'r')
+    start, size = byte // 2, piece // 2
+    while start < len(ids):
+        some = np.array(ids[start:start + size])
+        ends = np.flatnonzero(some == separator)
+        if start + size < len(ids):
+            if not len(ends):    # a document longer than a piece
+                size *= 2
+                continue
+            some = some[:ends[-1] + 1]
+        wrong = (some >= language.vocab_size) & (some != separator)
+        if wrong.any():
+            raise UserError(f'{file} holds token {some[wrong.argmax()]} at {start + wrong.argmax()}, the tokenizer ends at '
+                            f'{language.vocab_size - 1}: corpus and model do not share a tokenizer')
+        start += len(some)
+        some[some == separator] = SEPARATOR
+        yield (some if some[-1] == SEPARATOR else np.append(some, np.uint16(SEPARATOR))), 2 * start

@@ -1,0 +1,153 @@
+"""Where n-grams of tokens occur in a corpus: a plain counter in NumPy, and infini-gram, behind one interface.
+
+A corpus is uint16 tokens with SEPARATOR before each document and after the last; nothing else may contain it. Both
+counters have
+    count(gram)        number of places where the tokens `gram` stand; of () the number of all tokens, separators included
+    documents(gram)    the numbers of the documents that hold it, a sorted (k,) int64 array without duplicates
+"""
+import bisect
+import functools
+import math
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tbtt.command import UserError, study_package
+
+SEPARATOR = 2**16 - 1
+CACHED = 256    # arrays of documents that are kept: an n-gram is asked again with each of its pairs
+
+
+class NumpyCounter:
+    """Counts in a suffix array that NumPy sorts: for some megabytes, and without another package."""
+
+    def __init__(self, tokens):
+        """tokens: (n,) uint16, with separators"""
+        ends = np.flatnonzero(tokens == SEPARATOR)
+        self.document = np.cumsum(tokens == SEPARATOR) - 1    # of each place
+        self.suffixes = sort_suffixes(tokens, longest=int(np.diff(ends).max()) + 1)
+        self.bytes = tokens.astype('>u2').tobytes()    # big-endian: bytes are in order where the tokens are
+        self.num_tokens, self.num_documents = len(tokens), len(ends) - 1
+
+    def find(self, gram):
+        """-> first and last place + 1 among the sorted suffixes of those that begin with `gram`"""
+        wanted = np.array(gram, '>u2').tobytes()
+        beginning = lambda place: self.bytes[2 * place:2 * place + len(wanted)]
+        return tuple(side(self.suffixes, wanted, key=beginning) for side in (bisect.bisect_left, bisect.bisect_right))
+
+    def count(self, gram):
+        first, last = self.find(gram)
+        return last - first
+
+    def documents(self, gram):
+        first, last = self.find(gram)
+        return np.unique(self.document[self.suffixes[first:last]])
+
+
+def sort_suffixes(tokens, longest):
+    """(n,) tokens -> (n,) their places, in the order of the first `longest` tokens from there on. Prefix doubling (Manber
+    and Myers, 1990): ranks of 2k tokens from those of k."""
+    n, length = len(tokens), 1
+    rank = np.unique(tokens, return_inverse=True)[1]
+    while length < longest and rank.max() < n - 1:
+        after = np.full(n, -1)
+        after[:-length] = rank[length:]
+        rank = np.unique(rank * (n + 1) + after + 1, return_inverse=True)[1]
+        length *= 2
+    return np.argsort(rank, kind='stable')
+
+
+class InfiniGramCounter:
+    """Counts by the package infini-gram in the index of a folder, whose shards lie on the disk, not in memory.
+
+    num_shards: of `tokenized.0`, `offset.0`, `table.0`, ... in the folder; the tables are built by `build_table`.
+    """
+
+    def __init__(self, folder, num_shards, vocab_size):
+        """Raises `UserError` where the package is missing."""
+        InfiniGramEngine = study_package('infini_gram.engine').InfiniGramEngine
+        # Its engine looks for "table", "offset", "tokenized" and "metadata" anywhere in a path, and crashes on a folder of
+        # that name: it gets a path without them. Once the files are mapped, the link is not needed any more.
+        with tempfile.TemporaryDirectory(prefix='ngrams_', dir=plain_folder()) as temporary:
+            link = Path(temporary) / 'index'
+            link.symlink_to(Path(folder).resolve(), target_is_directory=True)
+            # Fetching ahead is for slow disks; without it a count takes a fifth of the time.
+            self.engine = InfiniGramEngine(str(link), eos_token_id=vocab_size, vocab_size=vocab_size + 1, token_dtype='u16',
+                                           ds_prefetch_depth=0, sa_prefetch_depth=0, od_prefetch_depth=0)
+        self.shards = [Shard(Path(folder), k) for k in range(num_shards)]
+        self.num_tokens = self.count(())
+        self.num_documents = sum(shard.num_documents for shard in self.shards)
+        # What it cannot read counts as nothing.
+        if self.num_tokens != sum(len(shard.table) - 1 for shard in self.shards) + 1:
+            raise UserError(f'{folder} is damaged: infini-gram finds {self.num_tokens} tokens in it: delete it, and it is '
+                            f'built anew')
+
+    def ask(self, method, gram):
+        """Its methods take lists of Python's own numbers, and return their errors."""
+        answer = getattr(self.engine, method)([int(token) for token in gram])
+        assert 'error' not in answer, f'infini-gram: {answer["error"]} for {gram}'
+        return answer
+
+    def count(self, gram):
+        between = 0 if gram else len(self.shards) - 1    # separators that end a shard where the next begins with one
+        return self.ask('count', gram)['count'] - between
+
+    @functools.lru_cache(CACHED)
+    def documents(self, gram):
+        # Not by find_cnf or count_cnf, whose co-occurrences are wrong (2.6.0): from the places of the n-gram itself.
+        found, before = [], 0
+        for shard, (first, last) in zip(self.shards, self.ask('find', gram)['segment_by_shard']):
+            found.append(shard.documents(first, last) + before)
+            before += shard.num_documents
+        return np.concatenate(found)
+
+
+class Shard:
+    """Part k of an index: its suffix array and where its documents begin, memory-mapped."""
+
+    def __init__(self, folder, k):
+        self.offsets = np.memmap(folder / f'offset.{k}', '<u8', 'r')    # of the separators, in bytes
+        num_bytes = (folder / f'tokenized.{k}').stat().st_size
+        self.table = np.memmap(folder / f'table.{k}', 'u1', 'r').reshape(-1, pointer_width(num_bytes))
+        self.num_documents = len(self.offsets) - 1
+
+    def documents(self, first, last):
+        """The documents of the suffixes first to last - 1, sorted, without duplicates."""
+        pointers = np.zeros((last - first, 8), 'u1')
+        pointers[:, :self.table.shape[1]] = self.table[first:last]
+        places = np.sort(pointers.view('<u8')[:, 0])
+        found = np.searchsorted(self.offsets, places, side='right') - 1
+        return found[np.diff(found, prepend=-1) > 0]
+
+
+def pointer_width(num_bytes):
+    """Bytes of a pointer into a file of that size, as infini-gram packs them."""
+    return math.ceil(math.log2(num_bytes) / 8)
+
+
+def build_table(folder, k):
+    """Sort the suffixes of shard k, `tokenized.k`, into `table.k`: by one call of infini-gram's own program, in about ten
+    bytes of memory a byte. (Its indexing script, which calls it in pieces, corrupts the tables of small files.)"""
+    program = Path(study_package('infini_gram').__file__).parent / 'rust_indexing'
+    num_bytes = (folder / f'tokenized.{k}').stat().st_size
+    with tempfile.TemporaryDirectory(prefix='parts_', dir=folder) as parts:
+        command = [program, 'make-part', '--data-file', folder / f'tokenized.{k}', '--parts-dir', parts,
+                   '--start-byte', 0, '--end-byte', num_bytes, '--ratio', pointer_width(num_bytes), '--token-width', 2]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        made = list(Path(parts).iterdir())
+        whole = num_bytes // 2 * pointer_width(num_bytes)
+        if done.returncode or len(made) != 1 or made[0].stat().st_size != whole:
+            raise UserError(f'infini-gram could not index {folder / f"tokenized.{k}"} (status {done.returncode}): '
+                            f'{done.stderr.strip()[-200:] or "no table of the right size"}')
+        os.replace(made[0], folder / f'table.{k}')
+
+
+def plain_folder():
+    """A folder for temporary files whose path infini-gram can take."""
+    for folder in (tempfile.gettempdir(), '/tmp'):
+        if not any(word in folder for word in ('table', 'offset', 'tokenized', 'metadata')):
+            return folder
+    raise UserError(f'infini-gram crashes on paths such as {tempfile.gettempdir()}: set TMPDIR to another folder')

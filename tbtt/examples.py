@@ -1,0 +1,128 @@
+"""What a model is asked in a trace: inputs with their right outputs, from our tasks or from files."""
+import csv
+import html
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from tbtt.command import UserError
+
+OUTPUT = '{output}'
+TEMPLATE = '{input} {output}'
+CALCULATION = re.compile(r'<<.*?>>')    # GSM8K writes what a calculator gives into its answers
+SEGMENT = re.compile(r'<seg\b[^>]*>(.*?)</seg>', re.DOTALL | re.IGNORECASE)
+
+
+class Example(NamedTuple):
+    """task: whose examples are counted together. prompt: all that stands before the output where a model is asked."""
+    task: str
+    input: str
+    output: str
+    prompt: str
+
+
+def task_examples(tasks):
+    """The prompts and right answers of our tasks, without the blanks and line ends around an answer; what is held out of
+    training is a task of its own."""
+    found = []
+    for name, task in tasks.items():
+        heldout = set(task.groups().get('heldout', ()))
+        found += [Example(f'{name} held-out' if i in heldout else name, prompt, answer.strip(), prompt)
+                  for i, (prompt, answer) in enumerate(zip(task.prompts, task.answers))]
+    return found
+
+
+def read_examples(files, task, template=TEMPLATE):
+    """Examples of local files. task: one of FORMATS, or None for JSONL with `input` and `output`.
+
+    Raises `UserError` for files without the fields, and for a template that does not end in the output.
+    """
+    if not template.endswith(OUTPUT) or template == OUTPUT:
+        raise UserError(f'--template={template!r}: no prompt would hold the n-grams of the output at its end: let it be a '
+                        f'text that ends in {OUTPUT}, such as {TEMPLATE!r}')
+    pairs = FORMATS[task or 'examples']([Path(file) for file in files])
+    if not pairs:
+        raise UserError(f'{files[0]}: no example in it')
+    before = template.removesuffix(OUTPUT)
+    for i, (question, answer) in enumerate(pairs):
+        if not (isinstance(question, str) and isinstance(answer, str) and question.strip() and answer.strip()):
+            raise UserError(f'{files[0]}: example {i + 1} has no text as its {"output" if question else "input"}')
+    return [Example(task or 'examples', question.strip(), answer.strip(), before.replace('{input}', question.strip()))
+            for question, answer in pairs]
+
+
+def read_text(file):
+    try:
+        return file.read_text(encoding='utf-8-sig')
+    except FileNotFoundError:
+        raise UserError(f'no examples {file}') from None
+    except UnicodeDecodeError as error:
+        raise UserError(f'{file} is no UTF-8 text: {error}') from error
+
+
+def fields(files, *names):
+    """Two fields of each line of JSONL files."""
+    pairs = []
+    for file in files:
+        for number, line in enumerate(read_text(file).split('\n'), 1):
+            if line.strip():
+                try:
+                    entry = json.loads(line)
+                    pairs.append(tuple(entry[name] for name in names))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise UserError(f'{file}: line {number}: expected a JSON object with the fields {" and ".join(names)}, '
+                                    f'got {line[:80]!r}') from error
+    return pairs
+
+
+def gsm8k(files):
+    """JSONL with question and answer; the answer without what the calculator writes, and its last line, `#### 72`, as a
+    sentence of its own."""
+    return [(question, CALCULATION.sub('', answer).replace('####', 'The answer is') if isinstance(answer, str) else answer)
+            for question, answer in fields(files, 'question', 'answer')]
+
+
+def triviaqa(files):
+    """JSON with Data, a list of Question and Answer, whose Value is the output."""
+    pairs = []
+    for file in files:
+        try:
+            pairs += [(entry['Question'], entry['Answer']['Value']) for entry in json.loads(read_text(file))['Data']]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f'{file}: expected JSON with Data, a list of Question and Answer with a Value, as TriviaQA is '
+                            f'published ({error!r})') from error
+    return pairs
+
+
+def mmlu(files):
+    """CSV without a header: question, four choices, the letter of the right one. The input is the question alone: with the
+    choices it would hold the output."""
+    pairs = []
+    for file in files:
+        for number, row in enumerate(csv.reader(read_text(file).splitlines(keepends=True)), 1):
+            if len(row) != 6 or row[5].strip() not in ('A', 'B', 'C', 'D'):
+                raise UserError(f'{file}: row {number}: expected a question, four choices and a letter from A to D, as MMLU '
+                                f'is published, got {len(row)} fields')
+            pairs.append((row[0], row['ABCD'.index(row[5].strip()) + 1]))
+    return pairs
+
+
+def translation(files):
+    """Two files, the source and its translation: WMT's SGML, a segment an example, or plain text, a line an example."""
+    if len(files) != 2:
+        raise UserError(f'translation takes two files, the source and its translation: --examples=SOURCE TRANSLATION, got '
+                        f'{len(files)}')
+    sides = []
+    for file in files:
+        text = read_text(file)
+        plain = file.suffix not in ('.sgm', '.sgml', '.xml')
+        sides.append(text.splitlines() if plain else [html.unescape(segment) for segment in SEGMENT.findall(text)])
+    if len(sides[0]) != len(sides[1]):
+        raise UserError(f'{files[0]} has {len(sides[0])} segments, {files[1]} has {len(sides[1])}: they do not belong '
+                        f'together')
+    return list(zip(*sides))
+
+
+FORMATS = {'examples': lambda files: fields(files, 'input', 'output'), 'translation': translation, 'triviaqa': triviaqa,
+           'mmlu': mmlu, 'gsm8k': gsm8k}

@@ -1,0 +1,82 @@
+"""Texts as n-grams and as tokens: characters for our models, words for the others."""
+import hashlib
+import json
+import re
+
+from tbtt.command import UserError
+from tbtt.counting import SEPARATOR
+
+WORD = re.compile(r"\w+(?:['’.,-]\w+)*")    # it's, co-operation, 3.14; the punctuation around them is no part
+
+
+def grams(text, n, language):
+    """{n-gram: its first place in the text (start, end)}; a text of fewer than n units is one. n-grams of words are the
+    text from the first to the last of them, whatever stands between."""
+    units = language.units(text)
+    n = min(n, len(units))
+    found = {}
+    for i in range(len(units) - n + 1 if units else 0):
+        start, end = units[i][0], units[i + n - 1][1]
+        found.setdefault(text[start:end], (start, end))
+    return found
+
+
+def first_of_output(spans, example):
+    """Index of the first token with a character of the output."""
+    return next(i for i, (_, end) in enumerate(spans) if end > len(example.prompt))
+
+
+class Characters:
+    """A character is a unit and a token. codec: as in `meta.pkl`."""
+    unit = 'characters'
+
+    def __init__(self, codec):
+        self.codec, self.vocab_size = codec, max(codec.itos) + 1
+
+    def units(self, text):
+        return [(i, i + 1) for i in range(len(text))]
+
+    def encode(self, text):
+        """-> ids, and for each the (start, end) of its characters"""
+        return self.codec.encode(text), self.units(text)
+
+    def spellings(self, gram):
+        """The tokens as which an n-gram may stand in a corpus."""
+        return [tuple(self.codec.encode(gram))]
+
+    def digest(self):
+        return hashlib.sha256(json.dumps(self.codec.stoi, sort_keys=True).encode()).hexdigest()
+
+
+class Words:
+    """Units are words, tokens those of a fast tokenizer of `transformers`.
+
+    Raises `UserError` for a tokenizer that cannot say where its tokens stand, or has more of them than uint16 can count.
+    """
+    unit = 'words'
+
+    def __init__(self, tokenizer, name):
+        self.tokenizer, self.vocab_size = tokenizer, len(tokenizer)
+        if not tokenizer.is_fast:
+            raise UserError(f'{name}: its tokenizer has no fast version, which says where in the text a token stands')
+        if self.vocab_size >= SEPARATOR:
+            raise UserError(f'{name}: a vocabulary of {self.vocab_size:,} tokens; the counters take up to {SEPARATOR - 1:,}, '
+                            f'as many as uint16 holds')
+
+    def units(self, text):
+        return [match.span() for match in WORD.finditer(text)]
+
+    def encode(self, text):
+        encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+        return encoded['input_ids'], encoded['offset_mapping']
+
+    def encode_all(self, texts):
+        """-> a list of ids for each"""
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)['input_ids']
+
+    def spellings(self, gram):
+        # A word has one token after a blank and another at the start of a line or after a bracket.
+        return sorted(set(map(tuple, self.encode_all([' ' + gram, gram]))))
+
+    def digest(self):
+        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()

@@ -1,0 +1,175 @@
+"""Distributional memorization (Wang et al., arXiv 2407.14985): does a model give an answer the probability that the
+statistics of its training data give it?
+
+One rule for zeros: an n-gram that is not there above the line of a probability counts as half an occurrence. What is below
+the line is never zero: an n-gram of the input that is nowhere in the corpus says nothing, and is left out of the mean.
+"""
+import bisect
+import math
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from tbtt.command import study_package
+from tbtt.grams import first_of_output, grams
+
+FEWEST = 10           # points that a correlation is computed of
+DRAWS = 1000          # of the bootstrap
+LEVEL = 95            # percent of them that lie in the interval
+MATRIX = 2048         # points up to which all draws are computed at once
+ZERO = 0.5            # the count that stands for none
+COEFFICIENTS = ('spearman', 'kendall')
+
+
+class Point(NamedTuple):
+    """An n-gram of one example's output. Log-probabilities are natural logarithms."""
+    example: int
+    gram: str
+    first: int              # its tokens among those of the output, first to last - 1
+    last: int
+    pairs: int              # n-grams of the input that it is paired with and that occur in the corpus
+    zero_pairs: int         # of these, how many never share a document with it
+    documents: int          # that hold it
+    task_gram: float
+    infinity_gram: float
+    zero_tokens: int        # of its own, how many the infinity-gram model holds impossible
+
+
+class Statistics:
+    """What a corpus says of examples. similar(inputs, outputs) -> (inputs, outputs) bool: the pairs that are kept; None
+    keeps all."""
+
+    def __init__(self, counter, language, examples, similar=None):
+        self.counter, self.language, self.examples, self.similar = counter, language, examples, similar
+        self.answers = [Answer(counter, language, example) for example in examples]
+
+    def documents(self, gram):
+        """The documents that hold an n-gram, in any spelling: a sorted array without duplicates."""
+        found = [self.counter.documents(tokens) for tokens in self.language.spellings(gram)]
+        return found[0] if len(found) == 1 else np.unique(np.concatenate(found))
+
+    def points(self, n):
+        """-> a list of `Point` for each example, and what was left out, {why: how many}."""
+        found, left_out = [], Counter()
+        for i, example in enumerate(self.examples):
+            inputs, outputs = (grams(text, n, self.language) for text in (example.input, example.output))
+            found.append([])
+            if not inputs or not outputs:
+                left_out['examples without an n-gram'] += 1
+            elif inputs.keys() & outputs.keys():
+                left_out['examples whose input and output share an n-gram'] += 1
+            else:
+                found[-1], unpaired = self.example_points(i, list(inputs), outputs, n)
+                left_out += unpaired
+        return found, dict(left_out)
+
+    def example_points(self, i, inputs, outputs, n):
+        keep = self.similar(inputs, list(outputs)) if self.similar else np.ones((len(inputs), len(outputs)), bool)
+        given = [self.documents(gram) for gram in inputs]
+        points, left_out = [], Counter()
+        for (gram, (start, end)), kept in zip(outputs.items(), keep.T):
+            documents = self.documents(gram)
+            counts = [(overlap(each, documents), len(each)) for each, pair in zip(given, kept) if pair and len(each)]
+            if not kept.any():
+                left_out['output n-grams without a similar n-gram in the input'] += 1
+            elif not counts:
+                left_out['output n-grams whose n-grams of the input do not occur in the corpus'] += 1
+            else:
+                first, last = self.answers[i].tokens_between(start, end)
+                log_p = [math.log((both or ZERO) / one) for both, one in counts]
+                points.append(Point(i, gram, first, last, len(counts), sum(not both for both, _ in counts), len(documents),
+                                    math.fsum(log_p) / len(log_p), float(self.answers[i].log_p[first:last].sum()),
+                                    int(self.answers[i].zero[first:last].sum())))
+        return points, left_out
+
+
+class Answer:
+    """The tokens of an example's output at their place behind the prompt, and their infinity-gram probabilities.
+
+    log_p: (tokens,) natural logarithms. zero: (tokens,) bool, where no occurrence is behind one.
+    """
+
+    def __init__(self, counter, language, example):
+        self.ids, spans = language.encode(example.prompt + example.output)
+        self.start = first_of_output(spans, example)
+        self.spans = [(a - len(example.prompt), b - len(example.prompt)) for a, b in spans[self.start:]]
+        counts = [infinity_gram(counter, self.ids, i) for i in range(self.start, len(self.ids))]
+        self.log_p = np.array([math.log((there or ZERO) / context) for there, context in counts])
+        self.zero = np.array([not there for there, _ in counts])
+
+    def tokens_between(self, start, end):
+        """The first token of those characters of the output, and the last + 1."""
+        inside = [i for i, (a, b) in enumerate(self.spans) if a < end and b > start]
+        return inside[0], inside[-1] + 1
+
+
+def infinity_gram(counter, ids, i):
+    """-> how often token i follows the longest suffix of those before it that occurs in the corpus, and how often that
+    occurs. The end of a document is a token too."""
+    length = bisect.bisect_left(range(1, i + 1), True, key=lambda n: not counter.count(tuple(ids[i - n:i])))
+    return counter.count(tuple(ids[i - length:i + 1])), counter.count(tuple(ids[i - length:i]))
+
+
+def overlap(one, other):
+    """How many elements two sorted arrays without duplicates share."""
+    if len(one) > len(other):
+        one, other = other, one
+    places = np.searchsorted(other, one)
+    return int((other[np.minimum(places, len(other) - 1)] == one).sum()) if len(other) else 0
+
+
+def correlate(data, models, example, seed, draws=DRAWS):
+    """Rank correlations of log-probabilities of N points by the data, (N,), and by the S seeds of a model, (S, N).
+
+    example: (N,) which one a point is of. -> {'spearman', 'kendall', 'generalization': {'coefficient': mean over the seeds,
+    'interval': of it, 'seeds': each}, ...}; 'p' of each seed is scipy's, which takes points for independent. The interval
+    is the bootstrap's (percentiles), over examples with all their points. Or {'not computed': why}.
+    """
+    if len(data) < FEWEST:
+        return {'not computed': f'{len(data)} points are too few, {FEWEST} are needed'}
+    for values, whose in [(data, 'the data'), *((model, 'the model') for model in models)]:
+        if not np.isfinite(values).all():
+            return {'not computed': f'a log-probability by {whose} is not finite'}
+        if np.ptp(values) == 0:
+            return {'not computed': f'{whose} gives all points the same probability'}
+    stats = study_package('scipy.stats')
+    weights = draw_examples(example, seed, draws)
+    exact = [[stats.spearmanr(data, model), stats.kendalltau(data, model)] for model in models]
+    drawn = np.mean([resampled(data, model, weights) for model in models], axis=0)    # (2, draws)
+    found = {name: {'coefficient': float(np.mean([each[i].statistic for each in exact])),
+                    'interval': np.nanpercentile(drawn[i], [50 - LEVEL / 2, 50 + LEVEL / 2]).tolist(),
+                    'seeds': [float(each[i].statistic) for each in exact], 'p': [float(each[i].pvalue) for each in exact]}
+             for i, name in enumerate(COEFFICIENTS)}
+    kendall = found['kendall']
+    return found | {'generalization': {'coefficient': (1 - kendall['coefficient']) / 2,
+                                       'interval': [(1 - tau) / 2 for tau in reversed(kendall['interval'])],
+                                       'seeds': [(1 - tau) / 2 for tau in kendall['seeds']]}}
+
+
+def draw_examples(example, seed, draws):
+    """How often a point is in each sample of as many examples as there are, drawn with replacement: (draws, N)"""
+    which = np.unique(example, return_inverse=True)[1]
+    E = which.max() + 1
+    return np.random.default_rng(seed).multinomial(E, np.full(E, 1 / E), size=draws)[:, which]
+
+
+def resampled(x, y, weights):
+    """Spearman's and Kendall's (tau-b) coefficients of samples that hold point i weights[d, i] times. -> (2, draws), NaN
+    where one of the two is constant"""
+    with np.errstate(divide='ignore', invalid='ignore'):
+        if len(x) > MATRIX:    # all pairs of points would be too many
+            return np.array([one_sample(np.repeat(x, w), np.repeat(y, w)) for w in weights]).T
+        w = weights.astype(np.float32)    # exact: sums of less than 2^24 whole numbers
+        a, b = (np.sign(z[:, None] - z).astype(np.float32) for z in (x, y))
+        ranks = [(w @ sign.T).astype(float) for sign in (a, b)]    # twice the rank of each point, less its mean
+        pairs = [(w * (w @ matrix)).sum(1, dtype=float) for matrix in (a * b, abs(a), abs(b))]
+        squares = [(w * one * other).sum(1) for one, other in (ranks, ranks[:1] * 2, ranks[1:] * 2)]
+        return np.array([each[0] / np.sqrt(each[1] * each[2]) for each in (squares, pairs)])
+
+
+def one_sample(x, y):
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return np.nan, np.nan
+    stats = study_package('scipy.stats')
+    return stats.spearmanr(x, y).statistic, stats.kendalltau(x, y).statistic

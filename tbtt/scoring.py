@@ -1,0 +1,112 @@
+"""How probable a model holds the outputs of examples, token by token: our checkpoints, and causal models of `transformers`.
+
+Both have `name`, `parameters`, `seed` (None where there is none), `language` (tbtt/grams.py) and
+    log_probabilities(examples)    for each example the natural log-probabilities of its output's tokens, teacher-forced
+                                   behind its prompt, (tokens,) float64
+"""
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from tbtt.command import UserError, study_package
+from tbtt.device import choose_device
+from tbtt.evaluate import AnswerWindows
+from tbtt.grams import Characters, Words, first_of_output
+from tbtt.trained import Trained
+
+MAX_TOKENS = 2**20    # of a forward pass of ours
+MAX_LOGITS = 2**27    # of a forward pass of theirs: half a gigabyte
+
+
+class OurModel:
+    """A checkpoint of a run. args: as of `Trained`."""
+
+    def __init__(self, args, name):
+        self.trained = Trained(args)
+        self.name, self.parameters, self.seed = name, self.trained.num_params, int(self.trained.seeds[0])
+        self.language = Characters(self.trained.codec)
+
+    def log_probabilities(self, examples):
+        """A text longer than the block is cropped to its last `block_size` characters, as in generation."""
+        asked = SimpleNamespace(prompts=[example.prompt for example in examples],
+                                answers=[example.output for example in examples])
+        trained = self.trained
+        answers = AnswerWindows(asked, trained.codec, trained.config.block_size, trained.device)
+        log_p = answers.log_probabilities(trained.forward, MAX_TOKENS)[0].cpu().double().numpy()
+        return np.split(log_p, np.cumsum([len(answer) for answer in asked.answers])[:-1])
+
+
+class TransformersModel:
+    """A causal language model of the package `transformers`, in float32. No code of the model's own is run.
+
+    name: a folder, or a name on the Hugging Face hub; downloaded only where `download` says so.
+    """
+
+    def __init__(self, name, device, download=False):
+        transformers = study_package('transformers')
+        self.tokenizer = load(transformers.AutoTokenizer, name, download)
+        self.model = load(transformers.AutoModelForCausalLM, name, download, dtype=torch.float32)
+        self.device = choose_device(device)
+        self.model.to(self.device).eval()
+        self.name, self.seed = name, None
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.language = Words(self.tokenizer, name)
+        vocab_size = self.model.get_input_embeddings().num_embeddings
+        if self.language.vocab_size > vocab_size:
+            raise UserError(f'{name}: a tokenizer of {self.language.vocab_size} tokens for a model of {vocab_size}: they do '
+                            f'not belong together')
+        self.context = getattr(self.model.config, 'max_position_embeddings', None)
+
+    @torch.no_grad()
+    def log_probabilities(self, examples):
+        """A text longer than the model's context is cropped at its beginning.
+
+        Raises `UserError` where the output alone does not fit.
+        """
+        texts = [self.tokens(i, example) for i, example in enumerate(examples)]
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))    # texts of about one length pad little
+        found = [None] * len(texts)
+        while order:
+            longest = len(texts[order[-1]][0])
+            size = max(1, MAX_LOGITS // (longest * self.model.config.vocab_size))
+            batch, order = order[-size:], order[:-size]
+            ids = torch.zeros(len(batch), longest, dtype=torch.long)
+            mask = torch.zeros_like(ids)
+            for row, i in enumerate(batch):    # padded on the right: what comes after a token does not change it
+                length = len(texts[i][0])
+                ids[row, :length], mask[row, :length] = torch.tensor(texts[i][0]), 1
+            logits = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).logits
+            for row, i in enumerate(batch):
+                tokens, start = texts[i]
+                log_p = logits[row, start - 1:len(tokens) - 1].float().log_softmax(-1)
+                answer = torch.tensor(tokens[start:], device=self.device)[:, None]
+                found[i] = log_p.gather(1, answer)[:, 0].cpu().double().numpy()
+        return found
+
+    def tokens(self, i, example):
+        """-> ids of prompt and output as far as they fit the model, and where the output begins"""
+        ids, spans = self.language.encode(example.prompt + example.output)
+        start = first_of_output(spans, example)
+        crop = max(0, len(ids) - self.context) if self.context else 0
+        if start - crop < 1:
+            raise UserError(f'example {i + 1} ({example.output[:40]!r}): its output has {len(ids) - start} tokens and '
+                            f'{start} before it, {self.name} takes {self.context} together')
+        return ids[crop:], start - crop
+
+
+def load(kind, name, download, **settings):
+    """`kind`.from_pretrained, from local files unless `download`; never runs code that comes with a model."""
+    logging = study_package('transformers.utils.logging')
+    logging.disable_progress_bar()    # an error is one line, and loading is soon over
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return kind.from_pretrained(name, local_files_only=not download, trust_remote_code=False, **settings)
+    except Exception as error:    # a folder that is no model raises nearly anything
+        reason = str(error).strip().split('\n')[0] or type(error).__name__
+        hint = '' if download or Path(name).exists() else '; --download fetches models from the Hugging Face hub'
+        raise UserError(f'{name}: no model or tokenizer of transformers could be loaded ({reason[:200]}){hint}') from error

@@ -1,0 +1,38 @@
+"""Which n-grams mean related things: the cosine similarity of their embeddings, by a model of the package `transformers`."""
+import torch
+
+from tbtt.command import study_package
+from tbtt.device import choose_device
+from tbtt.scoring import load
+
+BATCH = 256    # n-grams
+
+
+class Similarity:
+    """similarity(inputs, outputs) -> (inputs, outputs) bool array: pairs of at least `threshold`. An embedding is the mean of
+    the model's last hidden states over the tokens of a text; each text is embedded once."""
+
+    def __init__(self, name, threshold, device, download=False):
+        transformers = study_package('transformers')
+        self.tokenizer = load(transformers.AutoTokenizer, name, download)
+        self.device = choose_device(device)
+        self.model = load(transformers.AutoModel, name, download, dtype=torch.float32).to(self.device).eval()
+        self.threshold, self.known = threshold, {}
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    @torch.no_grad()
+    def embed(self, texts):
+        """-> (texts, C) embeddings of length 1"""
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        for begin in range(0, len(new), BATCH):
+            some = new[begin:begin + BATCH]
+            batch = self.tokenizer(some, return_tensors='pt', padding=True, truncation=True).to(self.device)
+            hidden = self.model(input_ids=batch['input_ids'], attention_mask=batch['attention_mask']).last_hidden_state
+            mask = batch['attention_mask'][..., None]
+            mean = (hidden * mask).sum(1) / mask.sum(1)
+            self.known |= zip(some, torch.nn.functional.normalize(mean, dim=-1).cpu())
+        return torch.stack([self.known[text] for text in texts])
+
+    def __call__(self, inputs, outputs):
+        return (self.embed(inputs) @ self.embed(outputs).T >= self.threshold).numpy()

@@ -1,0 +1,276 @@
+"""Tracing answers to the data: task-gram and infinity-gram probabilities, the coefficients, the script and its figure."""
+import csv
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tbtt.corpus import split
+from tbtt.counting import NumpyCounter
+from tbtt.dataset import Codec
+from tbtt.examples import Example
+from tbtt.grams import Characters
+from tbtt.memorization import Statistics, correlate, draw_examples, one_sample, resampled
+from tbtt.results import read_results
+
+stats = pytest.importorskip('scipy.stats')
+from trace_memorization import COLUMNS, coefficients, draw_trace    # needs scipy only when it computes
+
+SCRIPT = 'trace_memorization.py'
+ALPHABET = 'abcd\n'
+TEXTS = st.text('abcd', min_size=1, max_size=6)
+
+
+def statistics(documents, pairs, similar=None):
+    codec = Codec.of_text(ALPHABET)
+    ids = codec.encode(''.join(document + '\n' for document in documents))
+    examples = [Example('made-up', question, answer, question) for question, answer in pairs]
+    return Statistics(NumpyCounter(split(ids, codec.stoi['\n'])), Characters(codec), examples, similar)
+
+
+def windows(text, n):
+    """Its distinct n-grams; a text shorter than n is one."""
+    return list(dict.fromkeys(text[i:i + n] for i in range(max(1, len(text) - n + 1))))
+
+
+def slow_task_gram(documents, question, gram, n):
+    """By looking at every document for every pair. -> mean log-probability or None, pairs, pairs that share no document"""
+    holding = [[document for document in documents if s1 in document] for s1 in windows(question, n)]
+    shared = [(sum(gram in document for document in some), len(some)) for some in holding if some]
+    log_p = [math.log((both or 0.5) / one) for both, one in shared]
+    return sum(log_p) / len(log_p) if log_p else None, len(shared), sum(not both for both, _ in shared)
+
+
+# What the data say.
+
+@given(st.lists(TEXTS, min_size=1, max_size=8), TEXTS, TEXTS, st.integers(1, 4))
+def test_the_task_gram_is_a_share_of_documents(documents, question, answer, n):
+    found, left_out = statistics(documents, [(question, answer)]).points(n)
+    if set(windows(question, n)) & set(windows(answer, n)):
+        assert found == [[]] and left_out == {'examples whose input and output share an n-gram': 1}
+        return
+    slow = {gram: slow_task_gram(documents, question, gram, n) for gram in windows(answer, n)}
+    assert [point.gram for point in found[0]] == [gram for gram, (mean, *_) in slow.items() if mean is not None]
+    for point in found[0]:
+        assert (point.task_gram, point.pairs, point.zero_pairs) == pytest.approx(slow[point.gram])
+        assert point.documents == sum(point.gram in document for document in documents)
+        assert answer[point.first:point.last] == point.gram and answer.index(point.gram) == point.first
+    assert sum(left_out.values()) == len(slow) - len(found[0])
+
+
+def test_a_documents_repeated_n_grams_count_once():
+    (point,), = statistics(['aaab', 'ab', 'a', 'a'], [('a', 'b')]).points(1)[0]
+    assert point.task_gram == pytest.approx(math.log(2 / 4)) and point.documents == 2
+
+
+def test_the_infinity_gram_is_the_product_over_the_n_grams_tokens():
+    (point,), = statistics(['ab', 'abc', 'abd', 'cd'], [('a', 'bc')]).points(2)[0]
+    assert (point.infinity_gram, point.zero_tokens) == (pytest.approx(math.log(3 / 3 * 1 / 3)), 0)
+    (point,), = statistics(['ab', 'ab', 'cd'], [('a', 'bc')]).points(2)[0]    # no c behind ab: half of one in two
+    assert (point.infinity_gram, point.zero_tokens) == (pytest.approx(math.log(0.5 / 2)), 1)
+
+
+def test_only_similar_pairs_are_kept():
+    similar = lambda inputs, outputs: np.array([[a == 'a' and b == 'c' for b in outputs] for a in inputs])
+    found, left_out = statistics(['ac', 'bcd', 'ad'], [('ab', 'cd')], similar).points(1)
+    (point,), = found
+    assert (point.gram, point.pairs, point.task_gram) == ('c', 1, pytest.approx(math.log(1 / 2)))
+    assert left_out == {'output n-grams without a similar n-gram in the input': 1}
+
+
+# The coefficients.
+
+def made_up(N, examples=20, seed=0):
+    rng = np.random.default_rng(seed)
+    data = rng.integers(0, 12, N).astype(float)    # with ties
+    return data, data + 3 * rng.standard_normal(N), rng.integers(0, examples, N)
+
+
+@pytest.mark.parametrize('limit', [0, 2048])
+def test_a_bootstrap_sample_is_scored_as_scipy_scores_it(monkeypatch, limit):
+    monkeypatch.setattr('tbtt.memorization.MATRIX', limit)
+    data, model, example = made_up(60)
+    weights = draw_examples(example, seed=1, draws=30)
+    assert all(len(set(row[example == e].tolist())) == 1 for row in weights for e in set(example))
+    found = resampled(data, model, weights)
+    for d, w in enumerate(weights):
+        assert found[:, d] == pytest.approx(one_sample(np.repeat(data, w), np.repeat(model, w)), abs=1e-9)
+
+
+def test_the_coefficients_are_scipys_and_the_interval_is_around_them():
+    data, model, example = made_up(200)
+    found = correlate(data, model[None], example, seed=0)
+    for name, expected in (('spearman', stats.spearmanr(data, model)), ('kendall', stats.kendalltau(data, model))):
+        assert found[name]['coefficient'] == expected.statistic and found[name]['p'] == [expected.pvalue]
+        low, high = found[name]['interval']
+        assert low < expected.statistic < high and 0.05 < high - low < 0.6
+    tau, generalization = found['kendall'], found['generalization']
+    assert generalization['coefficient'] == (1 - tau['coefficient']) / 2
+    assert generalization['interval'] == [(1 - tau['interval'][1]) / 2, (1 - tau['interval'][0]) / 2]
+
+
+def test_intervals_are_over_examples_not_over_points():
+    data, model, example = made_up(300, examples=300)
+    alone = correlate(data, model[None], np.arange(300), seed=0)['spearman']['interval']
+    copies = [np.repeat(values, 10) for values in (data[:30], model[:30], np.arange(30))]
+    together = correlate(copies[0], copies[1][None], copies[2], seed=0)['spearman']['interval']
+    assert together[1] - together[0] > 2 * (alone[1] - alone[0])
+
+
+def test_seeds_are_averaged():
+    data, model, example = made_up(100)
+    found = correlate(data, np.stack([data, model, -data]), example, seed=0)['spearman']
+    assert found['seeds'] == pytest.approx([1, stats.spearmanr(data, model).statistic, -1])
+    assert found['coefficient'] == pytest.approx(np.mean(found['seeds']))
+
+
+@pytest.mark.parametrize('data, model, says', [
+    (np.arange(9.0), np.arange(9.0), '9 points are too few'), (np.zeros(20), np.arange(20.0), 'the data gives all points'),
+    (np.arange(20.0), np.zeros(20), 'the model gives all points'), (np.arange(20.0), np.full(20, np.nan), 'not finite'),
+    (np.zeros(0), np.zeros(0), '0 points')])
+def test_what_has_no_correlation_is_said_and_not_computed(data, model, says):
+    assert says in correlate(data, model[None], np.arange(len(data)), seed=0)['not computed']
+
+
+def test_a_model_that_is_the_task_gram_distribution_scores_1_and_a_shuffled_one_about_0():
+    rng = np.random.default_rng(0)
+    documents = [''.join(rng.choice(list('abcd'), 6, p=[0.1, 0.2, 0.3, 0.4])) for _ in range(200)]
+    pairs = [(''.join(rng.choice(list('ab'), 5)), ''.join(rng.choice(list('cd'), 5))) for _ in range(150)]
+    found, left_out = statistics(documents, pairs).points(2)
+    points = [point for each in found for point in each]
+    task_gram = np.array([point.task_gram for point in points])
+    cell = coefficients(points, np.stack([task_gram]), left_out, seed=0)
+    assert cell['task_gram']['spearman']['coefficient'] == pytest.approx(1)
+    assert cell['task_gram']['generalization']['coefficient'] == pytest.approx(0)
+    shuffled = coefficients(points, rng.permuted(task_gram)[None], left_out, seed=0)['task_gram']
+    assert abs(shuffled['spearman']['coefficient']) < 0.12
+    assert shuffled['generalization']['coefficient'] == pytest.approx(0.5, abs=0.06)
+    assert cell['points'] == len(points) > 200 and cell['examples'] <= 150
+
+
+# The script, of our checkpoints.
+
+def rows_of(folder):
+    return list(csv.DictReader((folder / 'trace.csv').open()))
+
+
+def test_a_run_is_traced_into_its_folder_and_again_to_the_same_files(command, copy_of_learned):
+    result = command(SCRIPT, f'--out_dir={copy_of_learned}', '--n=2,5', '--device=cpu')
+    assert result.status == 0, result.err
+    files = {name: (copy_of_learned / name).read_bytes() for name in ('trace.csv', 'trace.json', 'trace.png')}
+    assert command(SCRIPT, f'--out_dir={copy_of_learned}', '--n=2,5', '--device=cpu').status == 0
+    assert {name: (copy_of_learned / name).read_bytes() for name in files} == files
+    about = json.loads(files['trace.json'])
+    model, = about['models']
+    assert model['corpus']['documents'] == 46 and model['corpus']['unit'] == 'characters'
+    assert set(model['tasks']) == {'math', 'math held-out'} and 'zeros' in about['rules']
+    assert 'too few' in model['tasks']['math held-out']['5']['task_gram']['not computed']
+    rows = rows_of(copy_of_learned)
+    assert tuple(rows[0]) == COLUMNS and {row['n'] for row in rows} == {'2', '5'}
+    assert sum(row['task'] == 'math' and row['n'] == '2' for row in rows) == model['tasks']['math']['2']['points']
+
+
+def test_the_models_probability_of_a_whole_answer_is_that_of_the_runs_own_evaluation(command, copy_of_learned):
+    command(SCRIPT, f'--out_dir={copy_of_learned}', '--n=9', '--device=cpu')
+    found = [math.exp(float(row['model_logp'])) for row in rows_of(copy_of_learned) if row['task'] == 'math']
+    assert len(found) == 46
+    assert np.mean(found) == pytest.approx(read_results(copy_of_learned / 'results.csv')['seen_prob'][-1], rel=1e-4)
+
+
+def test_seeds_are_one_model_and_several_models_are_drawn_against_their_size(command, learned, tmp_path):
+    for seed in (1, 2):
+        shutil.copytree(learned, tmp_path / 'many' / f'seed_{seed}')
+    result = command(SCRIPT, f'--out_dir={learned}', tmp_path / 'many', '--n=2', trace_dir=tmp_path / 't', device='cpu')
+    assert result.status == 0, result.err
+    one, two = json.loads((tmp_path / 't/trace.json').read_text())['models']
+    assert (len(one['seeds']), len(two['seeds'])) == (1, 2) and 'mean of 2 seeds' in result.out
+    same = [model['tasks']['math']['2']['task_gram']['spearman'] for model in (one, two)]
+    assert same[0]['coefficient'] == same[1]['coefficient'] and same[0]['interval'] == same[1]['interval']
+    assert len(rows_of(tmp_path / 't')) == 3 * sum(one['tasks'][task]['2']['points'] for task in ('math', 'math held-out'))
+
+
+def test_traces_of_our_datasets_need_no_infini_gram_and_write_nothing_beside_the_data(command, learned, small_math, tmp_path,
+                                                                                     monkeypatch):
+    monkeypatch.setitem(__import__('sys').modules, 'infini_gram', None)
+    before = sorted(small_math.iterdir())
+    assert command(SCRIPT, f'--out_dir={learned}', '--n=2', f'--trace_dir={tmp_path}', '--device=cpu').status == 0
+    assert sorted(small_math.iterdir()) == before
+
+
+@pytest.mark.parametrize('args, says', [
+    ([], 'either runs with --out_dir or models'),
+    (['--out_dir=a', '--model=b'], 'either runs with --out_dir or models'),
+    (['--out_dir=a', '--corpus=b.txt'], 'a run has its own'),
+    (['--model=b', '--examples=c'], 'name its files'),
+    (['--out_dir=a', '--threshold=0.5'], 'go together'),
+    (['--out_dir=a', '--embedding_model=e', '--threshold=5'], 'from -1 to 1'),
+    (['--out_dir=a', '--n=0'], 'from 1 on'),
+    (['--out_dir=a', '--n=two'], '--n'),
+    (['--out_dir=a', '--engine=grep'], 'numpy'),
+    (['--out_dir=nowhere'], 'no checkpoint nowhere')])
+def test_options_that_do_not_go_together_are_refused(command, args, says):
+    result = command(SCRIPT, *args)
+    assert result.status == 2 and says in result.err and len(result.err.splitlines()) == 1, result.err
+
+
+def test_data_that_a_checkpoint_was_not_trained_on_is_refused(command, learned, datasets):
+    result = command(SCRIPT, f'--out_dir={learned}', f'--dataset={datasets["as_math"]}', '--device=cpu')
+    assert result.status == 2 and 'trained on other data' in result.err
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(command, learned, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__('sys').modules, 'scipy.stats', None)
+    result = command(SCRIPT, f'--out_dir={learned}', '--n=2', f'--trace_dir={tmp_path / "t"}', '--device=cpu')
+    assert result.status == 2 and 'pip install -r requirements-study.txt' in result.err and 'scipy' in result.err
+    assert not (tmp_path / 't').exists()
+
+
+# The figure, by what it draws.
+
+def cell(value):
+    if value is None:
+        return {kind: {'not computed': 'why'} for kind in ('task_gram', 'infinity_gram')}
+    found = {'spearman': {'coefficient': value, 'interval': [value - 0.1, value + 0.2]}}
+    return {'task_gram': found, 'infinity_gram': {'not computed': 'why'}}
+
+
+def traced(name, parameters, by_n):
+    return {'model': name, 'parameters': parameters, 'corpus': {'unit': 'words'}, 'seeds': [None],
+            'tasks': {'quiz': {n: cell(value) for n, value in by_n.items()}, 'empty': {1: cell(None)}}}
+
+
+def points(name, n, pairs):
+    return [[name, 10, None, 'quiz', n, 0, 'gram', x, 0.0, y, 1, 0, 0, 1] for x, y in pairs]
+
+
+def lines(axes):
+    return [[data.tolist() for data in line.get_data()] for line in axes.lines if len(line.get_xdata()) and
+            line.get_linestyle() != 'None' and line.get_xdata()[0] != 0]
+
+
+def test_one_model_is_drawn_as_points_and_as_coefficients_against_n():
+    rows = points('a', 1, [(-1, -2), (-3, -4)]) + points('a', 3, [(-5, -6)])
+    figure = draw_trace([traced('a', 10, {1: 0.5, 2: None, 3: 0.7})], rows)
+    scatter, lengths = figure.axes
+    assert scatter.get_title() == 'quiz, n = 1'
+    assert [data.tolist() for data in scatter.lines[0].get_data()] == [[-1, -3], [-2, -4]]
+    assert lines(lengths) == [[[1, 3], [0.5, 0.7]]] and lengths.get_xlabel() == 'n (words)'
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ['a, task-gram']
+
+
+def test_several_models_are_also_drawn_against_their_parameters():
+    models = [traced('b', 1000, {1: 0.2, 2: 0.3}), traced('a', 10, {1: 0.5, 2: 0.6})]
+    figure = draw_trace(models, points('a', 1, [(-1, -2)]))
+    sizes = figure.axes[2]
+    assert lines(sizes) == [[[10, 1000], [0.5, 0.2]], [[10, 1000], [0.6, 0.3]]]
+    assert sizes.get_xscale() == 'log' and sizes.get_xlabel() == 'Parameters'
+    assert [text.get_text() for text in sizes.get_legend().get_texts()] == ['n = 1', 'n = 2']
+
+
+def test_a_trace_without_a_coefficient_says_so_in_its_figure():
+    figure = draw_trace([traced('a', 10, {1: None})], [])
+    assert not figure.axes and 'too few points' in figure.texts[0].get_text()

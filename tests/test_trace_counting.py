@@ -1,0 +1,235 @@
+"""Counts of n-grams: both engines against looking at every place; what lies on the disk, and what happens when it changes."""
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tbtt.corpus
+from tbtt.command import UserError
+from tbtt.corpus import Corpus, split
+from tbtt.counting import NumpyCounter, sort_suffixes
+from tbtt.dataset import Codec
+from tbtt.grams import Characters, grams
+from tbtt.memorization import infinity_gram, overlap
+
+CORPORA = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=8)
+GRAMS = st.lists(st.integers(0, 4), min_size=1, max_size=4)
+ENGINES = ('numpy', 'infini-gram')
+END = 9    # ends a document in the .bin files of these tests
+
+
+class Ids:
+    """A language of ids, as far as a .bin needs one; a text is one letter a token."""
+    vocab_size = 1000
+
+    def digest(self):
+        return 'ids'
+
+    def encode_all(self, texts):
+        return [[ord(character) for character in text] for text in texts]
+
+
+def flat(documents):
+    return [token for document in documents for token in (*document, END)]
+
+
+def places(documents, gram):
+    """The document of each place where the n-gram stands, by looking at all."""
+    return [d for d, document in enumerate(documents) for i in range(len(document) - len(gram) + 1)
+            if document[i:i + len(gram)] == list(gram)]
+
+
+def write_bin(path, documents):
+    np.array(flat(documents), '<u2').tofile(path)
+    return path
+
+
+def indexed(folder, documents, engine='infini-gram', **settings):
+    if engine == 'infini-gram':
+        pytest.importorskip('infini_gram')
+    return Corpus([write_bin(folder / 'corpus.bin', documents)], Ids(), END, engine, **settings).counter()
+
+
+def assert_counts(counter, documents, gram):
+    expected = places(documents, gram)
+    assert counter.count(tuple(gram)) == len(expected)
+    assert counter.documents(tuple(gram)).tolist() == sorted(set(expected))
+
+
+@given(CORPORA, GRAMS)
+def test_numpy_counts_what_is_there(documents, gram):
+    counter = NumpyCounter(split(flat(documents), END))
+    assert_counts(counter, documents, gram)
+    assert counter.num_documents == len(documents)
+    assert counter.count(()) == counter.num_tokens == sum(map(len, documents)) + len(documents) + 1
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+@settings(max_examples=20, deadline=None)
+@given(CORPORA, st.lists(GRAMS, min_size=10, max_size=10), st.integers(1, 30), st.integers(2, 60))
+def test_any_shards_and_pieces_count_the_same(tmp_path_factory, engine, documents, asked, shard, piece):
+    counter = indexed(tmp_path_factory.mktemp('index'), documents, engine, shard=shard, piece=piece)
+    twin = NumpyCounter(split(flat(documents), END))
+    assert (counter.num_documents, counter.num_tokens) == (len(documents), twin.num_tokens)
+    for gram in asked:
+        assert_counts(counter, documents, gram)
+        for i in range(len(gram)):
+            assert infinity_gram(counter, gram, i) == infinity_gram(twin, gram, i)
+
+
+def test_infini_grams_own_infinity_gram_probability_is_ours(tmp_path):
+    documents = [[1, 2, 3, 1, 2], [2, 3, 3], [1, 2]]
+    counter = indexed(tmp_path, documents)
+    for ids in ([1, 2, 3], [1, 2, 1], [4, 2, 3], [3, 3, 3], [4, 4], [2]):
+        found = counter.engine.infgram_prob(ids[:-1], ids[-1])
+        assert infinity_gram(counter, ids, len(ids) - 1) == (found['cont_cnt'], found['prompt_cnt'])
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_nothing_is_found_across_the_border_of_documents(tmp_path, engine):
+    counter = indexed(tmp_path, [[1, 2], [3, 1], [2]], engine)
+    assert counter.count((1, 2)) == 1 and counter.count((2, 3)) == 0 and counter.count((1, 2, 3)) == 0
+    assert counter.documents((1,)).tolist() == [0, 1] and counter.documents((2,)).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_empty_documents_are_none(tmp_path, engine):
+    counter = indexed(tmp_path, [[], [1], [], [], [2], []], engine)
+    assert counter.num_documents == 2 and counter.documents((2,)).tolist() == [1]
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=60), st.integers(1, 70))
+def test_suffixes_are_sorted_as_far_as_asked(tokens, longest):
+    order = sort_suffixes(np.array(tokens, np.uint16), longest)
+    sorted_suffixes = [tokens[i:i + longest] for i in order]
+    assert sorted(order.tolist()) == list(range(len(tokens))) and sorted_suffixes == sorted(sorted_suffixes)
+
+
+@given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
+def test_the_overlap_of_two_sets(one, other):
+    assert overlap(np.array(sorted(one), int), np.array(sorted(other), int)) == len(one & other)
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=8), CORPORA)
+def test_the_infinity_gram_has_the_longest_context_that_occurs(ids, documents):
+    counter = NumpyCounter(split(flat(documents), END))
+    *before, token = ids
+    contexts = [before[k:] for k in range(len(before) + 1)]
+    longest = next(context for context in contexts if not context or places(documents, context))
+    below = len(places(documents, longest)) if longest else counter.num_tokens
+    assert infinity_gram(counter, ids, len(before)) == (len(places(documents, longest + [token])), below)
+
+
+def test_n_grams_of_characters_and_words():
+    characters = Characters(Codec.of_text('abc'))
+    assert grams('abcab', 2, characters) == {'ab': (0, 2), 'bc': (1, 3), 'ca': (2, 4)}
+    assert grams('ab', 5, characters) == {'ab': (0, 2)} and grams('', 2, characters) == {}
+
+
+# What lies on the disk.
+
+def test_an_index_is_used_again_and_built_anew_when_the_corpus_changes(tmp_path, monkeypatch):
+    assert indexed(tmp_path, [[1, 2], [3]]).count((1,)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(tbtt.corpus, 'build_table', None)
+        corpus = Corpus([tmp_path / 'corpus.bin'], Ids(), END, 'infini-gram')
+        assert corpus.counter().count((3,)) == 1
+    assert indexed(tmp_path, [[1, 2], [1, 3]]).documents((1,)).tolist() == [0, 1]
+    assert len(list(tmp_path.glob('corpus.bin.ngrams_*'))) == 1
+
+
+@pytest.mark.parametrize('file', ['tokenized.0', 'offset.0', 'table.0', 'index.json'])
+@pytest.mark.parametrize('change', ['cut', 'bit', 'gone'])
+def test_a_damaged_index_is_found(tmp_path, file, change):
+    indexed(tmp_path, [[1, 2, 3, 4], [3, 5]])
+    path, = tmp_path.glob(f'*/{file}')
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes({'cut': content[1:-1], 'bit': content, 'gone': b''}[change])
+    if change == 'gone':
+        path.unlink()
+    if file == 'index.json' and change == 'gone':    # then nothing is known of it: it is built anew
+        assert indexed(tmp_path, [[1, 2, 3, 4], [3, 5]]).count((3,)) == 2
+        return
+    with pytest.raises(UserError, match=f'is damaged .{file}.: delete'):
+        Corpus([tmp_path / 'corpus.bin'], Ids(), END, 'infini-gram')
+
+
+@pytest.mark.parametrize('name', ['corpus.txt', 'corpus.bin'])
+def test_tokenizing_goes_on_where_it_was_stopped(tmp_path, monkeypatch, name):
+    documents = [[1 + (i * j) % 7 for j in range(1 + i % 5)] for i in range(40)]
+    file = tmp_path / name
+    if name == 'corpus.bin':
+        write_bin(file, documents)
+    else:
+        file.write_text('\n'.join(''.join(map(chr, (64 + token for token in document))) for document in documents))
+    whole = Corpus([file], Ids(), END, piece=8, shard=20)
+    kept = {path.name: path.read_bytes() for path in whole.folder.glob('*.[0-9]*')}
+    assert len(kept) > 4
+    for path in whole.folder.iterdir():
+        path.unlink()
+    append, seen = Corpus.append, []
+
+    def stop_at_the_fifth(self, tokens):
+        seen.append(tokens)
+        append(self, tokens)
+        if len(seen) == 5:    # after the tokens, before the manifest
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Corpus, 'append', stop_at_the_fifth)
+        Corpus([file], Ids(), END, piece=8, shard=20)
+    monkeypatch.setattr(Corpus, 'append', lambda self, tokens: (seen.append(tokens), append(self, tokens)))
+    again = Corpus([file], Ids(), END, piece=8, shard=20)
+    assert {path.name: path.read_bytes() for path in again.folder.glob('*.[0-9]*')} == kept
+    assert len(seen) * 8 < 2.5 * file.stat().st_size    # pieces that were done are not done again
+
+
+def test_a_folder_whose_name_infini_gram_cannot_take(tmp_path):
+    folder = tmp_path / 'table_of_metadata' / 'offset'
+    folder.mkdir(parents=True)
+    assert indexed(folder, [[1, 2]]).count((2,)) == 1
+
+
+def test_several_files_are_one_corpus(tmp_path):
+    (tmp_path / 'a.txt').write_text('AB\nBC\n')
+    (tmp_path / 'b.jsonl').write_text(json.dumps({'text': 'B\nA'}) + '\n\n' + json.dumps({'text': 'C'}) + '\n')
+    counter = Corpus([tmp_path / 'a.txt', tmp_path / 'b.jsonl'], Ids()).counter()
+    assert counter.num_documents == 4
+    assert counter.documents((ord('B'),)).tolist() == [0, 1, 2] and counter.documents((ord('C'),)).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize('name, content, says', [
+    ('c.txt', b'', 'the corpus is empty'),
+    ('c.txt', b'\n\n', 'the corpus is empty'),
+    ('c.bin', b'', 'the corpus is empty'),
+    ('c.bin', b'\x01', 'cut off'),
+    ('c.bin', np.array([1, 2, 2000, END], '<u2').tobytes(), 'token 2000 at 2, the tokenizer ends at 999: .* share'),
+    ('c.txt', b'\xff\xfe', 'no UTF-8'),
+    ('c.jsonl', b'{"txt": "a"}\n', 'field text'),
+    ('c.jsonl', b'{"text": 1}\n', 'field text'),
+    ('c.jsonl', b'plain\n', 'field text')])
+def test_a_corpus_that_cannot_be_read_is_refused(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        Corpus([tmp_path / name], Ids(), END)
+    assert re.search(says, str(error.value)), error.value
+
+
+def test_a_corpus_that_is_not_there_or_has_no_separator_is_refused(tmp_path):
+    with pytest.raises(UserError, match='no corpus'):
+        Corpus([tmp_path / 'none.txt'], Ids())
+    with pytest.raises(UserError, match='--separator'):
+        Corpus([write_bin(tmp_path / 'c.bin', [[1]])], Ids())
+
+
+def test_numpy_counts_small_corpora_unless_told(tmp_path, monkeypatch):
+    write_bin(tmp_path / 'c.bin', [[1, 2]])
+    assert isinstance(Corpus([tmp_path / 'c.bin'], Ids(), END).counter(), NumpyCounter)
+    pytest.importorskip('infini_gram')
+    monkeypatch.setattr(tbtt.corpus, 'SMALL', 2)
+    assert Corpus([tmp_path / 'c.bin'], Ids(), END).engine == 'infini-gram'
+

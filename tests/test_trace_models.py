@@ -1,0 +1,221 @@
+"""Models of `transformers` in a trace: tiny ones, made here with their tokenizers, in the shapes of Pythia and GPT-2."""
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import tbtt.scoring
+from tbtt.command import UserError
+from tbtt.corpus import Corpus
+from tbtt.examples import Example
+from tbtt.grams import Words, grams
+from tbtt.scoring import TransformersModel
+from tbtt.similarity import Similarity
+
+transformers = pytest.importorskip('transformers')
+tokenizers = pytest.importorskip('tokenizers')
+
+SCRIPT = 'trace_memorization.py'
+CITIES = ['Paris', 'Rome', 'Oslo', 'Lima', 'Cairo', 'Delhi', 'Tokyo', 'Quito', 'Accra', 'Dakar', 'Hanoi', 'Sofia']
+COUNTRIES = ['France', 'Italy', 'Norway', 'Peru', 'Egypt', 'India', 'Japan', 'Ecuador', 'Ghana', 'Senegal', 'Vietnam',
+             'Bulgaria']
+FACTS = [f'The capital of {country} is {city}.' for country, city in zip(COUNTRIES, CITIES)]
+# The first country once, the second twice, ...
+DOCUMENTS = [fact for i, fact in enumerate(FACTS) for _ in range(i + 1)] + ['People like Paris.', 'Oslo is cold; Norway too.']
+EXAMPLES = [{'input': f'The capital of {country} is', 'output': f'{city}, a city.'}
+            for country, city in zip(COUNTRIES, CITIES)]
+
+
+def make_tokenizer(vocab_size=320):
+    """Byte-level BPE, as Pythia and GPT-2 have it."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.train_from_iterator(DOCUMENTS, tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=['<|endoftext|>'], show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token='<|endoftext|>')
+
+
+def make_model(folder, kind, **settings):
+    tokenizer = make_tokenizer()
+    size = dict(vocab_size=len(tokenizer) + 7, bos_token_id=0, eos_token_id=0)    # embeddings rounded up, as Pythia's are
+    torch.manual_seed(0)
+    if kind == 'gpt2':
+        config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=settings.get('context', 64), **size)
+        model = transformers.GPT2LMHeadModel(config)
+    else:
+        config = transformers.GPTNeoXConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+                                            max_position_embeddings=settings.get('context', 64), **size)
+        model = transformers.GPTNeoXForCausalLM(config)
+    with torch.no_grad():
+        for p in model.parameters():    # far from uniform
+            p.mul_(4)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def models(tmp_path_factory):
+    """{kind: folder} of two tiny models"""
+    return {kind: make_model(tmp_path_factory.mktemp(kind), kind) for kind in ('gpt_neox', 'gpt2')}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A corpus of lines, the same as JSONL and as uint16, and examples."""
+    tokenizer = make_tokenizer()
+    (tmp_path / 'c.txt').write_text('\n'.join(DOCUMENTS))
+    (tmp_path / 'c.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in DOCUMENTS))
+    ids = [token for text in DOCUMENTS for token in (*tokenizer(text)['input_ids'], tokenizer.eos_token_id)]
+    np.array(ids, '<u2').tofile(tmp_path / 'c.bin')
+    (tmp_path / 'e.jsonl').write_text('\n'.join(map(json.dumps, EXAMPLES)))
+    return tmp_path
+
+
+def examples(count=len(EXAMPLES)):
+    return [Example('quiz', each['input'], each['output'], each['input'] + ' ') for each in EXAMPLES[:count]]
+
+
+@pytest.mark.parametrize('kind', ['gpt_neox', 'gpt2'])
+@pytest.mark.parametrize('max_logits', [1, 2**14, 2**27])
+def test_batched_log_probabilities_are_those_of_one_text_at_a_time(models, monkeypatch, kind, max_logits):
+    monkeypatch.setattr(tbtt.scoring, 'MAX_LOGITS', max_logits)
+    model = TransformersModel(str(models[kind]), 'cpu')
+    asked = [*examples(), Example('quiz', 'Hm', 'é', 'Hm ')]    # one character of two tokens
+    found = model.log_probabilities(asked)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(models[kind]).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models[kind])
+    for example, log_p in zip(asked, found):
+        ids = tokenizer(example.prompt + example.output)['input_ids']
+        before = next(k for k in range(len(ids)) if len(tokenizer.decode(ids[:k + 1])) > len(example.prompt))
+        with torch.no_grad():
+            everything = plain(torch.tensor([ids])).logits[0].log_softmax(-1)
+        assert log_p == pytest.approx([everything[i - 1, ids[i]].item() for i in range(before, len(ids))], abs=1e-4)
+
+
+def test_parameters_are_counted_and_the_context_is_the_models(models):
+    model = TransformersModel(str(models['gpt2']), 'cpu')
+    assert model.context == 64 and model.parameters == sum(p.numel() for p in model.model.parameters())
+
+
+def test_a_long_prompt_is_cropped_and_a_long_output_refused(tmp_path):
+    model = TransformersModel(str(make_model(tmp_path, 'gpt2', context=32)), 'cpu')
+    short = Example('quiz', 'x', 'Paris.', 'The capital of France is ')
+    long = short._replace(prompt='Oslo is cold. ' * 30 + short.prompt)
+    (there,), (cropped,) = model.log_probabilities([short]), model.log_probabilities([long])
+    assert len(there) == len(cropped) and np.isfinite(cropped).all()
+    with pytest.raises(UserError, match='example 1 .* takes 32 together'):
+        model.log_probabilities([short._replace(output='Oslo is cold. ' * 30)])
+
+
+def test_words_are_n_grams_with_what_stands_between_and_without_what_stands_around():
+    words = Words(make_tokenizer(), 'made-up')
+    assert list(grams("It's (Oslo, Norway) 3.5!", 2, words)) == ["It's (Oslo", 'Oslo, Norway', 'Norway) 3.5']
+    assert list(grams('“Oslo.”', 2, words)) == ['Oslo'] and grams('?!', 1, words) == {}
+    assert len(words.spellings('Oslo')) == 2
+
+
+def test_an_n_gram_is_found_behind_a_blank_and_at_the_start_of_a_document(files):
+    words = Words(make_tokenizer(), 'made-up')
+    counter = Corpus([files / 'c.txt'], words).counter()
+    documents = {d for tokens in words.spellings('Oslo') for d in counter.documents(tokens)}
+    assert documents == {d for d, text in enumerate(DOCUMENTS) if 'Oslo' in text}
+
+
+@pytest.mark.parametrize('engine', ['numpy', 'infini-gram'])
+def test_a_model_is_traced_to_text_jsonl_and_tokens_alike(command, models, files, engine):
+    if engine == 'infini-gram':
+        pytest.importorskip('infini_gram')
+    rows = []
+    for corpus in ('c.txt', 'c.jsonl', 'c.bin'):
+        result = command(SCRIPT, f'--model={models["gpt_neox"]}', models['gpt2'], corpus=files / corpus, separator=0, n='1,2',
+                         examples=files / 'e.jsonl', engine=engine, trace_dir=files / 't', device='cpu')
+        assert result.status == 0, result.err
+        rows.append(list(csv.DictReader((files / 't/trace.csv').open())))
+    assert rows[0] == rows[1] == rows[2]
+    about = json.loads((files / 't/trace.json').read_text())
+    one, two = about['models']
+    assert one['corpus'] == two['corpus']
+    assert one['corpus']['documents'] == len(DOCUMENTS) and one['corpus']['engine'] == engine
+    assert one['tasks']['examples']['1']['points'] == 36 and two['tasks']['examples']['1']['task_gram']['kendall']['seeds']
+    paris = next(row for row in rows[0] if row['gram'] == 'Paris' and row['n'] == '1')
+    shares = [sum('Paris' in text for text in DOCUMENTS if word in text) / sum(word in text for text in DOCUMENTS)
+              for word in ('The', 'capital', 'of', 'France', 'is')]
+    assert float(paris['task_gram_logp']) == pytest.approx(np.mean(np.log(shares))) and paris['pairs'] == '5'
+
+
+def test_the_similarity_filter_keeps_pairs_above_the_threshold(command, models, files):
+    similar = Similarity(str(models['gpt_neox']), 0.5, 'cpu')
+    vectors = similar.embed(['Oslo', 'Rome is warm', 'Oslo'])
+    assert vectors.norm(dim=1).numpy() == pytest.approx(1) and (vectors[0] == vectors[2]).all()
+    assert similar(['Oslo', 'Rome is warm'], ['Oslo']).tolist() == [[True], [bool(vectors[0] @ vectors[1] >= 0.5)]]
+    kept = {}
+    for threshold in (-1, 0.6, 1):
+        result = command(SCRIPT, model=models['gpt2'], corpus=files / 'c.txt', examples=files / 'e.jsonl', n=1,
+                         embedding_model=models['gpt_neox'], threshold=threshold, trace_dir=files / 't', device='cpu')
+        assert result.status == 0, result.err
+        kept[threshold] = sum(int(row['pairs']) for row in csv.DictReader((files / 't/trace.csv').open()))
+    assert kept[-1] > kept[0.6] > kept[1]
+
+
+# Bad input.
+
+@pytest.fixture
+def refused(command, models, files):
+    """refused(says=..., **settings): a trace that is declined in one line, and writes no result."""
+    def run(says, **settings):
+        settings = dict(model=models['gpt2'], corpus=files / 'c.txt', examples=files / 'e.jsonl', device='cpu',
+                        trace_dir=files / 't') | settings
+        result = command(SCRIPT, **settings)
+        assert result.status == 2 and says in result.err and len(result.err.splitlines()) == 1, (result.out, result.err)
+        assert not (files / 't').exists()
+    return run
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(refused, files):
+    np.array([5, 6, 50000, 0], '<u2').tofile(files / 'other.bin')
+    refused('corpus and model do not share a tokenizer', corpus=files / 'other.bin', separator=0)
+
+
+def test_an_empty_corpus_examples_without_fields_and_a_template_without_output_are_refused(refused, files):
+    (files / 'empty.txt').write_text('')
+    (files / 'odd.jsonl').write_text('{"question": "a"}\n')
+    refused('the corpus is empty', corpus=files / 'empty.txt')
+    refused('fields input and output', examples=files / 'odd.jsonl')
+    refused('no prompt would hold the n-grams of the output', template='{input}')
+
+
+def test_a_damaged_index_is_refused(refused, files):
+    folder = Corpus([files / 'c.txt'], Words(make_tokenizer(), 'made-up')).folder
+    (folder / 'tokenized.0').write_bytes(b'x')
+    refused('is damaged (tokenized.0): delete the folder')
+
+
+def test_a_model_that_is_not_there_or_not_whole_is_refused(refused, models, tmp_path):
+    refused('no model or tokenizer of transformers could be loaded', model='nobody/nothing')
+    refused('--download', model='nobody/nothing')
+    (tmp_path / 'empty').mkdir()
+    refused('could be loaded', model=tmp_path / 'empty')
+
+
+def test_a_tokenizer_that_is_not_the_models_is_refused(refused, tmp_path):
+    folder = make_model(tmp_path / 'model', 'gpt2')
+    make_tokenizer(400).save_pretrained(folder)
+    refused('they do not belong together', model=folder)
+
+
+def test_a_vocabulary_beyond_uint16_is_refused():
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([f'word{i}' for i in range(2**16)])
+    with pytest.raises(UserError, match='the counters take up to 65,534'):
+        Words(tokenizer, 'made-up')
+
+
+@pytest.mark.parametrize('package', ['transformers', 'infini_gram'])
+def test_missing_packages_are_named(refused, monkeypatch, package):
+    monkeypatch.setitem(__import__('sys').modules, package, None)
+    refused('pip install -r requirements-study.txt', engine='infini-gram')

@@ -1,0 +1,323 @@
+"""
+Trace answers to the training data: distributional memorization (Wang et al., arXiv 2407.14985), the rank correlation
+between the probability that a model gives an answer and the probability that the statistics of its data give it.
+
+    python trace_memorization.py --out_dir=facts_mini_28
+    python trace_memorization.py --out_dir facts_mini_14 facts_mini_28 facts_mini_56
+    python trace_memorization.py --model=EleutherAI/pythia-70m --corpus=wiki.jsonl --task=triviaqa --examples=verified.json
+
+Of a run, the corpus is the dataset that it was trained on, and its tasks are the examples; n-grams are of characters and
+documents are lines. Several seeds (RUN/seed_1337, ...) are one model: each is traced, and the coefficient is their mean.
+Of a causal model of the package `transformers`, you name the corpus (text, a line a document; JSONL, a field `text` a
+document; uint16 .bin of the model's own tokens with --separator) and the examples (JSONL with `input` and `output`, or one
+of --task in the format it is published in); n-grams are of words. Its index lies beside the corpus, in a folder
+CORPUS.ngrams_*, and is built anew when the corpus changes.
+
+Writes trace.csv (a row a model, example and n-gram of its output), trace.json (the coefficients, and what was left out) and
+trace.png into the folder of the run, or with several, or a model, into `trace`. What was there is replaced. Our datasets
+take seconds.
+"""
+import argparse
+import csv
+import io
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from tbtt.command import Parser, UserError, run
+from tbtt.corpus import ENGINES, SMALL, Corpus, split
+from tbtt.counting import NumpyCounter
+from tbtt.dataset import Dataset
+from tbtt.device import choose_device
+from tbtt.examples import FORMATS, TEMPLATE, read_examples, task_examples
+from tbtt.files import write_files
+from tbtt.grams import Characters
+from tbtt.memorization import COEFFICIENTS, DRAWS, FEWEST, LEVEL, ZERO, Statistics, correlate
+from tbtt.run import LATEST, provenance
+from tbtt.scoring import OurModel, TransformersModel
+from tbtt.similarity import Similarity
+from tbtt.trained import seed_number
+
+RULES = {
+    'points': 'one for each example and distinct n-gram of its output, at its first place there; the model is asked for the '
+              'tokens of that n-gram, behind the prompt and what comes before it in the output',
+    'task_gram': 'mean over the n-grams of the input of log(documents with both / documents with that of the input)',
+    'infinity_gram': 'log of the product, over the tokens of the n-gram, of occurrences behind the longest context that '
+                     'occurs / occurrences of that context',
+    'zeros': f'nothing above the line counts as {ZERO}; n-grams of the input that are nowhere in the corpus are left out of '
+             f'the mean',
+    'coefficients': f"Spearman's rho, Kendall's tau-b and distributional generalization, (1 - tau) / 2: means over the seeds; "
+                    f'intervals hold {LEVEL}% of {DRAWS} bootstrap samples of the examples; p-values are scipy\'s and take '
+                    f'points for independent; not computed of fewer than {FEWEST} points'}
+MODELS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}
+COLUMNS = ('model', 'parameters', 'seed', 'task', 'n', 'example', 'gram', 'task_gram_logp', 'infinity_gram_logp', 'model_logp',
+           'pairs', 'zero_pairs', 'zero_tokens', 'documents')
+LISTS = ('out_dir', 'model', 'corpus', 'examples')
+
+
+def numbers(text):
+    """argparse type of --n: '1,2,5' -> [1, 2, 5]"""
+    found = sorted({int(n) for n in text.split(',')})
+    if found[0] < 1:
+        raise argparse.ArgumentTypeError(f'expected whole numbers from 1 on, got {text}')
+    return found
+
+
+def add_options(parser):
+    parser.add_argument('--out_dir', nargs='+', default=[], help='folders of runs')
+    parser.add_argument('--ckpt', default=LATEST, help=f'checkpoint in these folders (default: {LATEST})')
+    parser.add_argument('--dataset', help='that the runs were trained on (default: as their checkpoints name it)')
+    parser.add_argument('--model', nargs='+', default=[], help='causal models of transformers: folders or names')
+    parser.add_argument('--download', action='store_true', help='fetch models that are not on this machine')
+    parser.add_argument('--corpus', nargs='+', default=[], help='files of their training data: text, .jsonl or .bin')
+    parser.add_argument('--separator', type=int, help='token that ends a document in a .bin')
+    parser.add_argument('--examples', nargs='+', default=[], help='.jsonl with input and output, or the files of --task')
+    parser.add_argument('--task', choices=[name for name in FORMATS if name != 'examples'], help='the format of --examples')
+    parser.add_argument('--template', default=TEMPLATE, help=f'what a model of transformers is asked (default: {TEMPLATE!r})')
+    parser.add_argument('--n', type=numbers, default=[1, 2, 3, 4, 5], help='lengths of n-grams (default: 1,2,3,4,5)')
+    parser.add_argument('--engine', choices=ENGINES, default='auto',
+                        help=f'that counts (default: numpy up to {SMALL:,} tokens, then infini-gram)')
+    parser.add_argument('--embedding_model', help='of transformers; keep only pairs of n-grams that are similar by it')
+    parser.add_argument('--threshold', type=float, help='their cosine similarity, from -1 to 1')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
+    parser.add_argument('--seed', type=seed_number, default=1337, help='of the bootstrap (default: 1337)')
+    parser.add_argument('--trace_dir', type=Path, help='where to write (default: the run, or trace)')
+
+
+def separate(words):
+    """--out_dir=A B -> --out_dir A B: argparse takes one value behind `=`, and a list of them behind a blank."""
+    return [part for word in words
+            for part in (word.split('=', 1) if word.startswith(tuple(f'--{name}=' for name in LISTS)) else [word])]
+
+
+def check(args):
+    """Raise `UserError` for options that do not go together."""
+    if bool(args.out_dir) == bool(args.model):
+        raise UserError('name either runs with --out_dir or models of transformers with --model')
+    for name in ('corpus', 'examples'):
+        if bool(getattr(args, name)) != bool(args.model):
+            raise UserError(f'--{name} goes with --model: {"name its files" if args.model else "a run has its own"}')
+    if (args.embedding_model is None) != (args.threshold is None):
+        raise UserError('--embedding_model and --threshold go together')
+    if args.threshold is not None and not -1 <= args.threshold <= 1:
+        raise UserError(f'--threshold={args.threshold}: expected a cosine, from -1 to 1')
+
+
+class Source:
+    """The training data of a model with its examples, and what they say of each n: computed once for all models that share
+    them."""
+
+    def __init__(self, counter, language, examples, about, lengths, similar):
+        self.about = about | {'tokens': counter.num_tokens, 'documents': counter.num_documents, 'unit': language.unit}
+        self.tasks = defaultdict(list)
+        for example in examples:
+            self.tasks[example.task].append(example)
+        self.points = {}    # (task, n) -> points by example, what was left out
+        for task, some in self.tasks.items():
+            statistics = Statistics(counter, language, some, similar)
+            self.points |= {(task, n): statistics.points(n) for n in lengths}
+
+
+def our_source(trained, args, similar):
+    """The dataset of a checkpoint. Raises `UserError` where it is not there or not what the checkpoint was trained on."""
+    dataset = Dataset(args.dataset or str(trained.trained_on), trained.config.block_size)
+    if trained.digest not in (None, dataset.digest) or dataset.codec.stoi != trained.codec.stoi:
+        raise UserError(f'{trained.path} was trained on other data than {dataset.folder} now holds: prepare them as they '
+                        f'were, or name their folder with --dataset')
+    if '\n' not in dataset.codec.stoi or not dataset.tasks:
+        raise UserError(f'{dataset.folder} has no tasks whose answers could be traced: prepare one of ours')
+    if args.engine == 'infini-gram':
+        raise UserError('--engine=infini-gram is for --corpus: NumPy counts a dataset of ours in less time')
+    language = Characters(dataset.codec)
+    counter = NumpyCounter(split(dataset.train.numpy(), dataset.codec.stoi['\n']))
+    return Source(counter, language, task_examples(dataset.tasks),
+                  {'files': [str(dataset.folder / 'train.bin')], 'engine': 'numpy'}, args.n, similar)
+
+
+def corpus_source(language, args, similar):
+    """The corpus and the examples that the user names, in the tokens of `language`."""
+    examples = read_examples(args.examples, args.task, args.template)
+    corpus = Corpus(args.corpus, language, args.separator, args.engine)
+    about = {'files': [str(file) for file in corpus.files], 'engine': corpus.engine, 'index': str(corpus.folder)}
+    return Source(corpus.counter(), language, examples, about, args.n, similar)
+
+
+def find_runs(folder, ckpt):
+    """The folders of one seed each: the folder itself, or those below it that hold the checkpoint."""
+    seeds = sorted(path.parent for path in Path(folder).glob(f'seed_*/{ckpt}'))
+    return [Path(folder)] if (Path(folder) / ckpt).exists() or not seeds else seeds
+
+
+def load_models(args):
+    """Yields (name, its seeds: a list of models)"""
+    for folder in args.out_dir:
+        yield folder, [OurModel(argparse.Namespace(out_dir=seed, ckpt=args.ckpt, device=args.device, seed=None), folder)
+                       for seed in find_runs(folder, args.ckpt)]
+    for name in args.model:
+        yield name, [TransformersModel(name, args.device, args.download)]
+
+
+def trace(args):
+    """-> [what trace.json says of a model], [a row of trace.csv]"""
+    similar = args.embedding_model and Similarity(args.embedding_model, args.threshold, args.device, args.download)
+    sources, models, rows = {}, [], []
+    for name, seeds in load_models(args):
+        language = seeds[0].language
+        key = (seeds[0].trained.trained_on, seeds[0].trained.digest) if args.out_dir else language.digest()
+        if key not in sources:
+            sources[key] = (our_source(seeds[0].trained, args, similar) if args.out_dir
+                            else corpus_source(language, args, similar))
+        models.append({'model': str(name), 'parameters': seeds[0].parameters, 'seeds': [seed.seed for seed in seeds],
+                       'corpus': sources[key].about, 'tasks': defaultdict(dict)})
+        for task, examples in sources[key].tasks.items():
+            log_p = [seed.log_probabilities(examples) for seed in seeds]
+            for n in args.n:
+                points, left_out = sources[key].points[task, n]
+                flat = [point for each in points for point in each]
+                by_model = np.array([[each[p.example][p.first:p.last].sum() for p in flat] for each in log_p])
+                models[-1]['tasks'][task][n] = coefficients(flat, by_model, left_out, args.seed)
+                rows += [[str(name), seeds[0].parameters, seed.seed, task, n, p.example, p.gram, p.task_gram, p.infinity_gram,
+                          value, p.pairs, p.zero_pairs, p.zero_tokens, p.documents]
+                         for seed, values in zip(seeds, by_model.tolist()) for p, value in zip(flat, values)]
+    return models, rows
+
+
+def coefficients(points, by_model, left_out, seed):
+    """What trace.json says of one model, task and n. by_model: (seeds, points)"""
+    example = np.array([point.example for point in points], int)
+    found = {'points': len(points), 'examples': len(set(example.tolist())), 'left_out': left_out,
+             'points_with_zeros': {'task_gram': sum(point.zero_pairs > 0 for point in points),
+                                   'infinity_gram': sum(point.zero_tokens > 0 for point in points)}}
+    return found | {kind: correlate(np.array([getattr(point, kind) for point in points]), by_model, example, seed)
+                    for kind in MODELS}
+
+
+def computed(cell, kind, name='spearman'):
+    """That coefficient of a model, task and n, or None where it was not computed."""
+    return cell[kind].get(name)
+
+
+def show(model):
+    """Print the table of a model: a line a task and n."""
+    corpus = model['corpus']
+    seeds = f', mean of {len(model["seeds"])} seeds' * (len(model['seeds']) > 1)
+    print(f'\n{model["model"]}, {model["parameters"]:,} parameters{seeds}; {", ".join(corpus["files"])}: '
+          f'{corpus["documents"]:,} documents, {corpus["tokens"]:,} tokens\n')
+    for task, cells in model['tasks'].items():
+        for n, cell in cells.items():
+            print(f'{task}, n = {n} {corpus["unit"]}: {cell["points"]} points of {cell["examples"]} examples')
+            for kind, label in MODELS.items():
+                why = cell[kind].get('not computed')
+                print(f'{label:>16}: ' + (f'not computed, {why}' if why else ', '.join(
+                    '{} {:.3f} ({:.3f} to {:.3f})'.format(name, cell[kind][name]['coefficient'], *cell[kind][name]['interval'])
+                    for name in (*COEFFICIENTS, 'generalization'))
+                    + f'; zeros in {cell["points_with_zeros"][kind]} points'))
+            for why, count in cell['left_out'].items():
+                print(f'{"left out":>16}: {count} {why}')
+
+
+def draw_trace(models, rows):
+    """The figure: a row of panels for each task that has a coefficient; the model's against the data's probabilities,
+    Spearman's coefficient against n and, of several models, against their parameters."""
+    tasks = [task for task in dict.fromkeys(task for model in models for task in model['tasks'])
+             if any(computed(cell, kind)
+                    for model in models for cell in model['tasks'].get(task, {}).values() for kind in MODELS)]
+    several = len(models) > 1
+    figure = Figure(figsize=(4.6 * (2 + several), 3.6 * max(1, len(tasks)) + 0.6), layout='constrained')
+    if not tasks:
+        figure.text(0.5, 0.5, 'too few points for a correlation: trace.json says why', ha='center', va='center')
+        return figure
+    colours = [colormaps['viridis'](0.85 * i / max(1, len(models) - 1)) for i in range(len(models))]
+    grid = figure.subplots(len(tasks), 2 + several, squeeze=False)
+    for panels, task in zip(grid, tasks):
+        draw_points(panels[0], task, models, rows, colours)
+        draw_lengths(panels[1], task, models, colours)
+        if several:
+            draw_sizes(panels[2], task, models)
+    drawn = {label: handle for panels in grid for handle, label in zip(*panels[1].get_legend_handles_labels())}
+    figure.legend(drawn.values(), drawn.keys(), loc='outside lower center', ncols=2, frameon=False)
+    return figure
+
+
+def draw_points(axes, task, models, rows, colours):
+    """Log-probabilities at the n with the most points (the smallest of several)."""
+    sizes = defaultdict(int)
+    for row in rows:
+        sizes[row[4]] += row[3] == task
+    n = max(sorted(sizes), key=sizes.get)
+    for model, colour in zip(models, colours):
+        points = [(row[7], row[9]) for row in rows if row[:1] + row[3:5] == [model['model'], task, n]]
+        axes.plot(*np.array(points).reshape(-1, 2).T, 'o', color=colour, alpha=0.4, markersize=3, label=model['model'])
+    axes.set(title=f'{task}, n = {n}', xlabel='Task-gram log-probability', ylabel="Model's log-probability")
+    axes.grid(color='0.92')
+
+
+def draw_lengths(axes, task, models, colours):
+    """Spearman's coefficient against n, with intervals."""
+    for model, colour in zip(models, colours):
+        for kind, label in MODELS.items():
+            cells = [(n, computed(cell, kind)) for n, cell in model['tasks'].get(task, {}).items() if computed(cell, kind)]
+            draw_coefficients(axes, cells, kind, color=colour, label=f'{model["model"]}, {label}')
+    unit = models[0]['corpus']['unit']
+    axes.set(title=task, xlabel=f'n ({unit})', ylabel="Spearman's coefficient", ylim=(-1.05, 1.05))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def draw_sizes(axes, task, models):
+    """Spearman's coefficient against the number of parameters, a line for each n: the paper's main figure."""
+    lengths = sorted({n for model in models for n in model['tasks'].get(task, {})})
+    for i, n in enumerate(lengths):
+        for kind in MODELS:
+            cells = sorted(((model['parameters'], computed(model['tasks'][task][n], kind)) for model in models
+                            if task in model['tasks'] and computed(model['tasks'][task][n], kind)), key=lambda cell: cell[0])
+            draw_coefficients(axes, cells, kind, color=colormaps['plasma'](0.85 * i / max(1, len(lengths) - 1)),
+                              label=f'n = {n}' if kind == 'task_gram' else None)
+    axes.set(title=task, xlabel='Parameters', xscale='log', ylabel="Spearman's coefficient", ylim=(-1.05, 1.05))
+    axes.legend(fontsize=8, frameon=False)
+
+
+def draw_coefficients(axes, cells, kind, **look):
+    """A line through [(x, coefficient)] with its intervals, solid for the task-gram and dashed for the infinity-gram model."""
+    if cells:
+        x, found = zip(*cells)
+        y = np.array([each['coefficient'] for each in found])
+        low, high = np.array([each['interval'] for each in found]).T
+        axes.errorbar(x, y, yerr=np.maximum(0, [y - low, high - y]), capsize=2, markersize=4, linewidth=1.4,
+                      **({'fmt': 'o-'} if kind == 'task_gram' else {'fmt': 's--'}), **look)
+    axes.axhline(0, color='0.6', linewidth=0.8)
+    axes.grid(color='0.92')
+
+
+def csv_bytes(rows):
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerows([COLUMNS, *rows])
+    return text.getvalue().encode()
+
+
+def main():
+    parser = Parser(__doc__)
+    add_options(parser)
+    args = parser.parse_args(separate(sys.argv[1:]))
+    check(args)
+    models, rows = trace(args)
+    for model in models:
+        show(model)
+    folder = args.trace_dir or (Path(args.out_dir[0]) if len(args.out_dir) == 1 else Path('trace'))
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {**provenance(choose_device(args.device)), 'rules': RULES, 'seed': args.seed, 'models': models,
+             'embedding_model': args.embedding_model, 'threshold': args.threshold}
+    picture = io.BytesIO()
+    draw_trace(models, rows).savefig(picture, format='png', dpi=150)
+    write_files(folder, {'trace.csv': csv_bytes(rows), 'trace.json': (json.dumps(about, indent=1) + '\n').encode(),
+                         'trace.png': picture.getvalue()}, commit='trace.tbtt.commit.json')
+    print(f'\nwrote trace.csv, trace.json and trace.png into {folder}')
+
+
+if __name__ == '__main__':
+    run(main)
