@@ -1,0 +1,55 @@
+"""Recall against frequency: every question of training, as often as it occurred there."""
+import csv
+
+import numpy as np
+import pytest
+
+from conftest import TINY, run_script
+
+
+@pytest.fixture(scope='module')
+def skewed(tmp_path_factory):
+    """Two tiny runs on skewed data of both tasks, one of two seeds. -> folder with them"""
+    folder = tmp_path_factory.mktemp('skewed')
+    assert run_script('data/both_skewed/prepare.py', f'--out_dir={folder / "data"}', '--repeats=120', '--math_repeats=300') == 0
+    for name, settings in (('one', {'n_embd': 4}), ('two', {'n_embd': 6, 'num_seeds': 2})):
+        assert run_script('train_with_eval.py', 'config/train_both_skewed_mini_14.py', **{
+            **TINY, 'dataset': folder / 'data', 'out_dir': folder / name, **settings}) == 0
+    return folder
+
+
+def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
+    assert run_script('plot_frequency.py', skewed / 'one', skewed / 'two', f'--output_dir={tmp_path / "out"}') == 0
+    with open(tmp_path / 'out' / 'frequency.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    counts = {(row['run'], row['seed'], row['task']): 0 for row in rows}
+    for row in rows:
+        counts[row['run'], row['seed'], row['task']] += 1
+    assert counts == {(run, seed, task): number for run, seed in (('one', '1337'), ('two', '1337'), ('two', '1338'))
+                      for task, number in (('math', 196), ('facts', 50))}
+    text = (skewed / 'data' / 'train.txt').read_text()
+    assert all(text.count(row['question']) == int(row['occurrences']) for row in rows[:250:7])
+    assert (tmp_path / 'out' / 'frequency.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_figure_draws_means_over_octaves():
+    import plot_frequency
+    rows = [('a', 10, seed, 'facts', f'q{i}', times, recalled) for seed in (1, 2)
+            for i, (times, recalled) in enumerate([(1, 0.0), (2, 20.0), (3, 40.0), (4, 100.0)])]
+    axes, = plot_frequency.draw_frequency(rows).axes
+    line = axes.containers[0].lines[0]
+    assert line.get_xdata() == pytest.approx([1, np.sqrt(6), 4]) and list(line.get_ydata()) == [0, 30, 100]
+    assert axes.get_legend().get_texts()[0].get_text() == 'a: 10 parameters, 2 seeds'
+
+
+@pytest.mark.parametrize('args', [['nothing'], [], ['--ckpt=x']])
+def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, args):
+    monkeypatch.chdir(tmp_path)
+    assert run_script('plot_frequency.py', *args) == 2
+    said = capsys.readouterr().err
+    assert said.startswith('error: ') and len(said.splitlines()) == 1
+
+
+def test_data_without_frequencies_are_said_to_be(learned, capsys):
+    assert run_script('plot_frequency.py', learned) == 2
+    assert 'without frequencies' in capsys.readouterr().err
