@@ -243,7 +243,7 @@ def bench_corpus(folder, num_tokens=25_000_000, num_pairs=10_000):
     seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     memory = after.ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
     yield {'what': f'index {num_tokens / 1e6:g} million tokens', 'ours_ms': {'median': 1e3 * seconds},
-           'note': f'sorting takes {after.ru_utime - before.ru_utime:.0f} s of processor time and {memory:.0f} MB'}
+           'note': f'sorting takes {after.ru_utime - before.ru_utime:.0f} s of processor time and at most {memory:.0f} MB'}
     # Bigrams of one document, a pair each: rare and frequent ones as they come.
     places = rng.integers(num_tokens // 500, size=(num_pairs, 1)) * 500 + rng.integers(1, 498, (num_pairs, 2))
     pairs = [[tuple(ids[place:place + 2].tolist()) for place in pair] for pair in places]

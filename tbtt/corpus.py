@@ -21,7 +21,7 @@ from tbtt.counting import SEPARATOR, InfiniGramCounter, NumpyCounter, build_tabl
 from tbtt.files import write_file
 
 SHARD = 2**26         # tokens, in half a gigabyte of index; sorting it takes twice a gigabyte
-PIECE = 2**23         # bytes of a corpus that are tokenized at once
+PIECE = 2**21         # bytes of a corpus that are tokenized at once
 SMALL = 2**21         # tokens up to which NumPy counts, where nothing else is asked for
 ENGINES = ('auto', 'numpy', 'infini-gram')
 MANIFEST = 'index.json'
