@@ -212,7 +212,8 @@ def threshold(sizes, shares, resamples=400, seed=0):
     -> Threshold, slope; None where the sizes lie on one side of it, or are too few"""
     levels = np.unique(sizes)
     means = np.array([shares[sizes == level].mean() for level in levels])
-    if len(levels) < 2 or not (means.min() < 0.5 < means.max()) or min(np.bincount(np.searchsorted(levels, sizes))) < MIN_SEEDS:
+    fewest = min(np.count_nonzero(sizes == level) for level in levels)
+    if len(levels) < 2 or not means.min() < 0.5 < means.max() or fewest < MIN_SEEDS:
         return None
     x = np.log(sizes)
     at, slope = logistic_fit(x, shares)

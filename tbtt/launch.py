@@ -112,7 +112,8 @@ def do(job, children, env):
 
 def where_next(job, left):
     """Which folder to train in next, and which seeds, when `left` are not finished. -> folder, seeds"""
-    groups = [folder for folder in sorted(job.folder.glob('seeds_*-*')) if folder.is_dir() and set(range_of(folder)) & set(left)]
+    groups = [folder for folder in sorted(job.folder.glob('seeds_*-*'))
+              if folder.is_dir() and set(range_of(folder)) & set(left)]
     if groups:    # begun, perhaps with other seeds than this job's, or finished and not yet moved
         return groups[0], range_of(groups[0])
     singles = [seed for seed in left if begun(job.folder / f'seed_{seed}')]

@@ -59,8 +59,8 @@ def seed_row(folder):
     for name, at in (('best', best), ('last', last)):
         row |= {f'{name}_{score}': results[f'{score}_acc'][at] for score in SCORES}
         row[f'{name}_heldout_correct'] = results['heldout_correct'][at]
-    right, asked = (results[f'add_{what}'][last] + results[f'sub_{what}'][last] - np.nan_to_num(results[f'heldout_{what}'][last])
-                    for what in ('correct', 'total'))
+    right, asked = (results[f'add_{what}'][last] + results[f'sub_{what}'][last]
+                    - np.nan_to_num(results[f'heldout_{what}'][last]) for what in ('correct', 'total'))
     row['last_seen'] = 100 * right / asked
     for column in ('train_loss', 'val_loss', 'seen_prob', 'heldout_prob', 'facts_prob'):
         row[column] = results[column][last]

@@ -85,7 +85,8 @@ def test_joint_training_lowers_n14(joint, verdict):
     assert claims.joint_claim(rows)[-1].verdict == verdict
 
 
-@pytest.mark.parametrize('last, verdict', [([40] * 6, 'holds'), ([40, 40, 40, 40, 40, 30], 'holds'), ([0] * 6, 'does not hold')])
+@pytest.mark.parametrize('last, verdict', [
+    ([40] * 6, 'holds'), ([40, 40, 40, 40, 40, 30], 'holds'), ([0] * 6, 'does not hold')])
 def test_weight_decay_is_judged_by_a_test_of_the_difference(last, verdict):
     rows = math_seeds('n14', 6, 40) + math_seeds('n14', 6, last, decay=0.1)
     assert part(claims.decay_claim(rows), 'math n14').verdict == verdict

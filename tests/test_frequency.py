@@ -11,7 +11,8 @@ from conftest import TINY, run_script
 def skewed(tmp_path_factory):
     """Two tiny runs on skewed data of both tasks, one of two seeds. -> folder with them"""
     folder = tmp_path_factory.mktemp('skewed')
-    assert run_script('data/both_skewed/prepare.py', f'--out_dir={folder / "data"}', '--repeats=120', '--math_repeats=300') == 0
+    options = f'--out_dir={folder / "data"}', '--repeats=120', '--math_repeats=300'
+    assert run_script('data/both_skewed/prepare.py', *options) == 0
     for name, settings in (('one', {'n_embd': 4}), ('two', {'n_embd': 6, 'num_seeds': 2})):
         assert run_script('train_with_eval.py', 'config/train_both_skewed_mini_14.py', **{
             **TINY, 'dataset': folder / 'data', 'out_dir': folder / name, **settings}) == 0

@@ -43,7 +43,8 @@ def same_weights(one, other):
 # --- the plan
 
 def test_axes_expand_to_their_product_in_order(tmp_path):
-    path = sweep_file(tmp_path, "axes = {'n_embd': [4, 6], 'weight_decay': [0.0, 0.1]}\ndata = {'heldout': ['5,7', '1,2;3,4']}")
+    path = sweep_file(tmp_path, "axes = {'n_embd': [4, 6], 'weight_decay': [0.0, 0.1]}\n"
+                                "data = {'heldout': ['5,7', '1,2;3,4']}")
     sweep = Sweep(path, {}, tmp_path)
     assert [run.name for run in sweep.runs] == [
         f'n_embd={n}_weight_decay={w}_heldout={h}' for n in (4, 6) for w in (0.0, 0.1) for h in ('5,7', '1,2+3,4')]
