@@ -98,24 +98,17 @@ def by_share(what, said, agrees, text):
     return Part(what, said, f'{share(count, total)} {text}', total, verdict, agrees)
 
 
-def all_heldout(rows):
-    return values(rows, 'last_heldout_correct') == values(rows, 'heldout_total')
-
-
-def no_heldout(rows):
-    """Neither at the evaluation that the paper reports nor at the last one."""
-    return (values(rows, 'last_heldout_correct') == 0) & (values(rows, 'best_heldout_correct') == 0)
+def heldout_parts(rows, task, model, decay, right):
+    """Two parts: at the evaluation that the paper reports, and at the last one. right: the share that is claimed, 0 or 1"""
+    seeds = select(rows, task, model, decay)
+    total = values(seeds, 'heldout_total')
+    said = '40/40' if right else '0/40'
+    return [by_share(f'{task} {model}, {when}', said, values(seeds, f'{when}_heldout_correct') == right * total, f'at {said}')
+            for when in ('best', 'last')]
 
 
 def math_claim(rows, decay=0.0):
-    parts = []
-    for model in paper.MODELS:
-        seeds = select(rows, 'math', model, decay)
-        if model == 'n14':
-            parts.append(by_share('math n14', '40/40', all_heldout(seeds), 'at 40/40 at the end'))
-        else:
-            parts.append(by_share(f'math {model}', '0/40', no_heldout(seeds), 'at 0/40 (best and last)'))
-    return parts
+    return [part for model in paper.MODELS for part in heldout_parts(rows, 'math', model, decay, right=model == 'n14')]
 
 
 def facts_claim(rows, decay=0.0):
@@ -135,8 +128,7 @@ def facts_claim(rows, decay=0.0):
 
 
 def joint_claim(rows, decay=0.0):
-    parts = [by_share(f'both {model}', '0/40', no_heldout(seeds := select(rows, 'both', model, decay)),
-                      'at 0/40 (best and last)') for model in paper.MODELS]
+    parts = [part for model in paper.MODELS for part in heldout_parts(rows, 'both', model, decay, right=False)]
     joint, alone = (select(rows, task, 'n14', decay) for task in ('both', 'math'))
     scores = [(values(seeds, 'best_add') + values(seeds, 'best_sub')) / 2 for seeds in (joint, alone)]
     return parts + [compare('n14 joint below math alone', '35.3 below 100', *scores)]

@@ -33,6 +33,7 @@ def summarise(sweep):
         found = [folder for part in (place, *sorted(place.glob('seeds_*-*'))) for folder in find_seeds(part)]
         if not found:
             continue
+        sweep.prepare(run)    # the folder may have come here without its data
         config = run.config()
         dataset = Dataset(config.dataset, config.block_size)
         about = {'run': run.name, **run.axes, 'tasks': '+'.join(dataset.tasks), 'heldout': heldout_of(dataset),
