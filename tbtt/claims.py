@@ -10,12 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tbtt import paper
-from tbtt.command import UserError
+from tbtt.command import study_package
 
-try:
-    from scipy import optimize, stats
-except ImportError:
-    raise UserError('the verdicts need the package scipy: pip install -r requirements-study.txt') from None
+optimize, stats = study_package('scipy.optimize'), study_package('scipy.stats')
 
 MIN_SEEDS, LEVEL = 3, 0.95
 HOLDS, IN_PART, FAILS, TOO_FEW = 'holds', 'holds in part', 'does not hold', 'not enough runs'

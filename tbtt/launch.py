@@ -16,7 +16,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from tbtt.command import UserError
+from tbtt.command import UserError, study_package
 from tbtt.config import ROOT
 from tbtt.files import COMMIT
 from tbtt.results import read_info
@@ -190,10 +190,7 @@ def on_ray(jobs, prepare, address, threads, num_gpus):
     the sweep and the project at the same paths. A task whose machine is lost is retried on another. Yields (job, error) as
     they end."""
     os.environ.update(RAY_USAGE_STATS_ENABLED='0', RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0')
-    try:
-        import ray
-    except ImportError:
-        raise UserError('--engine=ray needs the package ray: pip install -r requirements-study.txt') from None
+    ray = study_package('ray')
     try:
         ray.init(address=address, include_dashboard=False if address is None else None, logging_level='warning',
                  log_to_driver=False)

@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 
 import filelock
-import numpy as np
 import pytest
 import torch
 
-from conftest import HERE, TINY, contents, options, run_script, shell, start
+from conftest import HERE, TINY, contents, run_script, shell, start
 from tbtt import launch
 from tbtt.command import UserError
 from tbtt.launch import Children, do
