@@ -14,7 +14,6 @@ and sweeps/NAME/summary.csv, a row a seed. What is finished is skipped, what is 
 import os
 import signal
 import sys
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -107,8 +106,8 @@ def main():
     finally:
         rows = summarise(sweep)
         if rows:
-            write_summary(sweep.folder / 'summary.csv', rows)
-            print(f'wrote {Path(os.path.relpath(sweep.folder / "summary.csv"))}: {len(rows)} seeds')
+            path = sweep.folder / 'summary.csv'
+            print(f'wrote {os.path.relpath(path)}: {write_summary(path, rows)} seeds')
     for job, error in failures:
         print(f'failed: {job}: {error} (see {job.folder})', file=sys.stderr)
     return int(bool(failures))

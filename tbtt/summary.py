@@ -76,7 +76,7 @@ def seed_row(folder):
 
 def write_summary(path, rows):
     """Write rows as CSV, whole or not at all; the axes that are no COLUMNS come last. Rows of other runs and seeds that
-    are there already stay, as long as their folders do: one may have asked for a part of the sweep."""
+    are there already stay, as long as their folders do: one may have asked for a part of the sweep. -> how many there are"""
     rows = [{column: value if isinstance(value, str) else format_number(value) for column, value in row.items()}
             for row in rows]
     if path.exists():
@@ -90,6 +90,7 @@ def write_summary(path, rows):
     writer.writeheader()
     writer.writerows(rows)
     write_file(path, text.getvalue().encode())
+    return len(rows)
 
 
 def read_summaries(paths):
