@@ -30,7 +30,14 @@ def crash():
     return f'```\n{(HERE / "results" / "crash_torture.txt").read_text().splitlines()[-1]}\n```'
 
 
-BLOCKS = {'crash': crash, 'results': results, 'speed': speed}
+def verdicts():
+    """The verdicts on the paper's claims from results/capacity/."""
+    from tbtt import claims
+    from tbtt.summary import read_summaries
+    return claims.markdown(claims.judge(read_summaries([HERE / 'results' / 'capacity' / 'summary.csv'])))
+
+
+BLOCKS = {'claims': verdicts, 'crash': crash, 'results': results, 'speed': speed}
 
 
 def block(name):
