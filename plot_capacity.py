@@ -18,10 +18,9 @@ from tbtt import paper
 from tbtt.command import Parser, UserError, run
 from tbtt.figures import save
 from tbtt.results import read_results, stack_seeds, wilson_interval
-from tbtt.summary import read_summaries
+from tbtt.summary import PAIR, TASKS, read_summaries
 
-USUAL = '5,7'    # the pair that the paper holds out
-PANELS = {'math': 'math', 'facts': 'facts', 'math+facts': 'both'}    # tasks of a summary -> name in tbtt.paper
+PANELS = {tasks: name for name, tasks in TASKS.items()}    # tasks of a summary -> name in tbtt.paper
 # Every line differs from its neighbours in marker and dashes too, for a printer without colours.
 SHARES = {'best': dict(color='tab:purple', marker='s', linestyle=':', label='seeds at 40/40 held-out, best evaluation'),
           'last': dict(color='black', marker='o', linestyle='-', label='seeds at 40/40 held-out, last evaluation')}
@@ -207,7 +206,7 @@ def main():
         raise UserError(f'no finished seed of a one-layer model with weight_decay={args.weight_decay:g} in '
                         f'{", ".join(map(str, args.summary))}: train it with sweep.py config/sweep_capacity.py')
     figures = {}
-    usual = [row for row in rows if row.get('heldout') in (USUAL, '', None)]
+    usual = [row for row in rows if row.get('heldout') in (PAIR, '', None)]
     if usual:
         figures['capacity'] = draw_capacity(usual)
         curves = training_curves(usual)

@@ -20,7 +20,7 @@ from tbtt.figures import save
 from tbtt.files import write_file
 from tbtt.paper import TASKS
 from tbtt.run import LATEST
-from tbtt.trained import Trained
+from tbtt.trained import Trained, find_checkpoints
 
 COLUMNS = ('run', 'parameters', 'seed', 'task', 'question', 'occurrences', 'recalled')
 
@@ -28,9 +28,8 @@ COLUMNS = ('run', 'parameters', 'seed', 'task', 'question', 'occurrences', 'reca
 def ask(folder, args):
     """Every seed of a run. -> rows of COLUMNS; `recalled` is percent of the samples that are right"""
     folder = Path(folder)
-    seeds = sorted(path.parent for path in folder.glob(f'seed_*/{args.ckpt}'))
     rows = []
-    for place in [folder] if (folder / args.ckpt).exists() or not seeds else seeds:
+    for place in find_checkpoints(folder, args.ckpt):
         trained = Trained(argparse.Namespace(out_dir=place, ckpt=args.ckpt, device=args.device, seed=None))
         asked = [name for name, task in trained.tasks.items() if task.repeats is not None]
         if not asked:

@@ -41,7 +41,7 @@ from tbtt.memorization import COEFFICIENTS, DRAWS, FEWEST, LEVEL, ZERO, Statisti
 from tbtt.run import LATEST, provenance
 from tbtt.scoring import OurModel, TransformersModel
 from tbtt.similarity import Similarity
-from tbtt.trained import seed_number
+from tbtt.trained import find_checkpoints, seed_number
 
 RULES = {
     'points': 'one for each example and distinct n-gram of its output, at its first place there; the model is asked for the '
@@ -147,17 +147,11 @@ def corpus_source(language, args, similar):
     return Source(corpus.counter(), language, examples, about, args.n, similar)
 
 
-def find_runs(folder, ckpt):
-    """The folders of one seed each: the folder itself, or those below it that hold the checkpoint."""
-    seeds = sorted(path.parent for path in Path(folder).glob(f'seed_*/{ckpt}'))
-    return [Path(folder)] if (Path(folder) / ckpt).exists() or not seeds else seeds
-
-
 def load_models(args):
     """Yields (name, its seeds: a list of models)"""
     for folder in args.out_dir:
         yield folder, [OurModel(argparse.Namespace(out_dir=seed, ckpt=args.ckpt, device=args.device, seed=None), folder)
-                       for seed in find_runs(folder, args.ckpt)]
+                       for seed in find_checkpoints(folder, args.ckpt)]
     for name in args.model:
         yield name, [TransformersModel(name, args.device, args.download)]
 

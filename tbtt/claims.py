@@ -11,6 +11,7 @@ import numpy as np
 
 from tbtt import paper
 from tbtt.command import study_package
+from tbtt.summary import PAIR, TASKS
 
 optimize, stats = study_package('scipy.optimize'), study_package('scipy.stats')
 
@@ -18,7 +19,6 @@ MIN_SEEDS, LEVEL = 3, 0.95
 HOLDS, IN_PART, FAILS, TOO_FEW = 'holds', 'holds in part', 'does not hold', 'not enough runs'
 ALL_FACTS = 99.95    # percent, printed as 100.0
 SHAPES = {'n14': (1, 1, 14, 1), 'n28': (1, 1, 28, 1), 'n56': (1, 1, 56, 1), 'MLT': (6, 6, 384, 4)}
-TASKS = {'math': 'math', 'facts': 'facts', 'both': 'math+facts'}
 ACROSS = {'n_layer': 1, 'n_head': 1, 'mlp_expansion': 1}    # what a scan over widths keeps
 
 
@@ -65,7 +65,7 @@ def select(rows, task, model, weight_decay=0.0):
 def scan(rows, task):
     """The seeds of a task that were trained as the paper trains, of any size."""
     return [row for row in rows if row['tasks'] == TASKS[task] and row.get('max_iters') == paper.ITERS
-            and row.get('heldout') in ('5,7' if task != 'facts' else '', None)]
+            and row.get('heldout') in (PAIR if task != 'facts' else '', None)]
 
 
 def values(rows, column):

@@ -7,8 +7,10 @@ import numpy as np
 from tbtt.command import UserError
 from tbtt.dataset import Dataset
 from tbtt.files import write_file
-from tbtt.results import best_row, find_seeds, format_number, last_row, read_info, read_lines, read_results
+from tbtt.results import best_row, find_seeds, format_number, last_row, parse_number, read_info, read_lines, read_results
 
+TASKS = {'math': 'math', 'facts': 'facts', 'both': 'math+facts'}    # name in tbtt.paper -> in the column `tasks`
+PAIR = '5,7'    # that the paper holds out, as in the column `heldout`
 SCORES = ('add', 'sub', 'heldout', 'facts', 'combined')
 # What each seed's row says. `best_*` are the scores at the evaluation that the paper reports, the first with the highest
 # combined score; `last_*` those of the last. For each score `top_*` is its highest value ever, `top_*_iter` the
@@ -105,7 +107,7 @@ def read_summaries(paths):
         for line, cells in lines:
             if len(cells) != len(header):
                 raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it anew with sweep.py')
-            row = {column: cell if column in TEXT else number(cell, f'{path}: line {line}, {column}')
+            row = {column: cell if column in TEXT else parse_number(cell, f'{path}: line {line}, {column}') if cell else None
                    for column, cell in zip(header, cells)}
             if row['finished']:
                 row['path'] = path.parent / row['folder']
@@ -116,12 +118,3 @@ def read_summaries(paths):
 def identity(row):
     """What makes a seed's run the one that it is."""
     return tuple(row.get(name) for name in ('tasks', 'heldout', *SETTINGS, 'seed'))
-
-
-def number(text, where):
-    if not text:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f'{where}: expected a number, got {text!r}: make it anew with sweep.py') from None

@@ -20,6 +20,12 @@ def add_options(parser, ckpt):
     parser.add_argument('--seed', type=seed_number, help='of the samples (default: that of the run)')
 
 
+def find_checkpoints(folder, ckpt):
+    """The folders of one seed each: the folder itself, or those `seed_*` below it that hold the checkpoint."""
+    seeds = sorted(path.parent for path in Path(folder).glob(f'seed_*/{ckpt}'))
+    return [Path(folder)] if (Path(folder) / ckpt).exists() or not seeds else seeds
+
+
 def seed_number(text):
     """argparse type of a seed."""
     seed = int(text)

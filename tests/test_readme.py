@@ -49,6 +49,20 @@ def test_the_readmes_numbers_are_those_of_the_committed_files(name):
     assert block(name).search(README.read_text()).group() == BLOCKS[name]() + '\n'
 
 
+def test_the_findings_in_words_are_those_of_the_summary():
+    from tbtt.summary import read_summaries
+    rows = read_summaries([HERE / 'results' / 'capacity' / 'summary.csv'])
+    text = ' '.join(README.read_text().split('## What we found')[1].split('<!-- claims -->')[0].split())
+    math = {width: [row for row in rows if (row['tasks'], row['n_embd']) == ('math', width)] for width in (10, 14, 20, 28)}
+    held, seen = ({width: sum(row[column] for row in some) / len(some) for width, some in math.items()}
+                  for column in ('last_heldout', 'last_seen'))
+    assert len(rows) == 30 and all(len(some) == 6 for some in math.values())
+    assert f'right to {held[14]:.1f}% at n14, {held[20]:.1f}% at width 20 and {held[28]:.1f}% at n28' in text
+    assert f'{held[10]:.0f}% of the held-out answers, {seen[10]:.0f}% of those it was trained on' in text
+    assert min(seen[width] for width in (14, 20, 28)) >= 97
+    assert f'stays at {min(row["last_sub"] for row in math[14]):.0f}% of the subtractions' in text
+
+
 def test_every_file_of_the_tree_is_in_the_readme():
     tree = README.read_text().split('## What is where')[1]
     paths = [path.relative_to(HERE).as_posix() for folder in ('.', 'tbtt') for path in (HERE / folder).glob('*.py')]
