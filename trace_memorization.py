@@ -22,7 +22,7 @@ import csv
 import io
 import json
 import sys
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -30,33 +30,15 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from tbtt.command import Parser, UserError, run
-from tbtt.corpus import ENGINES, SMALL, Corpus, split
-from tbtt.counting import NumpyCounter
-from tbtt.dataset import Dataset
+from tbtt.corpus import ENGINES, SMALL
 from tbtt.device import choose_device
-from tbtt.examples import FORMATS, TEMPLATE, read_examples, task_examples
+from tbtt.examples import FORMATS, TEMPLATE
 from tbtt.files import write_files
-from tbtt.grams import Characters
-from tbtt.memorization import COEFFICIENTS, DRAWS, FEWEST, LEVEL, ZERO, Statistics, correlate
+from tbtt.memorization import COEFFICIENTS
 from tbtt.run import LATEST, provenance
-from tbtt.scoring import OurModel, TransformersModel
-from tbtt.similarity import Similarity
-from tbtt.trained import find_checkpoints, seed_number
+from tbtt.tracing import KINDS, RULES, Row, trace
+from tbtt.trained import seed_number
 
-RULES = {
-    'points': 'one for each example and distinct n-gram of its output, at its first place there; the model is asked for the '
-              'tokens of that n-gram, behind the prompt and what comes before it in the output',
-    'task_gram': 'mean over the n-grams of the input of log(documents with both / documents with that of the input)',
-    'infinity_gram': 'log of the product, over the tokens of the n-gram, of occurrences behind the longest context that '
-                     'occurs / occurrences of that context',
-    'zeros': f'nothing above the line counts as {ZERO}; n-grams of the input that are nowhere in the corpus are left out of '
-             f'the mean',
-    'coefficients': f"Spearman's rho, Kendall's tau-b and distributional generalization, (1 - tau) / 2: means over the seeds; "
-                    f'intervals hold {LEVEL}% of {DRAWS} bootstrap samples of the examples; p-values are scipy\'s and take '
-                    f'points for independent; not computed of fewer than {FEWEST} points'}
-MODELS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}
-COLUMNS = ('model', 'parameters', 'seed', 'task', 'n', 'example', 'gram', 'task_gram_logp', 'infinity_gram_logp', 'model_logp',
-           'pairs', 'zero_pairs', 'zero_tokens', 'documents')
 LISTS = ('out_dir', 'model', 'corpus', 'examples')
 
 
@@ -108,89 +90,6 @@ def check(args):
         raise UserError(f'--threshold={args.threshold}: expected a cosine, from -1 to 1')
 
 
-class Source:
-    """The training data of a model with its examples, and what they say of each n: computed once for all models that share
-    them."""
-
-    def __init__(self, counter, language, examples, about, lengths, similar):
-        self.about = about | {'tokens': counter.num_tokens, 'documents': counter.num_documents, 'unit': language.unit}
-        self.tasks = defaultdict(list)
-        for example in examples:
-            self.tasks[example.task].append(example)
-        self.points = {}    # (task, n) -> points by example, what was left out
-        for task, some in self.tasks.items():
-            statistics = Statistics(counter, language, some, similar)
-            self.points |= {(task, n): statistics.points(n) for n in lengths}
-
-
-def our_source(trained, args, similar):
-    """The dataset of a checkpoint. Raises `UserError` where it is not there or not what the checkpoint was trained on."""
-    dataset = Dataset(args.dataset or str(trained.trained_on), trained.config.block_size)
-    if trained.digest not in (None, dataset.digest) or dataset.codec.stoi != trained.codec.stoi:
-        raise UserError(f'{trained.path} was trained on other data than {dataset.folder} now holds: prepare them as they '
-                        f'were, or name their folder with --dataset')
-    if '\n' not in dataset.codec.stoi or not dataset.tasks:
-        raise UserError(f'{dataset.folder} has no tasks whose answers could be traced: prepare one of ours')
-    if args.engine == 'infini-gram':
-        raise UserError('--engine=infini-gram is for --corpus: NumPy counts a dataset of ours in less time')
-    language = Characters(dataset.codec)
-    counter = NumpyCounter(split(dataset.train.numpy(), dataset.codec.stoi['\n']))
-    return Source(counter, language, task_examples(dataset.tasks),
-                  {'files': [str(dataset.folder / 'train.bin')], 'engine': 'numpy'}, args.n, similar)
-
-
-def corpus_source(language, args, similar):
-    """The corpus and the examples that the user names, in the tokens of `language`."""
-    examples = read_examples(args.examples, args.task, args.template)
-    corpus = Corpus(args.corpus, language, args.separator, args.engine)
-    about = {'files': [str(file) for file in corpus.files], 'engine': corpus.engine, 'index': str(corpus.folder)}
-    return Source(corpus.counter(), language, examples, about, args.n, similar)
-
-
-def load_models(args):
-    """Yields (name, its seeds: a list of models)"""
-    for folder in args.out_dir:
-        yield folder, [OurModel(argparse.Namespace(out_dir=seed, ckpt=args.ckpt, device=args.device, seed=None), folder)
-                       for seed in find_checkpoints(folder, args.ckpt)]
-    for name in args.model:
-        yield name, [TransformersModel(name, args.device, args.download)]
-
-
-def trace(args):
-    """-> [what trace.json says of a model], [a row of trace.csv]"""
-    similar = args.embedding_model and Similarity(args.embedding_model, args.threshold, args.device, args.download)
-    sources, models, rows = {}, [], []
-    for name, seeds in load_models(args):
-        language = seeds[0].language
-        key = (seeds[0].trained.trained_on, seeds[0].trained.digest) if args.out_dir else language.digest()
-        if key not in sources:
-            sources[key] = (our_source(seeds[0].trained, args, similar) if args.out_dir
-                            else corpus_source(language, args, similar))
-        models.append({'model': str(name), 'parameters': seeds[0].parameters, 'seeds': [seed.seed for seed in seeds],
-                       'corpus': sources[key].about, 'tasks': defaultdict(dict)})
-        for task, examples in sources[key].tasks.items():
-            log_p = [seed.log_probabilities(examples) for seed in seeds]
-            for n in args.n:
-                points, left_out = sources[key].points[task, n]
-                flat = [point for each in points for point in each]
-                by_model = np.array([[each[p.example][p.first:p.last].sum() for p in flat] for each in log_p])
-                models[-1]['tasks'][task][n] = coefficients(flat, by_model, left_out, args.seed)
-                rows += [[str(name), seeds[0].parameters, seed.seed, task, n, p.example, p.gram, p.task_gram, p.infinity_gram,
-                          value, p.pairs, p.zero_pairs, p.zero_tokens, p.documents]
-                         for seed, values in zip(seeds, by_model.tolist()) for p, value in zip(flat, values)]
-    return models, rows
-
-
-def coefficients(points, by_model, left_out, seed):
-    """What trace.json says of one model, task and n. by_model: (seeds, points)"""
-    example = np.array([point.example for point in points], int)
-    found = {'points': len(points), 'examples': len(set(example.tolist())), 'left_out': left_out,
-             'points_with_zeros': {'task_gram': sum(point.zero_pairs > 0 for point in points),
-                                   'infinity_gram': sum(point.zero_tokens > 0 for point in points)}}
-    return found | {kind: correlate(np.array([getattr(point, kind) for point in points]), by_model, example, seed)
-                    for kind in MODELS}
-
-
 def computed(cell, kind, name='spearman'):
     """That coefficient of a model, task and n, or None where it was not computed."""
     return cell[kind].get(name)
@@ -205,7 +104,7 @@ def show(model):
     for task, cells in model['tasks'].items():
         for n, cell in cells.items():
             print(f'{task}, n = {n} {corpus["unit"]}: {cell["points"]} points of {cell["examples"]} examples')
-            for kind, label in MODELS.items():
+            for kind, label in KINDS.items():
                 why = cell[kind].get('not computed')
                 print(f'{label:>16}: ' + (f'not computed, {why}' if why else ', '.join(
                     '{} {:.3f} ({:.3f} to {:.3f})'.format(name, cell[kind][name]['coefficient'], *cell[kind][name]['interval'])
@@ -220,7 +119,7 @@ def draw_trace(models, rows):
     Spearman's coefficient against n and, of several models, against their parameters."""
     tasks = [task for task in dict.fromkeys(task for model in models for task in model['tasks'])
              if any(computed(cell, kind)
-                    for model in models for cell in model['tasks'].get(task, {}).values() for kind in MODELS)]
+                    for model in models for cell in model['tasks'].get(task, {}).values() for kind in KINDS)]
     several = len(models) > 1
     figure = Figure(figsize=(4.6 * (2 + several), 3.6 * max(1, len(tasks)) + 0.6), layout='constrained')
     if not tasks:
@@ -240,12 +139,11 @@ def draw_trace(models, rows):
 
 def draw_points(axes, task, models, rows, colours):
     """Log-probabilities at the n with the most points (the smallest of several)."""
-    sizes = defaultdict(int)
-    for row in rows:
-        sizes[row[4]] += row[3] == task
+    sizes = Counter(row.n for row in rows if row.task == task)
     n = max(sorted(sizes), key=sizes.get)
     for model, colour in zip(models, colours):
-        points = [(row[7], row[9]) for row in rows if row[:1] + row[3:5] == [model['model'], task, n]]
+        points = [(row.task_gram_logp, row.model_logp) for row in rows
+                  if (row.model, row.task, row.n) == (model['model'], task, n)]
         axes.plot(*np.array(points).reshape(-1, 2).T, 'o', color=colour, alpha=0.4, markersize=3, label=model['model'])
     axes.set(title=f'{task}, n = {n}', xlabel='Task-gram log-probability', ylabel="Model's log-probability")
     axes.grid(color='0.92')
@@ -254,7 +152,7 @@ def draw_points(axes, task, models, rows, colours):
 def draw_lengths(axes, task, models, colours):
     """Spearman's coefficient against n, with intervals."""
     for model, colour in zip(models, colours):
-        for kind, label in MODELS.items():
+        for kind, label in KINDS.items():
             cells = [(n, computed(cell, kind)) for n, cell in model['tasks'].get(task, {}).items() if computed(cell, kind)]
             draw_coefficients(axes, cells, kind, color=colour, label=f'{model["model"]}, {label}')
     unit = models[0]['corpus']['unit']
@@ -266,7 +164,7 @@ def draw_sizes(axes, task, models):
     """Spearman's coefficient against the number of parameters, a line for each n: the paper's main figure."""
     lengths = sorted({n for model in models for n in model['tasks'].get(task, {})})
     for i, n in enumerate(lengths):
-        for kind in MODELS:
+        for kind in KINDS:
             cells = sorted(((model['parameters'], computed(model['tasks'][task][n], kind)) for model in models
                             if task in model['tasks'] and computed(model['tasks'][task][n], kind)), key=lambda cell: cell[0])
             draw_coefficients(axes, cells, kind, color=colormaps['plasma'](0.85 * i / max(1, len(lengths) - 1)),
@@ -289,8 +187,7 @@ def draw_coefficients(axes, cells, kind, **look):
 
 def csv_bytes(rows):
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerows([COLUMNS, *rows])
+    csv.writer(text, lineterminator='\n').writerows([Row._fields, *rows])
     return text.getvalue().encode()
 
 

@@ -18,7 +18,8 @@ from tbtt.memorization import Statistics, correlate, draw_examples, one_sample, 
 from tbtt.results import read_results
 
 stats = pytest.importorskip('scipy.stats')
-from trace_memorization import COLUMNS, coefficients, draw_trace    # needs scipy only when it computes
+from tbtt.tracing import Row, coefficients    # need scipy only when they compute
+from trace_memorization import draw_trace
 
 SCRIPT = 'trace_memorization.py'
 ALPHABET = 'abcd\n'
@@ -170,7 +171,7 @@ def test_a_run_is_traced_into_its_folder_and_again_to_the_same_files(command, co
     assert set(model['tasks']) == {'math', 'math held-out'} and 'zeros' in about['rules']
     assert 'too few' in model['tasks']['math held-out']['5']['task_gram']['not computed']
     rows = rows_of(copy_of_learned)
-    assert tuple(rows[0]) == COLUMNS and {row['n'] for row in rows} == {'2', '5'}
+    assert tuple(rows[0]) == Row._fields and {row['n'] for row in rows} == {'2', '5'}
     assert sum(row['task'] == 'math' and row['n'] == '2' for row in rows) == model['tasks']['math']['2']['points']
 
 
@@ -199,6 +200,19 @@ def test_traces_of_our_datasets_need_no_infini_gram_and_write_nothing_beside_the
     before = sorted(small_math.iterdir())
     assert command(SCRIPT, f'--out_dir={learned}', '--n=2', f'--trace_dir={tmp_path}', '--device=cpu').status == 0
     assert sorted(small_math.iterdir()) == before
+
+
+def test_both_engines_trace_a_dataset_of_ours_alike(command, learned, small_math, tmp_path):
+    pytest.importorskip('infini_gram')
+    data = shutil.copytree(small_math, tmp_path / 'data')
+    one, other = tmp_path / 'numpy', tmp_path / 'infini-gram'
+    for folder in (one, other):
+        result = command(SCRIPT, f'--engine={folder.name}', out_dir=learned, dataset=data, n='1,3', trace_dir=folder, device='cpu')
+        assert result.status == 0, result.err
+    assert (one / 'trace.csv').read_bytes() == (other / 'trace.csv').read_bytes()
+    sizes = [json.loads((folder / 'trace.json').read_text())['models'][0]['corpus']['tokens'] for folder in (one, other)]
+    assert sizes[0] == sizes[1]
+    assert len(list(data.glob('train.bin.ngrams_*/table.0'))) == 1
 
 
 @pytest.mark.parametrize('args, says', [
@@ -244,7 +258,7 @@ def traced(name, parameters, by_n):
 
 
 def points(name, n, pairs):
-    return [[name, 10, None, 'quiz', n, 0, 'gram', x, 0.0, y, 1, 0, 0, 1] for x, y in pairs]
+    return [Row(name, 10, None, 'quiz', n, 0, 'gram', x, 0.0, y, 1, 0, 0, 1) for x, y in pairs]
 
 
 def lines(axes):
