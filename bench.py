@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tbtt import slow
+from tbtt import markdown, slow
 from tbtt.command import Parser, UserError, run
 from tbtt.config import ROOT, load_config
 from tbtt.corpus import Corpus
@@ -293,18 +293,16 @@ def show(row):
     return f'{line}  {remark(row)}'
 
 
-def markdown(about):
+def report(about):
     """The README's table, from what --json printed."""
-    lines = [f'{about["hardware"]}; torch {about["versions"]["torch"]}, Python {about["versions"]["python"]}; commit '
-             f'{about["commit"]}; peak memory {about["peak_memory_mb"]:.0f} MB. '
-             f'Medians, smallest and largest in brackets.', '',
-             '| what | ours, ms | slow twin, ms | times faster | |', '| --- | --- | --- | --- | --- |']
+    rows = []
     for row in about['rows']:
-        cells = [row['what'], milliseconds(row['ours_ms'])]
         twin = row.get('slow_ms')
-        cells += [milliseconds(twin), f'{twin["median"] / row["ours_ms"]["median"]:.1f}'] if twin else ['', '']
-        lines.append(f'| {" | ".join(cells)} | {remark(row)} |')
-    return '\n'.join(lines)
+        against = [milliseconds(twin), f'{twin["median"] / row["ours_ms"]["median"]:.1f}'] if twin else ['', '']
+        rows.append([row['what'], milliseconds(row['ours_ms']), *against, remark(row)])
+    return (f'{about["hardware"]}; torch {about["versions"]["torch"]}, Python {about["versions"]["python"]}; commit '
+            f'{about["commit"]}; peak memory {about["peak_memory_mb"]:.0f} MB. Medians, smallest and largest in brackets.\n\n'
+            + markdown.table(['what', 'ours, ms', 'slow twin, ms', 'times faster', ''], rows))
 
 
 def names(known):

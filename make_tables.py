@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tbtt import paper
+from tbtt import markdown, paper
 from tbtt.command import Parser, UserError, run
 from tbtt.results import best_row, find_seeds, last_row, mean_interval, read_info, read_results, wilson_interval
 
@@ -91,13 +91,13 @@ def make_table(task, root, wd=False):
     table = numbers[task, 'n14']['table']
     heads = ['model', 'parameters', 'source', 'seeds', 'iteration']
     heads += ['held-out' if column == 'heldout' else SCORES[column][0] for column in columns]
-    rows = [heads, ['---'] * len(heads)]
+    rows = []
     for model, size in zip(paper.MODELS, paper.NUM_PARAMS[task]):
         seeds, unfinished = read_run(root / paper.run_name(task, model, wd))
         rows.append([model, f'{size:,}', *paper_cells(numbers[task, model], columns)])
         rows += [['', '', *our_cells(protocol, seeds, unfinished, columns)] for protocol in PROTOCOLS]
     heading = f'### Table {table}: {paper.TASKS[task]}' + ' (ours with weight decay 0.1 and no dropout)' * wd
-    return '\n'.join([heading, '', *('| ' + ' | '.join(cells) + ' |' for cells in rows)])
+    return f'{heading}\n\n{markdown.table(heads, rows)}'
 
 
 def main():
@@ -108,7 +108,7 @@ def main():
     if args.claims:
         from tbtt import claims    # needs scipy, which the tables do not
         from tbtt.summary import read_summaries
-        print(claims.markdown(claims.judge(read_summaries(args.claims))))
+        print(claims.report(claims.judge(read_summaries(args.claims))))
         return
     print('\n\n'.join([*(make_table(task, args.root_dir, args.wd) for task in TABLES), NOTES]))
 

@@ -3,17 +3,21 @@
     python plot_frequency.py facts_skewed_mini_14 facts_skewed_mini_28 facts_skewed_mini_56
 
 Asks the checkpoints of runs on data with frequencies (data/facts_skewed, data/both_skewed; folders of several seeds too)
-every question of training ten times, as eval_capitals.py does, and writes frequency.csv (a row a run, seed and question) and
-frequency.png (percent recalled against occurrences, a line a run) into --output_dir. Takes seconds.
+every question of training ten times, as eval_capitals.py does, prints how much is recalled of what was how frequent, and
+writes frequency.csv (a row a run, seed and question) and frequency.png (percent recalled against occurrences, a line a run)
+into --output_dir. Takes seconds.
 """
 import argparse
 import csv
 import io
+from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from tbtt import markdown
 from tbtt.command import Parser, UserError, run
 from tbtt.evaluate import NUM_SAMPLES
 from tbtt.figures import save
@@ -22,11 +26,20 @@ from tbtt.paper import TASKS
 from tbtt.run import LATEST
 from tbtt.trained import Trained, find_checkpoints
 
-COLUMNS = ('run', 'parameters', 'seed', 'task', 'question', 'occurrences', 'recalled')
+
+class Row(NamedTuple):
+    """What one seed of a run says to one question of its training."""
+    run: str
+    parameters: int
+    seed: int
+    task: str
+    question: str
+    occurrences: int    # in the training data
+    recalled: float     # percent of the samples that are right
 
 
 def ask(folder, args):
-    """Every seed of a run. -> rows of COLUMNS; `recalled` is percent of the samples that are right"""
+    """Every seed of a run. -> list of `Row`"""
     folder = Path(folder)
     rows = []
     for place in find_checkpoints(folder, args.ckpt):
@@ -36,39 +49,51 @@ def ask(folder, args):
             raise UserError(f'{trained.path} was trained on data without frequencies: train on facts_skewed or both_skewed')
         for name in asked:
             task, right, _ = trained.ask(name)
-            rows += [(folder.name, trained.num_params, int(trained.seeds[0]), name, prompt, times, 100 * count / NUM_SAMPLES)
+            rows += [Row(folder.name, trained.num_params, int(trained.seeds[0]), name, prompt, times,
+                         100 * count / NUM_SAMPLES)
                      for prompt, times, count in zip(task.prompts, task.repeats, right.tolist()) if times]
     return rows
 
 
+def recall(rows, run, task):
+    """-> occurrences of each question of a task, and percent recalled, the mean over the seeds of the run: (Q,) each"""
+    found = defaultdict(list)
+    for row in rows:
+        if (row.run, row.task) == (run, task):
+            found[row.question, row.occurrences].append(row.recalled)
+    return np.array([times for _, times in found], float), np.array([np.mean(each) for each in found.values()])
+
+
 def octaves(occurrences, recalled):
-    """Means over questions of about one frequency: 1, 2 to 3, 4 to 7, ... -> their geometric mean, mean, standard error"""
+    """Questions of about one frequency: 1, 2 to 3, 4 to 7, ... -> {octave: (geometric mean of their occurrences, mean of what
+    is recalled, its standard error, number of questions)}"""
     bins = np.floor(np.log2(occurrences)).astype(int)
-    found = []
-    for each in np.unique(bins):
-        x, y = occurrences[bins == each], recalled[bins == each]
-        found.append((np.exp(np.log(x).mean()), y.mean(), y.std(ddof=1) / np.sqrt(len(y)) if len(y) > 1 else 0.0))
-    return np.array(found).T
+    found = {}
+    for octave in np.unique(bins).tolist():
+        x, y = occurrences[bins == octave], recalled[bins == octave]
+        error = y.std(ddof=1) / np.sqrt(len(y)) if len(y) > 1 else 0.0
+        found[octave] = np.exp(np.log(x).mean()), y.mean(), error, len(y)
+    return found
+
+
+def runs_of(rows, task):
+    """-> [(name, parameters, number of seeds)], the smallest model first"""
+    names = sorted({(row.parameters, row.run) for row in rows if row.task == task})
+    return [(name, parameters, len({row.seed for row in rows if row.run == name})) for parameters, name in names]
 
 
 def draw_frequency(rows):
     """A panel a task, a line a run: means over an octave of occurrences with their standard error, a faint dot a question."""
-    tasks = list(dict.fromkeys(row[3] for row in rows))
-    runs = sorted({(row[1], row[0]) for row in rows})
+    tasks = list(dict.fromkeys(row.task for row in rows))
     figure = Figure(figsize=(5.4 * len(tasks) + 0.4, 4.6), layout='constrained')
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks):
-        for i, (parameters, name) in enumerate(runs):
-            some = [row for row in rows if (row[0], row[3]) == (name, task)]
-            if not some:
-                continue
+        runs = runs_of(rows, task)
+        for i, (name, parameters, seeds) in enumerate(runs):
             look = dict(color=str(0.7 * (1 - i / max(1, len(runs) - 1))), marker='osD^v'[i % 5])
-            questions = sorted({(row[4], row[5]) for row in some})
-            x = np.array([times for _, times in questions], float)
-            y = np.array([np.mean([row[6] for row in some if row[4] == question]) for question, _ in questions])
-            axes.scatter(x, y, s=12, alpha=0.25, linewidth=0, **look)
-            middle, mean, error = octaves(x, y)
-            seeds = len({row[2] for row in some})
-            axes.errorbar(middle, mean, error, capsize=3, linewidth=1.5, markersize=6, linestyle=['-', '--', '-.', ':'][i % 4],
+            questions = recall(rows, name, task)
+            axes.scatter(*questions, s=12, alpha=0.25, linewidth=0, **look)
+            x, mean, error, _ = np.array(list(octaves(*questions).values())).T
+            axes.errorbar(x, mean, error, capsize=3, linewidth=1.5, markersize=6, linestyle=['-', '--', '-.', ':'][i % 4],
                           label=f'{name}: {parameters:,} parameters, {seeds} seed{"s" * (seeds > 1)}', **look)
         axes.set(ylim=(-4, 104), xlabel='occurrences in training', title=TASKS[task])
         axes.set_xscale('log', base=2)
@@ -77,6 +102,21 @@ def draw_frequency(rows):
         axes.legend(fontsize=8, frameon=False, loc='upper left', bbox_to_anchor=(0, 0.97))
     figure.axes[0].set_ylabel('percent recalled')
     return figure
+
+
+def table(rows):
+    """Markdown, a table a task: percent recalled by how often a question occurred, a line a run."""
+    parts = []
+    for task in dict.fromkeys(row.task for row in rows):
+        found = {run: octaves(*recall(rows, run[0], task)) for run in runs_of(rows, task)}
+        columns = sorted({octave for each in found.values() for octave in each})
+        heads = ['once' if octave == 0 else f'{2**octave} to {2**(octave + 1) - 1} times' for octave in columns]
+        lines = []
+        for (name, parameters, seeds), each in found.items():
+            cells = [f'{each[octave][1]:.0f}%' if octave in each else '' for octave in columns]
+            lines.append([name, f'{parameters:,}', str(seeds), *cells])
+        parts.append(markdown.table([task, 'parameters', 'seeds', *heads], lines))
+    return '\n\n'.join(parts)
 
 
 def main():
@@ -89,11 +129,11 @@ def main():
     rows = [row for folder in args.runs for row in ask(folder, args)]
     figure = draw_frequency(rows)
     text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows([COLUMNS, *rows])
+    csv.writer(text, lineterminator='\n').writerows([Row._fields, *rows])
     args.output_dir.mkdir(parents=True, exist_ok=True)
     write_file(args.output_dir / 'frequency.csv', text.getvalue().encode())
     save(figure, args.output_dir / 'frequency.png')
-    print(f'wrote frequency.csv and frequency.png into {args.output_dir}')
+    print(f'{table(rows)}\n\nwrote frequency.csv and frequency.png into {args.output_dir}')
 
 
 if __name__ == '__main__':

@@ -29,6 +29,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from tbtt import markdown
 from tbtt.command import Parser, UserError, run
 from tbtt.corpus import ENGINES, SMALL
 from tbtt.device import choose_device
@@ -112,6 +113,21 @@ def show(model):
                     + f'; zeros in {cell["points_with_zeros"][kind]} points'))
             for why, count in cell['left_out'].items():
                 print(f'{"left out":>16}: {count} {why}')
+
+
+def compare(models):
+    """Markdown, a table a task: Spearman's coefficient with the task-gram model's probabilities, a line a model."""
+    parts = []
+    for task in dict.fromkeys(task for model in models for task in model['tasks']):
+        lengths = list(dict.fromkeys(n for model in models for n in model['tasks'].get(task, {})))
+        rows = []
+        for model in models:
+            found = [computed(model['tasks'].get(task, {}).get(n, {'task_gram': {}}), 'task_gram') for n in lengths]
+            rows.append([model['model'], f'{model["parameters"]:,}', str(len(model['seeds'])),
+                         *('{:.2f} ({:.2f} to {:.2f})'.format(each['coefficient'], *each['interval']) if each else ''
+                           for each in found)])
+        parts.append(markdown.table([task, 'parameters', 'seeds', *(f'n = {n}' for n in lengths)], rows))
+    return '\n\n'.join(parts)
 
 
 def draw_trace(models, rows):
@@ -199,6 +215,8 @@ def main():
     models, rows = trace(args)
     for model in models:
         show(model)
+    if len(models) > 1:
+        print(f"\nSpearman's coefficient with the task-gram model:\n\n{compare(models)}")
     folder = args.trace_dir or (Path(args.out_dir[0]) if len(args.out_dir) == 1 else Path('trace'))
     folder.mkdir(parents=True, exist_ok=True)
     about = {**provenance(choose_device(args.device)), 'rules': RULES, 'seed': args.seed, 'models': models,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tbtt import paper
+from tbtt import markdown, paper
 from tbtt.command import study_package
 from tbtt.summary import PAIR, TASKS
 
@@ -247,15 +247,14 @@ def judge(rows):
               threshold_claim(rows))]
 
 
-def markdown(claims):
+def report(claims):
     """The verdicts as a text for people; parts without a seed are only named in the verdict."""
     lines = []
     for claim in claims:
         lines += [f'**{claim.number}. {claim.text}** Verdict: {claim.verdict}.', '']
         parts = [part for part in claim.parts if part.seeds]
         if parts:
-            lines += ['| | paper | ours | seeds | verdict |', '| --- | --- | --- | --- | --- |']
-            lines += [f'| {part.what} | {part.paper} | {part.ours} | {part.seeds} | {part.verdict} |' for part in parts]
-            lines.append('')
+            rows = [[part.what, part.paper, part.ours, str(part.seeds), part.verdict] for part in parts]
+            lines += [markdown.table(['', 'paper', 'ours', 'seeds', 'verdict'], rows), '']
     return '\n'.join([*lines, f'Shares with Wilson\'s {LEVEL:.0%} interval, means ± half of Student\'s, thresholds with that '
                               f'of a bootstrap over seeds; fewer than {MIN_SEEDS} seeds are not judged.'])

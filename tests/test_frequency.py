@@ -4,6 +4,7 @@ import csv
 import numpy as np
 import pytest
 
+import plot_frequency
 from conftest import TINY, run_script
 
 
@@ -33,13 +34,25 @@ def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
     assert (tmp_path / 'out' / 'frequency.png').read_bytes().startswith(b'\x89PNG')
 
 
+def answers():
+    """Of two seeds that are right a little less and a little more often, to questions that occur 1 to 4 times."""
+    return [plot_frequency.Row('a', 10, seed, 'facts', f'q{i}', times, recalled + change)
+            for seed, change in ((1, 10), (2, -10))
+            for i, (times, recalled) in enumerate([(1, 10.0), (2, 20.0), (3, 40.0), (4, 90.0)])]
+
+
+def test_the_table_has_a_column_an_octave_and_the_smallest_model_first():
+    rows = answers() + [plot_frequency.Row('b', 5, 1, 'facts', 'q', 9, 50.0)]
+    assert plot_frequency.table(rows).splitlines() == [
+        '| facts | parameters | seeds | once | 2 to 3 times | 4 to 7 times | 8 to 15 times |',
+        '| --- | --- | --- | --- | --- | --- | --- |',
+        '| b | 5 | 1 |  |  |  | 50% |', '| a | 10 | 2 | 10% | 30% | 90% |  |']
+
+
 def test_the_figure_draws_means_over_octaves():
-    import plot_frequency
-    rows = [('a', 10, seed, 'facts', f'q{i}', times, recalled) for seed in (1, 2)
-            for i, (times, recalled) in enumerate([(1, 0.0), (2, 20.0), (3, 40.0), (4, 100.0)])]
-    axes, = plot_frequency.draw_frequency(rows).axes
+    axes, = plot_frequency.draw_frequency(answers()).axes
     line = axes.containers[0].lines[0]
-    assert line.get_xdata() == pytest.approx([1, np.sqrt(6), 4]) and list(line.get_ydata()) == [0, 30, 100]
+    assert line.get_xdata() == pytest.approx([1, np.sqrt(6), 4]) and list(line.get_ydata()) == [10, 30, 90]
     assert axes.get_legend().get_texts()[0].get_text() == 'a: 10 parameters, 2 seeds'
 
 

@@ -22,7 +22,7 @@ def results():
 
 def speed():
     """The table of bench.py from results/."""
-    return bench.markdown(json.loads((HERE / 'results' / 'bench_cpu.json').read_text()))
+    return bench.report(json.loads((HERE / 'results' / 'bench_cpu.json').read_text()))
 
 
 def crash():
@@ -34,7 +34,7 @@ def verdicts():
     """The verdicts on the paper's claims from results/capacity/."""
     from tbtt import claims
     from tbtt.summary import read_summaries
-    return claims.markdown(claims.judge(read_summaries([HERE / 'results' / 'capacity' / 'summary.csv'])))
+    return claims.report(claims.judge(read_summaries([HERE / 'results' / 'capacity' / 'summary.csv'])))
 
 
 BLOCKS = {'claims': verdicts, 'crash': crash, 'results': results, 'speed': speed}

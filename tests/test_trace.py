@@ -19,7 +19,7 @@ from tbtt.results import read_results
 
 stats = pytest.importorskip('scipy.stats')
 from tbtt.tracing import Row, coefficients    # need scipy only when they compute
-from trace_memorization import draw_trace
+from trace_memorization import compare, draw_trace
 
 SCRIPT = 'trace_memorization.py'
 ALPHABET = 'abcd\n'
@@ -207,7 +207,7 @@ def test_both_engines_trace_a_dataset_of_ours_alike(command, learned, small_math
     data = shutil.copytree(small_math, tmp_path / 'data')
     one, other = tmp_path / 'numpy', tmp_path / 'infini-gram'
     for folder in (one, other):
-        result = command(SCRIPT, f'--engine={folder.name}', out_dir=learned, dataset=data, n='1,3', trace_dir=folder, device='cpu')
+        result = command(SCRIPT, out_dir=learned, dataset=data, engine=folder.name, n='1,3', trace_dir=folder, device='cpu')
         assert result.status == 0, result.err
     assert (one / 'trace.csv').read_bytes() == (other / 'trace.csv').read_bytes()
     sizes = [json.loads((folder / 'trace.json').read_text())['models'][0]['corpus']['tokens'] for folder in (one, other)]
@@ -283,6 +283,13 @@ def test_several_models_are_also_drawn_against_their_parameters():
     assert lines(sizes) == [[[10, 1000], [0.5, 0.2]], [[10, 1000], [0.6, 0.3]]]
     assert sizes.get_xscale() == 'log' and sizes.get_xlabel() == 'Parameters'
     assert [text.get_text() for text in sizes.get_legend().get_texts()] == ['n = 1', 'n = 2']
+
+
+def test_several_models_are_compared_in_a_table():
+    models = [traced('b', 1000, {1: 0.2, 2: None}), traced('a', 10, {2: 0.6, 3: 0.7})]
+    assert compare(models).splitlines()[:4] == [
+        '| quiz | parameters | seeds | n = 1 | n = 2 | n = 3 |', '| --- | --- | --- | --- | --- | --- |',
+        '| b | 1,000 | 1 | 0.20 (0.10 to 0.40) |  |  |', '| a | 10 | 1 |  | 0.60 (0.50 to 0.80) | 0.70 (0.60 to 0.90) |']
 
 
 def test_a_trace_without_a_coefficient_says_so_in_its_figure():
