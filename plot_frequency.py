@@ -40,7 +40,6 @@ class Row(NamedTuple):
 
 def ask(folder, args):
     """Every seed of a run. -> list of `Row`"""
-    folder = Path(folder)
     rows = []
     for place in find_checkpoints(folder, args.ckpt):
         trained = Trained(argparse.Namespace(out_dir=place, ckpt=args.ckpt, device=args.device, seed=None))
@@ -49,7 +48,7 @@ def ask(folder, args):
             raise UserError(f'{trained.path} was trained on data without frequencies: train on facts_skewed or both_skewed')
         for name in asked:
             task, right, _ = trained.ask(name)
-            rows += [Row(folder.name, trained.num_params, int(trained.seeds[0]), name, prompt, times,
+            rows += [Row(str(folder), trained.num_params, int(trained.seeds[0]), name, prompt, times,
                          100 * count / NUM_SAMPLES)
                      for prompt, times, count in zip(task.prompts, task.repeats, right.tolist()) if times]
     return rows
@@ -126,7 +125,7 @@ def main():
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
     parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
     args = parser.parse_args()
-    rows = [row for folder in args.runs for row in ask(folder, args)]
+    rows = [row for folder in dict.fromkeys(args.runs) for row in ask(folder, args)]
     figure = draw_frequency(rows)
     text = io.StringIO()
     csv.writer(text, lineterminator='\n').writerows([Row._fields, *rows])

@@ -52,14 +52,17 @@ def numbers(text):
 
 
 def add_options(parser):
-    parser.add_argument('--out_dir', nargs='+', default=[], help='folders of runs')
+    parser.add_argument('--out_dir', nargs='+', action='extend', default=[], help='folders of runs')
     parser.add_argument('--ckpt', default=LATEST, help=f'checkpoint in these folders (default: {LATEST})')
     parser.add_argument('--dataset', help='that the runs were trained on (default: as their checkpoints name it)')
-    parser.add_argument('--model', nargs='+', default=[], help='causal models of transformers: folders or names')
+    parser.add_argument('--model', nargs='+', action='extend', default=[],
+                        help='causal models of transformers: folders or names')
     parser.add_argument('--download', action='store_true', help='fetch models that are not on this machine')
-    parser.add_argument('--corpus', nargs='+', default=[], help='files of their training data: text, .jsonl or .bin')
+    parser.add_argument('--corpus', nargs='+', action='extend', default=[],
+                        help='files of their training data: text, .jsonl or .bin')
     parser.add_argument('--separator', type=int, help='token that ends a document in a .bin')
-    parser.add_argument('--examples', nargs='+', default=[], help='.jsonl with input and output, or the files of --task')
+    parser.add_argument('--examples', nargs='+', action='extend', default=[],
+                        help='.jsonl with input and output, or the files of --task')
     parser.add_argument('--task', choices=[name for name in FORMATS if name != 'examples'], help='the format of --examples')
     parser.add_argument('--template', default=TEMPLATE, help=f'what a model of transformers is asked (default: {TEMPLATE!r})')
     parser.add_argument('--n', type=numbers, default=[1, 2, 3, 4, 5], help='lengths of n-grams (default: 1,2,3,4,5)')
@@ -80,6 +83,8 @@ def separate(words):
 
 def check(args):
     """Raise `UserError` for options that do not go together."""
+    if args.trace_dir and args.trace_dir.exists() and not args.trace_dir.is_dir():
+        raise UserError(f'--trace_dir={args.trace_dir} is a file: name a folder')
     if bool(args.out_dir) == bool(args.model):
         raise UserError('name either runs with --out_dir or models of transformers with --model')
     for name in ('corpus', 'examples'):

@@ -25,6 +25,7 @@ PIECE = 2**21         # bytes of a corpus that are tokenized at once
 SMALL = 2**21         # tokens up to which NumPy counts, where nothing else is asked for
 ENGINES = ('auto', 'numpy', 'infini-gram')
 MANIFEST = 'index.json'
+KEYS = {'of', 'file', 'byte', 'shards', 'digests'}    # of the manifest
 
 
 def split(ids, separator):
@@ -57,6 +58,8 @@ class Corpus:
                 raise UserError(f'no corpus {file}: --corpus takes text, JSONL or uint16 .bin files')
             if file.suffix == '.bin' and separator is None:
                 raise UserError(f'{file}: name the token that ends a document with --separator=ID')
+        if separator is not None and not 0 <= separator <= SEPARATOR:
+            raise UserError(f'--separator={separator}: expected a uint16, from 0 to {SEPARATOR}')
         names = json.dumps([[str(file.resolve()) for file in self.files], language.digest(), separator])
         first = self.files[0]
         self.folder = first.parent / f'{first.name}.ngrams_{hashlib.sha256(names.encode()).hexdigest()[:8]}'
@@ -99,9 +102,12 @@ class Corpus:
     def read_manifest(self):
         path = self.folder / MANIFEST
         try:
-            return json.loads(path.read_bytes()) if path.exists() else {'of': None}
-        except ValueError as error:
+            manifest = json.loads(path.read_bytes()) if path.exists() else {'of': None}
+        except (ValueError, RecursionError) as error:
             raise self.damaged(MANIFEST) from error
+        if not isinstance(manifest, dict) or not (KEYS <= manifest.keys() or manifest == {'of': None}):
+            raise self.damaged(MANIFEST)
+        return manifest
 
     def damaged(self, name):
         return UserError(f'the index {self.folder} is damaged ({name}): delete the folder, and it is built anew')
@@ -148,8 +154,11 @@ class Corpus:
         offsets = 2 * (shards[-1][0] + np.flatnonzero(tokens == SEPARATOR).astype('<u8'))
         for i, (name, values, size) in enumerate((('tokenized', tokens.astype('<u2'), 2), ('offset', offsets, 8))):
             path = self.folder / f'{name}.{len(shards) - 1}'
+            written = shards[-1][i] * size
+            if written and (not path.exists() or path.stat().st_size < written):
+                raise self.damaged(path.name)
             with open(path, 'r+b' if path.exists() else 'wb') as file:
-                file.truncate(shards[-1][i] * size)    # what was written after the manifest last was does not count
+                file.truncate(written)    # what was written after the manifest last was does not count
                 file.seek(0, os.SEEK_END)
                 file.write(values.tobytes())
                 file.flush()
@@ -186,16 +195,17 @@ def read_lines(file, byte, piece, language, separator):
 def document(line, file):
     """The text of a line, '' for a blank one. Raises `UserError` where it cannot be read."""
     try:
-        text = line.decode().strip('\r\n')
+        text = line.decode().strip('\r\n').removeprefix('\ufeff')
         if file.suffix not in ('.jsonl', '.json') or not text.strip():
             return text
         text = json.loads(text)['text']
         if not isinstance(text, str):
             raise TypeError('text is no string')
+        text.encode()    # JSON can hold halves of characters that no encoding has
         return text
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError as error:    # a ValueError too
         raise UserError(f'{file} is no UTF-8 text ({error.reason} in {line[:40]!r})') from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f'{file}: expected a JSON object with the field text in each line, got {line[:80]!r}') from error
 
 
@@ -206,6 +216,8 @@ def read_ids(file, byte, piece, language, separator):
     if not file.stat().st_size:
         return
     ids = np.memmap(file, '<u2', 'r')
+    if not any((ids[i:i + piece] == separator).any() for i in range(0, len(ids), piece)):
+        raise UserError(f'{file} holds no separator {separator}: it would be one document, in which all stands together')
     start, size = byte // 2, piece // 2
     while start < len(ids):
         some = np.array(ids[start:start + size])
@@ -219,6 +231,6 @@ def read_ids(file, byte, piece, language, separator):
         if wrong.any():
             raise UserError(f'{file} holds token {some[wrong.argmax()]} at {start + wrong.argmax()}, the tokenizer ends at '
                             f'{language.vocab_size - 1}: corpus and model do not share a tokenizer')
-        start += len(some)
+        start, size = start + len(some), piece // 2
         some[some == separator] = SEPARATOR
         yield (some if some[-1] == SEPARATOR else np.append(some, np.uint16(SEPARATOR))), 2 * start

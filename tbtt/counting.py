@@ -3,10 +3,11 @@
 A corpus is uint16 tokens with SEPARATOR before each document and after the last; nothing else may contain it. Both
 counters have
     count(gram)        number of places where the tokens `gram` stand; of () the number of all tokens, separators included
-    documents(gram)    the numbers of the documents that hold it, a sorted (k,) int64 array without duplicates
+    documents(gram, whole)    the numbers of the documents that hold it, a sorted (k,) int64 array without duplicates;
+                       whole(before, after) -> (k,) bool says of the tokens beside k places which of these count, None that
+                       all do
 """
 import bisect
-import functools
 import math
 import os
 import subprocess
@@ -18,7 +19,6 @@ import numpy as np
 from tbtt.command import UserError, study_package
 
 SEPARATOR = 2**16 - 1
-CACHED = 256    # arrays of documents that are kept: an n-gram is asked again with each of its pairs
 
 
 class NumpyCounter:
@@ -29,6 +29,7 @@ class NumpyCounter:
         ends = np.flatnonzero(tokens == SEPARATOR)
         self.document = np.cumsum(tokens == SEPARATOR) - 1    # of each place
         self.suffixes = sort_suffixes(tokens, longest=int(np.diff(ends).max()) + 1)
+        self.tokens = tokens
         self.bytes = tokens.astype('>u2').tobytes()    # big-endian: bytes are in order where the tokens are
         self.num_tokens, self.num_documents = len(tokens), len(ends) - 1
 
@@ -42,9 +43,16 @@ class NumpyCounter:
         first, last = self.find(gram)
         return last - first
 
-    def documents(self, gram):
+    def documents(self, gram, whole=None):
         first, last = self.find(gram)
-        return np.unique(self.document[self.suffixes[first:last]])
+        places = standing_alone(self.tokens, np.sort(self.suffixes[first:last]), len(gram), whole)
+        return np.unique(self.document[places])
+
+
+def standing_alone(tokens, places, length, whole):
+    """The places of an n-gram of that length, sorted, that count by the tokens beside them; a separator is on either side of
+    a document, so that there are some."""
+    return places if whole is None else places[whole(tokens[places - 1], tokens[places + length])]
 
 
 def sort_suffixes(tokens, longest):
@@ -77,7 +85,8 @@ class InfiniGramCounter:
             # Fetching ahead is for slow disks; without it a count takes a fifth of the time.
             self.engine = InfiniGramEngine(str(link), eos_token_id=vocab_size, vocab_size=vocab_size + 1, token_dtype='u16',
                                            ds_prefetch_depth=0, sa_prefetch_depth=0, od_prefetch_depth=0)
-        self.shards = [Shard(Path(folder), k) for k in range(num_shards)]
+        # It takes the shards in the order of their files' names, 10 before 2.
+        self.shards = [Shard(Path(folder), k) for k in sorted(range(num_shards), key=str)]
         self.num_tokens = self.count(())
         self.num_documents = sum(shard.num_documents for shard in self.shards)
         # What it cannot read counts as nothing.
@@ -95,31 +104,33 @@ class InfiniGramCounter:
         between = 0 if gram else len(self.shards) - 1    # separators that end a shard where the next begins with one
         return self.ask('count', gram)['count'] - between
 
-    @functools.lru_cache(CACHED)
-    def documents(self, gram):
+    def documents(self, gram, whole=None):
         # Not by find_cnf or count_cnf, whose co-occurrences are wrong (2.6.0): from the places of the n-gram itself.
         found, before = [], 0
         for shard, (first, last) in zip(self.shards, self.ask('find', gram)['segment_by_shard']):
-            found.append(shard.documents(first, last) + before)
+            found.append(shard.documents(first, last, len(gram), whole) + before)
             before += shard.num_documents
         return np.concatenate(found)
 
 
 class Shard:
-    """Part k of an index: its suffix array and where its documents begin, memory-mapped."""
+    """Part k of an index: its tokens, its suffix array and where its documents begin, memory-mapped."""
 
     def __init__(self, folder, k):
         self.offsets = np.memmap(folder / f'offset.{k}', '<u8', 'r')    # of the separators, in bytes
-        num_bytes = (folder / f'tokenized.{k}').stat().st_size
+        self.tokens = np.memmap(folder / f'tokenized.{k}', '<u2', 'r')
+        num_bytes = 2 * len(self.tokens)
         self.table = np.memmap(folder / f'table.{k}', 'u1', 'r').reshape(-1, pointer_width(num_bytes))
         self.num_documents = len(self.offsets) - 1
 
-    def documents(self, first, last):
-        """The documents of the suffixes first to last - 1, sorted, without duplicates."""
+    def documents(self, first, last, length, whole):
+        """The documents of the suffixes first to last - 1, which begin with an n-gram of that length, sorted, without
+        duplicates."""
         pointers = np.zeros((last - first, 8), 'u1')
         pointers[:, :self.table.shape[1]] = self.table[first:last]
-        places = np.sort(pointers.view('<u8')[:, 0])
-        found = np.searchsorted(self.offsets, places, side='right') - 1
+        places = np.sort(pointers.view('<u8')[:, 0]).astype(np.int64) // 2
+        places = standing_alone(self.tokens, places, length, whole)
+        found = np.searchsorted(self.offsets, 2 * places, side='right') - 1
         return found[np.diff(found, prepend=-1) > 0]
 
 

@@ -1,6 +1,7 @@
 """What a model is asked in a trace: inputs with their right outputs, from our tasks or from files."""
 import csv
 import html
+import io
 import json
 import re
 from pathlib import Path
@@ -44,12 +45,21 @@ def read_examples(files, task, template=TEMPLATE):
     pairs = FORMATS[task or 'examples']([Path(file) for file in files])
     if not pairs:
         raise UserError(f'{files[0]}: no example in it')
-    before = template.removesuffix(OUTPUT)
-    for i, (question, answer) in enumerate(pairs):
-        if not (isinstance(question, str) and isinstance(answer, str) and question.strip() and answer.strip()):
-            raise UserError(f'{files[0]}: example {i + 1} has no text as its {"output" if question else "input"}')
+    before = template.removesuffix(OUTPUT).replace('\\n', '\n')    # as one writes it at a shell
+    for i, pair in enumerate(pairs):
+        for name, text in zip(('input', 'output'), pair):
+            if not (isinstance(text, str) and text.strip() and is_unicode(text)):
+                raise UserError(f'{", ".join(map(str, files))}: example {i + 1} has no text as its {name}')
     return [Example(task or 'examples', question.strip(), answer.strip(), before.replace('{input}', question.strip()))
             for question, answer in pairs]
+
+
+def is_unicode(text):
+    """JSON can hold halves of characters that no encoding has."""
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def read_text(file):
@@ -70,7 +80,7 @@ def fields(files, *names):
                 try:
                     entry = json.loads(line)
                     pairs.append(tuple(entry[name] for name in names))
-                except (KeyError, TypeError, ValueError) as error:
+                except (KeyError, TypeError, ValueError, RecursionError) as error:
                     raise UserError(f'{file}: line {number}: expected a JSON object with the fields {" and ".join(names)}, '
                                     f'got {line[:80]!r}') from error
     return pairs
@@ -89,7 +99,7 @@ def triviaqa(files):
     for file in files:
         try:
             pairs += [(entry['Question'], entry['Answer']['Value']) for entry in json.loads(read_text(file))['Data']]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(f'{file}: expected JSON with Data, a list of Question and Answer with a Value, as TriviaQA is '
                             f'published ({error!r})') from error
     return pairs
@@ -100,12 +110,19 @@ def mmlu(files):
     choices it would hold the output."""
     pairs = []
     for file in files:
-        for number, row in enumerate(csv.reader(read_text(file).splitlines(keepends=True)), 1):
+        for number, row in enumerate(read_csv(file), 1):
             if len(row) != 6 or row[5].strip() not in ('A', 'B', 'C', 'D'):
                 raise UserError(f'{file}: row {number}: expected a question, four choices and a letter from A to D, as MMLU '
                                 f'is published, got {len(row)} fields')
             pairs.append((row[0], row['ABCD'.index(row[5].strip()) + 1]))
     return pairs
+
+
+def read_csv(file):
+    try:
+        return list(csv.reader(io.StringIO(read_text(file), newline='')))
+    except csv.Error as error:
+        raise UserError(f'{file} is no CSV: {error}') from error
 
 
 def translation(files):
@@ -116,8 +133,10 @@ def translation(files):
     sides = []
     for file in files:
         text = read_text(file)
-        plain = file.suffix not in ('.sgm', '.sgml', '.xml')
-        sides.append(text.splitlines() if plain else [html.unescape(segment) for segment in SEGMENT.findall(text)])
+        if file.suffix in ('.sgm', '.sgml', '.xml'):
+            sides.append([html.unescape(segment) for segment in SEGMENT.findall(text)])
+        else:
+            sides.append(text.removesuffix('\n').split('\n'))
     if len(sides[0]) != len(sides[1]):
         raise UserError(f'{files[0]} has {len(sides[0])} segments, {files[1]} has {len(sides[1])}: they do not belong '
                         f'together')

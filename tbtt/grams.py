@@ -1,12 +1,15 @@
 """Texts as n-grams and as tokens: characters for our models, words for the others."""
+import functools
 import hashlib
 import json
-import re
 
-from tbtt.command import UserError
+import numpy as np
+
+from tbtt.command import UserError, study_package
 from tbtt.counting import SEPARATOR
 
-WORD = re.compile(r"\w+(?:['’.,-]\w+)*")    # it's, co-operation, 3.14; the punctuation around them is no part
+LETTER = r'[\w\p{M}]'                                # with the marks on it: accents, vowels of Arabic, of Indian scripts
+WORD = fr"{LETTER}+(?:['’.,-]{LETTER}+)*"            # it's, co-operation, 3.14; the punctuation around them is no part
 
 
 def grams(text, n, language):
@@ -22,8 +25,9 @@ def grams(text, n, language):
 
 
 def first_of_output(spans, example):
-    """Index of the first token with a character of the output."""
-    return next(i for i, (_, end) in enumerate(spans) if end > len(example.prompt))
+    """Index of the first token with a character of the output; their number where it has none: a tokenizer may drop
+    characters."""
+    return next((i for i, (_, end) in enumerate(spans) if end > len(example.prompt)), len(spans))
 
 
 class Characters:
@@ -44,6 +48,10 @@ class Characters:
         """The tokens as which an n-gram may stand in a corpus."""
         return [tuple(self.codec.encode(gram))]
 
+    def whole(self, tokens):
+        """No n-gram of characters is cut out of a larger unit."""
+        return None
+
     def digest(self):
         return hashlib.sha256(json.dumps(self.codec.stoi, sort_keys=True).encode()).hexdigest()
 
@@ -57,6 +65,7 @@ class Words:
 
     def __init__(self, tokenizer, name):
         self.tokenizer, self.vocab_size = tokenizer, len(tokenizer)
+        self.regex = study_package('regex')
         if not tokenizer.is_fast:
             raise UserError(f'{name}: its tokenizer has no fast version, which says where in the text a token stands')
         if self.vocab_size >= SEPARATOR:
@@ -64,7 +73,7 @@ class Words:
                             f'as many as uint16 holds')
 
     def units(self, text):
-        return [match.span() for match in WORD.finditer(text)]
+        return [match.span() for match in self.regex.finditer(WORD, text)]
 
     def encode(self, text):
         encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
@@ -75,8 +84,29 @@ class Words:
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)['input_ids']
 
     def spellings(self, gram):
-        # A word has one token after a blank and another at the start of a line or after a bracket.
-        return sorted(set(map(tuple, self.encode_all([' ' + gram, gram]))))
+        """A word has other tokens after a blank than at the start of a text, and some tokenizers have others again for it
+        after a bracket, where no blank is added to what is no start."""
+        after_blank, at_start, inside, end = self.encode_all([' ' + gram, gram, '\n' + gram, '\n'])
+        found = [after_blank, at_start] + [inside[len(end):]] * (inside[:len(end)] == end)
+        return sorted({tuple(tokens) for tokens in found if tokens})
+
+    def whole(self, tokens):
+        """-> whole(before, after), which says whether these tokens are words of their own between those: `is` is none in
+        Par-is."""
+        begins, ends = self.letters
+        return lambda before, after: ~begins[after] & ~(ends[before] & begins[tokens[0]])
+
+    @functools.cached_property
+    def letters(self):
+        """Which tokens begin, and which end, with a letter of a word that goes on from, or to, another token. -> (65536,)
+        bool each"""
+        found = np.zeros((2, 2**16), bool)
+        decode = lambda ids: self.tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
+        alone, twice = (decode([[i] * times for i in range(self.vocab_size)]) for times in (1, 2))
+        for i, (one, two) in enumerate(zip(alone, twice)):
+            text = two[len(one):]    # behind another: its own blank, or sign that it continues a word, has its effect
+            found[:, i] = [bool(text and self.regex.match(LETTER, side)) for side in (text[:1], text[-1:])]
+        return found
 
     def digest(self):
         return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()

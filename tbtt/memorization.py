@@ -16,9 +16,12 @@ from tbtt.grams import first_of_output, grams
 
 FEWEST = 10           # points that a correlation is computed of
 DRAWS = 1000          # of the bootstrap
+WORK = 2 * 10**7      # points of all draws together, above which there are fewer draws,
+FEWEST_DRAWS = 200    # but these
 LEVEL = 95            # percent of them that lie in the interval
 MATRIX = 2048         # points up to which all draws are computed at once
 ZERO = 0.5            # the count that stands for none
+CACHED = 2**28        # bytes of documents' numbers that are kept
 COEFFICIENTS = ('spearman', 'kendall')
 
 
@@ -42,12 +45,20 @@ class Statistics:
 
     def __init__(self, counter, language, examples, similar=None):
         self.counter, self.language, self.examples, self.similar = counter, language, examples, similar
+        self.cache, self.cached = {}, 0    # an n-gram is asked again with each of its pairs; bytes of it
         self.answers = [Answer(counter, language, example) for example in examples]
 
     def documents(self, gram):
         """The documents that hold an n-gram, in any spelling: a sorted array without duplicates."""
-        found = [self.counter.documents(tokens) for tokens in self.language.spellings(gram)]
-        return found[0] if len(found) == 1 else np.unique(np.concatenate(found))
+        if gram in self.cache:
+            return self.cache[gram]
+        found = [self.counter.documents(tokens, self.language.whole(tokens)) for tokens in self.language.spellings(gram)]
+        found = found[0] if len(found) == 1 else np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
+        self.cache[gram] = found
+        self.cached += found.nbytes
+        while self.cached > CACHED and len(self.cache) > 1:
+            self.cached -= self.cache.pop(next(iter(self.cache))).nbytes    # the oldest
+        return found
 
     def points(self, n):
         """-> a list of `Point` for each example, and what was left out, {why: how many}."""
@@ -70,13 +81,15 @@ class Statistics:
         points, left_out = [], Counter()
         for (gram, (start, end)), kept in zip(outputs.items(), keep.T):
             documents = self.documents(gram)
+            first, last = self.answers[i].tokens_between(start, end)
             counts = [(overlap(each, documents), len(each)) for each, pair in zip(given, kept) if pair and len(each)]
-            if not kept.any():
+            if first == last:
+                left_out['output n-grams that the tokenizer drops'] += 1
+            elif not kept.any():
                 left_out['output n-grams without a similar n-gram in the input'] += 1
             elif not counts:
                 left_out['output n-grams whose n-grams of the input do not occur in the corpus'] += 1
             else:
-                first, last = self.answers[i].tokens_between(start, end)
                 log_p = [math.log((both or ZERO) / one) for both, one in counts]
                 points.append(Point(i, gram, first, last, len(counts), sum(not both for both, _ in counts), len(documents),
                                     math.fsum(log_p) / len(log_p), float(self.answers[i].log_p[first:last].sum()),
@@ -99,9 +112,9 @@ class Answer:
         self.zero = np.array([not there for there, _ in counts])
 
     def tokens_between(self, start, end):
-        """The first token of those characters of the output, and the last + 1."""
+        """The first token of those characters of the output, and the last + 1; equal where they have none."""
         inside = [i for i, (a, b) in enumerate(self.spans) if a < end and b > start]
-        return inside[0], inside[-1] + 1
+        return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
 def infinity_gram(counter, ids, i):
@@ -134,33 +147,35 @@ def correlate(data, models, example, seed, draws=DRAWS):
         if np.ptp(values) == 0:
             return {'not computed': f'{whose} gives all points the same probability'}
     stats = study_package('scipy.stats')
-    weights = draw_examples(example, seed, draws)
+    draws = max(min(draws, FEWEST_DRAWS), min(draws, WORK // len(data)))
+    weights, which = draw_examples(example, seed, draws)
     exact = [[stats.spearmanr(data, model), stats.kendalltau(data, model)] for model in models]
-    drawn = np.mean([resampled(data, model, weights) for model in models], axis=0)    # (2, draws)
+    drawn = np.mean([resampled(data, model, weights, which) for model in models], axis=0)    # (2, draws)
     found = {name: {'coefficient': float(np.mean([each[i].statistic for each in exact])),
                     'interval': np.nanpercentile(drawn[i], [50 - LEVEL / 2, 50 + LEVEL / 2]).tolist(),
                     'seeds': [float(each[i].statistic) for each in exact], 'p': [float(each[i].pvalue) for each in exact]}
              for i, name in enumerate(COEFFICIENTS)}
     kendall = found['kendall']
-    return found | {'generalization': {'coefficient': (1 - kendall['coefficient']) / 2,
+    return found | {'draws': draws, 'generalization': {'coefficient': (1 - kendall['coefficient']) / 2,
                                        'interval': [(1 - tau) / 2 for tau in reversed(kendall['interval'])],
                                        'seeds': [(1 - tau) / 2 for tau in kendall['seeds']]}}
 
 
 def draw_examples(example, seed, draws):
-    """How often a point is in each sample of as many examples as there are, drawn with replacement: (draws, N)"""
+    """Samples of as many examples as there are, drawn with replacement. -> how often each of E examples is in each: (draws,
+    E), and which of them each point is of: (N,)"""
     which = np.unique(example, return_inverse=True)[1]
     E = which.max() + 1
-    return np.random.default_rng(seed).multinomial(E, np.full(E, 1 / E), size=draws)[:, which]
+    return np.random.default_rng(seed).multinomial(E, np.full(E, 1 / E), size=draws), which
 
 
-def resampled(x, y, weights):
-    """Spearman's and Kendall's (tau-b) coefficients of samples that hold point i weights[d, i] times. -> (2, draws), NaN
-    where one of the two is constant"""
+def resampled(x, y, weights, which):
+    """Spearman's and Kendall's (tau-b) coefficients of samples that hold point i weights[d, which[i]] times. -> (2, draws),
+    NaN where one of the two is constant"""
     with np.errstate(divide='ignore', invalid='ignore'):
         if len(x) > MATRIX:    # all pairs of points would be too many
-            return np.array([one_sample(np.repeat(x, w), np.repeat(y, w)) for w in weights]).T
-        w = weights.astype(np.float32)    # exact: sums of less than 2^24 whole numbers
+            return np.array([one_sample(np.repeat(x, w[which]), np.repeat(y, w[which])) for w in weights]).T
+        w = weights[:, which].astype(np.float32)    # exact: sums of less than 2^24 whole numbers
         a, b = (np.sign(z[:, None] - z).astype(np.float32) for z in (x, y))
         ranks = [(w @ sign.T).astype(float) for sign in (a, b)]    # twice the rank of each point, less its mean
         pairs = [(w * (w @ matrix)).sum(1, dtype=float) for matrix in (a * b, abs(a), abs(b))]

@@ -59,6 +59,18 @@ class TransformersModel:
             raise UserError(f'{name}: a tokenizer of {self.language.vocab_size} tokens for a model of {vocab_size}: they do '
                             f'not belong together')
         self.context = getattr(self.model.config, 'max_position_embeddings', None)
+        self.check_causal()
+        encoded = self.tokenizer('a', return_special_tokens_mask=True)
+        special = encoded['special_tokens_mask']
+        # What the tokenizer puts before each text, as in the model's training.
+        self.before = encoded['input_ids'][:special.index(0)] if 0 in special else []
+
+    @torch.no_grad()
+    def check_causal(self):
+        """Raise `UserError` for an encoder, which would see the answer: transformers loads those as causal models too."""
+        one, other = self.model(input_ids=torch.tensor([[0, 0], [0, 1]], device=self.device)).logits[:, 0]
+        if not torch.allclose(one, other, rtol=1e-4, atol=1e-4):
+            raise UserError(f'{self.name} is no causal model: it sees the tokens that it should predict')
 
     @torch.no_grad()
     def log_probabilities(self, examples):
@@ -89,7 +101,10 @@ class TransformersModel:
     def tokens(self, i, example):
         """-> ids of prompt and output as far as they fit the model, and where the output begins"""
         ids, spans = self.language.encode(example.prompt + example.output)
-        start = first_of_output(spans, example)
+        ids, start = self.before + ids, len(self.before) + first_of_output(spans, example)
+        if not start:
+            raise UserError(f'example {i + 1} ({example.output[:40]!r}): no token stands before its output: ask more of '
+                            f'{self.name} with --template')
         crop = max(0, len(ids) - self.context) if self.context else 0
         if start - crop < 1:
             raise UserError(f'example {i + 1} ({example.output[:40]!r}): its output has {len(ids) - start} tokens and '

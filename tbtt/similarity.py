@@ -1,11 +1,12 @@
 """Which n-grams mean related things: the cosine similarity of their embeddings, by a model of the package `transformers`."""
 import torch
 
-from tbtt.command import study_package
+from tbtt.command import UserError, study_package
 from tbtt.device import choose_device
 from tbtt.scoring import load
 
-BATCH = 256    # n-grams
+BATCH = 256      # n-grams
+LONGEST = 512    # tokens of one, where a model has no limit: more are cut off
 
 
 class Similarity:
@@ -18,8 +19,12 @@ class Similarity:
         self.device = choose_device(device)
         self.model = load(transformers.AutoModel, name, download, dtype=torch.float32).to(self.device).eval()
         self.threshold, self.known = threshold, {}
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+        if self.tokenizer.pad_token is None:    # what stands there is masked
+            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(0)
+        if self.model.config.is_encoder_decoder or len(self.tokenizer) > self.model.get_input_embeddings().num_embeddings:
+            raise UserError(f'{name}: --embedding_model takes an encoder or a causal model, with its own tokenizer')
+        self.length = min(self.tokenizer.model_max_length,
+                          getattr(self.model.config, 'max_position_embeddings', None) or LONGEST)
 
     @torch.no_grad()
     def embed(self, texts):
@@ -27,7 +32,8 @@ class Similarity:
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         for begin in range(0, len(new), BATCH):
             some = new[begin:begin + BATCH]
-            batch = self.tokenizer(some, return_tensors='pt', padding=True, truncation=True).to(self.device)
+            batch = self.tokenizer(some, return_tensors='pt', padding=True, truncation=True,
+                                   max_length=self.length).to(self.device)
             hidden = self.model(input_ids=batch['input_ids'], attention_mask=batch['attention_mask']).last_hidden_state
             mask = batch['attention_mask'][..., None]
             mean = (hidden * mask).sum(1) / mask.sum(1)

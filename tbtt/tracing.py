@@ -25,8 +25,10 @@ RULES = {
     'zeros': f'nothing above the line counts as {ZERO}; n-grams of the input that are nowhere in the corpus are left out of '
              f'the mean',
     'coefficients': f"Spearman's rho, Kendall's tau-b and distributional generalization, (1 - tau) / 2: means over the seeds; "
-                    f'intervals hold {LEVEL}% of {DRAWS} bootstrap samples of the examples; p-values are scipy\'s and take '
-                    f'points for independent; not computed of fewer than {FEWEST} points'}
+                    f'intervals hold {LEVEL}% of the bootstrap samples of the examples, {DRAWS} or, of many points, as many '
+                    f'as are said; p-values are scipy\'s and take points for independent; not computed of fewer than {FEWEST} '
+                    f'points',
+    'words': 'an n-gram of words stands where no letter is directly before or after it: not within another word'}
 KINDS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}
 
 
@@ -107,6 +109,8 @@ def trace(args):
     for name, seeds in load_models(args):
         language = seeds[0].language
         key = (seeds[0].trained.trained_on, seeds[0].trained.digest) if args.out_dir else language.digest()
+        if any(seed.trained.digest != key[1] for seed in seeds[1:]):
+            raise UserError(f'{name}: its seeds were trained on different data')
         if key not in sources:
             sources[key] = (our_source(seeds[0].trained, args, similar) if args.out_dir
                             else corpus_source(language, args, similar))

@@ -80,6 +80,25 @@ def test_any_shards_and_pieces_count_the_same(tmp_path_factory, engine, document
             assert infinity_gram(counter, gram, i) == infinity_gram(twin, gram, i)
 
 
+@pytest.mark.parametrize('whole', [None, lambda before, after: (before == 1) | (after > 2)])
+def test_many_shards_are_told_apart_and_neighbours_decide_what_counts(tmp_path, whole):
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(0, 4, rng.integers(1, 9)).tolist() for _ in range(60)]
+    counter = indexed(tmp_path, documents, shard=8, piece=16)
+    assert len(counter.shards) > 11    # infini-gram takes 10 before 2
+    twin = NumpyCounter(split(flat(documents), END))
+    beside = lambda document, i: (65535, *document, 65535)[i]
+    for gram in [(a,) for a in range(4)] + [(a, b) for a in range(4) for b in range(4)]:
+        expected = {d for d, document in enumerate(documents) for i in range(len(document) - len(gram) + 1)
+                    if tuple(document[i:i + len(gram)]) == gram
+                    and (whole is None or whole(beside(document, i), beside(document, i + len(gram) + 1)))}
+        for each in (counter, twin):    # the order of documents is a counter's own, the same for all n-grams
+            for other in range(4):
+                shared = overlap(each.documents(gram, whole), each.documents((other,)))
+                assert shared == sum(other in documents[d] for d in expected)
+        assert set(twin.documents(gram, whole).tolist()) == expected
+
+
 def test_infini_grams_own_infinity_gram_probability_is_ours(tmp_path):
     documents = [[1, 2, 3, 1, 2], [2, 3, 3], [1, 2]]
     counter = indexed(tmp_path, documents)
