@@ -84,7 +84,7 @@ def runs_of(rows, task):
 def draw_frequency(rows):
     """A panel a task, a line a run: means over an octave of occurrences with their standard error, a faint dot a question."""
     tasks = list(dict.fromkeys(row.task for row in rows))
-    figure = Figure(figsize=(5.4 * len(tasks) + 0.4, 4.6), layout='constrained')
+    figure = Figure(figsize=(5.4 * len(tasks) + 0.4, 5.2), layout='constrained')
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks):
         runs = runs_of(rows, task)
         for i, (name, parameters, seeds) in enumerate(runs):
@@ -98,8 +98,9 @@ def draw_frequency(rows):
         axes.set_xscale('log', base=2)
         axes.xaxis.set_major_formatter('{x:g}')
         axes.grid(color='0.93')
-        axes.legend(fontsize=8, frameon=False, loc='upper left', bbox_to_anchor=(0, 0.97))
     figure.axes[0].set_ylabel('percent recalled')
+    drawn = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(drawn.values(), drawn.keys(), loc='outside lower center', frameon=False)
     return figure
 
 

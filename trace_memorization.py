@@ -40,6 +40,7 @@ from tbtt.run import LATEST, provenance
 from tbtt.tracing import KINDS, RULES, Row, trace
 from tbtt.trained import seed_number
 
+BESIDE = 0.04    # between what the figure draws beside each other: in n, and as a share of the parameters
 LISTS = ('out_dir', 'model', 'corpus', 'examples')
 
 
@@ -171,13 +172,14 @@ def draw_points(axes, task, models, rows, colours):
 
 
 def draw_lengths(axes, task, models, colours):
-    """Spearman's coefficient against n, with intervals."""
-    for model, colour in zip(models, colours):
+    """Spearman's coefficient against n, with intervals; beside each other, so that none hides another."""
+    for i, (model, colour) in enumerate(zip(models, colours)):
         for kind, label in KINDS.items():
-            cells = [(n, computed(cell, kind)) for n, cell in model['tasks'].get(task, {}).items() if computed(cell, kind)]
+            cells = [(n + BESIDE * (i - (len(models) - 1) / 2), computed(cell, kind)) for n, cell in model['tasks'].get(task, {}).items() if computed(cell, kind)]
             draw_coefficients(axes, cells, kind, color=colour, label=f'{model["model"]}, {label}')
     unit = models[0]['corpus']['unit']
-    axes.set(title=task, xlabel=f'n ({unit})', ylabel="Spearman's coefficient", ylim=(-1.05, 1.05))
+    axes.set(title=task, xlabel=f'n ({unit})', ylabel="Spearman's coefficient")
+    axes.set_ylim(min(-0.05, axes.get_ylim()[0]), 1.05)
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
@@ -188,9 +190,14 @@ def draw_sizes(axes, task, models):
         for kind in KINDS:
             cells = sorted(((model['parameters'], computed(model['tasks'][task][n], kind)) for model in models
                             if task in model['tasks'] and computed(model['tasks'][task][n], kind)), key=lambda cell: cell[0])
-            draw_coefficients(axes, cells, kind, color=colormaps['plasma'](0.85 * i / max(1, len(lengths) - 1)),
+            aside = (1 + BESIDE)**(i - (len(lengths) - 1) / 2)
+            draw_coefficients(axes, [(aside * size, found) for size, found in cells], kind, color=colormaps['plasma'](0.85 * i / max(1, len(lengths) - 1)),
                               label=f'n = {n}' if kind == 'task_gram' else None)
-    axes.set(title=task, xlabel='Parameters', xscale='log', ylabel="Spearman's coefficient", ylim=(-1.05, 1.05))
+    axes.set(title=task, xlabel='Parameters', xscale='log', ylabel="Spearman's coefficient")
+    axes.set_ylim(min(-0.05, axes.get_ylim()[0]), 1.05)
+    sizes = sorted({model['parameters'] for model in models})
+    axes.set_xticks(sizes, [f'{size:,}' for size in sizes])
+    axes.minorticks_off()
     axes.legend(fontsize=8, frameon=False)
 
 

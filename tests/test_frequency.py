@@ -50,10 +50,11 @@ def test_the_table_has_a_column_an_octave_and_the_smallest_model_first():
 
 
 def test_the_figure_draws_means_over_octaves():
-    axes, = plot_frequency.draw_frequency(answers()).axes
+    figure = plot_frequency.draw_frequency(answers())
+    axes, = figure.axes
     line = axes.containers[0].lines[0]
     assert line.get_xdata() == pytest.approx([1, np.sqrt(6), 4]) and list(line.get_ydata()) == [10, 30, 90]
-    assert axes.get_legend().get_texts()[0].get_text() == 'a: 10 parameters, 2 seeds'
+    assert figure.legends[0].get_texts()[0].get_text() == 'a: 10 parameters, 2 seeds'
 
 
 @pytest.mark.parametrize('args', [['nothing'], [], ['--ckpt=x']])

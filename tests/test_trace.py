@@ -280,7 +280,10 @@ def test_several_models_are_also_drawn_against_their_parameters():
     models = [traced('b', 1000, {1: 0.2, 2: 0.3}), traced('a', 10, {1: 0.5, 2: 0.6})]
     figure = draw_trace(models, points('a', 1, [(-1, -2)]))
     sizes = figure.axes[2]
-    assert lines(sizes) == [[[10, 1000], [0.5, 0.2]], [[10, 1000], [0.6, 0.3]]]
+    (one, coefficients), (other, others) = lines(sizes)
+    assert (coefficients, others) == ([0.5, 0.2], [0.6, 0.3])
+    assert one == pytest.approx([10, 1000], rel=0.1) and one < other == pytest.approx([10, 1000], rel=0.1)    # beside it
+    assert [tick.get_text() for tick in sizes.get_xticklabels()] == ['10', '1,000']
     assert sizes.get_xscale() == 'log' and sizes.get_xlabel() == 'Parameters'
     assert [text.get_text() for text in sizes.get_legend().get_texts()] == ['n = 1', 'n = 2']
 
