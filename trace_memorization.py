@@ -122,16 +122,16 @@ def show(model):
 
 
 def compare(models):
-    """Markdown, a table a task: Spearman's coefficient with the task-gram model's probabilities, a line a model."""
+    """Markdown, a table a task that has coefficients: Spearman's with the task-gram model's probabilities, a line a model."""
     parts = []
     for task in dict.fromkeys(task for model in models for task in model['tasks']):
-        lengths = list(dict.fromkeys(n for model in models for n in model['tasks'].get(task, {})))
-        rows = []
-        for model in models:
-            found = [computed(model['tasks'].get(task, {}).get(n, {'task_gram': {}}), 'task_gram') for n in lengths]
-            rows.append([model['model'], f'{model["parameters"]:,}', str(len(model['seeds'])),
-                         *('{:.2f} ({:.2f} to {:.2f})'.format(each['coefficient'], *each['interval']) if each else ''
-                           for each in found)])
+        found = [{n: computed(cell, 'task_gram') for n, cell in model['tasks'].get(task, {}).items()} for model in models]
+        lengths = list(dict.fromkeys(n for each in found for n, known in each.items() if known))
+        if not lengths:
+            continue
+        rows = [[model['model'], f'{model["parameters"]:,}', str(len(model['seeds'])),
+                 *('{:.2f} ({:.2f} to {:.2f})'.format(each[n]['coefficient'], *each[n]['interval']) if each.get(n) else ''
+                   for n in lengths)] for model, each in zip(models, found)]
         parts.append(markdown.table([task, 'parameters', 'seeds', *(f'n = {n}' for n in lengths)], rows))
     return '\n\n'.join(parts)
 

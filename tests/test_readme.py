@@ -1,4 +1,5 @@
 """The README's numbers are those of the committed files. `python tests/test_readme.py` writes them anew."""
+import csv
 import json
 import re
 import sys
@@ -11,6 +12,8 @@ sys.path.insert(0, str(HERE))    # when run as a script
 
 import bench
 import make_tables
+import plot_frequency
+import trace_memorization
 
 README = HERE / 'README.md'
 
@@ -37,7 +40,31 @@ def verdicts():
     return claims.report(claims.judge(read_summaries([HERE / 'results' / 'capacity' / 'summary.csv'])))
 
 
-BLOCKS = {'claims': verdicts, 'crash': crash, 'results': results, 'speed': speed}
+SKEWED = ('facts_skewed', 'both_skewed')
+
+
+def asked(dataset):
+    """The rows of frequency.csv from results/."""
+    with open(HERE / 'results' / dataset / 'frequency.csv', newline='') as file:
+        return [plot_frequency.Row(row['run'], int(row['parameters']), int(row['seed']), row['task'], row['question'],
+                                   int(row['occurrences']), float(row['recalled'])) for row in csv.DictReader(file)]
+
+
+def traced(dataset):
+    """The models of trace.json from results/."""
+    return json.loads((HERE / 'results' / dataset / 'trace.json').read_text())['models']
+
+
+def frequency():
+    return '\n\n'.join(plot_frequency.table(asked(dataset)) for dataset in SKEWED)
+
+
+def memorization():
+    return '\n\n'.join(trace_memorization.compare(traced(dataset)) for dataset in SKEWED)
+
+
+BLOCKS = {'claims': verdicts, 'crash': crash, 'frequency': frequency, 'memorization': memorization, 'results': results,
+          'speed': speed}
 
 
 def block(name):
@@ -61,6 +88,32 @@ def test_the_findings_in_words_are_those_of_the_summary():
     assert f'{held[10]:.0f}% of the held-out answers, {seen[10]:.0f}% of those it was trained on' in text
     assert min(seen[width] for width in (14, 20, 28)) >= 97
     assert f'stays at {min(row["last_sub"] for row in math[14]):.0f}% of the subtractions' in text
+
+
+def test_the_findings_on_frequency_are_those_of_the_tables():
+    recalled, coefficient = {}, {}
+    for dataset in SKEWED:
+        for row in asked(dataset):
+            recalled.setdefault((dataset, row.task, row.parameters), []).append((row.occurrences, row.recalled))
+        for model in traced(dataset):
+            assert len(model['seeds']) == 3
+            for n, cell in model['tasks']['facts'].items():
+                if 'spearman' in cell['task_gram']:
+                    coefficient.setdefault((dataset, n), []).append(cell['task_gram']['spearman'])
+    mean = {key: sum(right for _, right in each) / len(each) for key, each in recalled.items()}
+    for dataset, sizes in (('facts_skewed', (1932, 6216, 21840)), ('both_skewed', (2142, 6636, 22680))):
+        small, middle, large = (recalled[dataset, 'facts', size] for size in sizes)
+        most = max(small)[0]
+        assert all(right == 100 for times, right in small if times == most)
+        assert sum(right for times, right in small if times < 8) / sum(times < 8 for times, _ in small) < 3
+        assert min(right for times, right in middle if times >= 8) == 100 > min(right for times, right in middle)
+        assert min(right for _, right in large) == 100
+    assert mean['both_skewed', 'facts', 2142] < mean['facts_skewed', 'facts', 1932]
+    assert mean['both_skewed', 'facts', 6636] < mean['facts_skewed', 'facts', 6216]
+    assert len(coefficient) == 8
+    for small, middle, large in coefficient.values():
+        assert small['coefficient'] > middle['coefficient'] > large['coefficient']
+        assert small['interval'][0] < large['interval'][1]
 
 
 def test_every_file_of_the_tree_is_in_the_readme():

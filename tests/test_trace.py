@@ -290,7 +290,7 @@ def test_several_models_are_also_drawn_against_their_parameters():
 
 def test_several_models_are_compared_in_a_table():
     models = [traced('b', 1000, {1: 0.2, 2: None}), traced('a', 10, {2: 0.6, 3: 0.7})]
-    assert compare(models).splitlines()[:4] == [
+    assert compare(models).splitlines() == [
         '| quiz | parameters | seeds | n = 1 | n = 2 | n = 3 |', '| --- | --- | --- | --- | --- | --- |',
         '| b | 1,000 | 1 | 0.20 (0.10 to 0.40) |  |  |', '| a | 10 | 1 |  | 0.60 (0.50 to 0.80) | 0.70 (0.60 to 0.90) |']
 
