@@ -21,9 +21,16 @@ def add_options(parser, ckpt):
 
 
 def find_checkpoints(folder, ckpt):
-    """The folders of one seed each: the folder itself, or those `seed_*` below it that hold the checkpoint."""
-    seeds = sorted(path.parent for path in Path(folder).glob(f'seed_*/{ckpt}'))
-    return [Path(folder)] if (Path(folder) / ckpt).exists() or not seeds else seeds
+    """The folders of one seed each: the folder itself, or those `seed_*` below it. Raises `UserError` where one of these lacks
+    the checkpoint."""
+    folder = Path(folder)
+    seeds = sorted(folder.glob('seed_*'))
+    if not seeds or (folder / ckpt).exists():
+        return [folder]
+    for seed in seeds:
+        if not (seed / ckpt).exists():
+            raise UserError(f'no checkpoint {seed / ckpt}: train it first, or name another with --ckpt')
+    return seeds
 
 
 def seed_number(text):

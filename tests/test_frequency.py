@@ -65,6 +65,11 @@ def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, args):
     assert said.startswith('error: ') and len(said.splitlines()) == 1
 
 
+def test_a_seed_without_the_checkpoint_is_named(skewed, capsys):
+    assert run_script('plot_frequency.py', skewed / 'two', '--ckpt=other.pt') == 2
+    assert 'no checkpoint' in (said := capsys.readouterr().err) and 'seed_1337/other.pt' in said
+
+
 def test_data_without_frequencies_are_said_to_be(learned, capsys):
     assert run_script('plot_frequency.py', learned) == 2
     assert 'without frequencies' in capsys.readouterr().err
