@@ -1,13 +1,19 @@
-"""summary.csv: what a sweep found, a row a seed."""
+"""summary.csv: what a sweep found, a row a seed; and which seeds were trained as the paper trains."""
 import csv
+import functools
+import hashlib
 import io
+import json
 
 import numpy as np
 
+from tbtt import paper
 from tbtt.command import UserError
+from tbtt.config import ROOT, load_config
 from tbtt.dataset import Dataset
 from tbtt.files import write_file
 from tbtt.results import best_row, find_seeds, format_number, last_row, parse_number, read_info, read_lines, read_results
+from tbtt.tasks import KINDS
 
 TASKS = {'math': 'math', 'facts': 'facts', 'both': 'math+facts'}    # name in tbtt.paper -> in the column `tasks`
 PAIR = '5,7'    # that the paper holds out, as in the column `heldout`
@@ -18,13 +24,15 @@ SCORES = ('add', 'sub', 'heldout', 'facts', 'combined')
 # `seen` is arithmetic without the held-out expressions.
 # `seconds` are those of the process, which may have trained other seeds at the same time.
 SETTINGS = ('n_layer', 'n_head', 'n_embd', 'mlp_expansion', 'dropout', 'weight_decay', 'max_iters')
+RECIPE = ('block_size', 'bias', 'batch_size', 'gradient_accumulation_steps', 'learning_rate', 'min_lr', 'warmup_iters',
+          'lr_decay_iters', 'decay_lr', 'beta1', 'beta2', 'grad_clip')
 COLUMNS = ('run', 'folder', 'tasks', 'heldout', *SETTINGS, 'seed', 'num_params', 'iter', 'finished', 'diverged', 'seconds',
            'best_iter', *(f'best_{score}' for score in SCORES), *(f'last_{score}' for score in SCORES),
            'last_seen', 'best_heldout_correct', 'last_heldout_correct', 'heldout_total', 'train_loss', 'val_loss', 'seen_prob',
            'heldout_prob', 'facts_prob',
-           *(f'top_{score}{what}' for score in SCORES for what in ('', '_iter', '_stayed')))
-TEXT = {'run', 'folder', 'tasks', 'heldout', 'base'}
-NEEDED = ('folder', 'tasks', 'n_embd', 'weight_decay', 'seed', 'num_params', 'finished')
+           *(f'top_{score}{what}' for score in SCORES for what in ('', '_iter', '_stayed')), 'data', *RECIPE)
+TEXT = {'run', 'folder', 'tasks', 'heldout', 'base', 'data'}
+NEEDED = ('folder', 'tasks', 'n_embd', 'weight_decay', 'seed', 'num_params', 'finished', 'iter')    # never blank
 
 
 def summarise(sweep):
@@ -39,7 +47,7 @@ def summarise(sweep):
         config = run.config()
         dataset = Dataset(config.dataset, config.block_size)
         about = {'run': run.name, **run.axes, 'tasks': '+'.join(dataset.tasks), 'heldout': heldout_of(dataset),
-                 **{name: getattr(config, name) for name in SETTINGS}}
+                 'data': data_digest(dataset.tasks)}
         seeds = range(sweep.seed, sweep.seed + sweep.num_seeds)
         rows += [{**about, 'folder': str(folder.relative_to(sweep.folder)), **row} for folder in found
                  if (row := seed_row(folder))['seed'] in seeds]
@@ -52,11 +60,34 @@ def heldout_of(dataset):
     return ';'.join(f'{a},{b}' for a, b in pairs)
 
 
+def data_digest(tasks):
+    """What is asked and how often it is trained on, {name: task}, as a short text."""
+    described = {name: task.describe() for name, task in tasks.items()}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@functools.cache
+def papers_recipe(task, model):
+    """{column: value} of how the paper trains a model in a task, whatever its size, weight decay and dropout."""
+    config = load_config([ROOT / 'config' / f'train_{paper.run_name(task, model)}.py'], {})
+    tasks = {name: KINDS[name]() for name in TASKS[task].split('+')}
+    return {'tasks': TASKS[task], 'data': data_digest(tasks), 'max_iters': paper.ITERS,
+            **{name: getattr(config, name) for name in RECIPE}}
+
+
+def as_the_paper(row, task, model='n14'):
+    """Was a seed trained as the paper trains that model? Its size, weight decay and dropout are not looked at."""
+    return all(row.get(column) == value for column, value in papers_recipe(task, model).items())
+
+
 def seed_row(folder):
     """What results.csv and run.json of one seed say. -> {column: value}"""
     results, info = read_results(folder / 'results.csv'), read_info(folder)
-    best, last = best_row(results, 'combined'), last_row(results)
-    row = {'seed': info.get('seed'), 'num_params': info.get('num_params'), 'iter': int(results['iter'][last]),
+    last = last_row(results)
+    best = last if np.isnan(results['combined_acc']).all() else best_row(results, 'combined')    # without tasks no scores
+    settings = {name: info['config'][name] for name in (*SETTINGS, *RECIPE)}    # as trained, whatever is asked for now
+    row = {**{name: int(value) if isinstance(value, bool) else value for name, value in settings.items()},
+           'seed': info.get('seed'), 'num_params': info.get('num_params'), 'iter': int(results['iter'][last]),
            'finished': int(info.get('finished', False)), 'diverged': info.get('diverged'), 'seconds': info.get('seconds'),
            'best_iter': int(results['iter'][best]), 'heldout_total': results['heldout_total'][last]}
     for name, at in (('best', best), ('last', last)):
@@ -96,20 +127,23 @@ def write_summary(path, rows):
 
 
 def read_summaries(paths):
-    """The rows of several summary.csv, finished ones only: numbers as floats, None where blank, and in `path` the folder
-    of the seed. Raises `UserError` naming file and line."""
+    """The rows of several summary.csv: numbers as floats, None where blank, and in `path` the folder of the seed. Seeds that
+    are not finished, or whose loss was once not finite, are left out. Raises `UserError` naming file and line."""
     rows = {}
     for path in paths:
         header, lines = read_lines(path)
-        missing = [column for column in NEEDED if column not in header]
+        missing = [column for column in COLUMNS if column not in header]
         if missing:
-            raise UserError(f'{path}: line 1 lacks the column {missing[0]}: give a summary.csv of sweep.py')
+            raise UserError(f'{path}: line 1 lacks the column {missing[0]}: give a summary.csv of sweep.py, made anew by it')
         for line, cells in lines:
             if len(cells) != len(header):
                 raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it anew with sweep.py')
             row = {column: cell if column in TEXT else parse_number(cell, f'{path}: line {line}, {column}') if cell else None
                    for column, cell in zip(header, cells)}
-            if row['finished']:
+            blank = [column for column in NEEDED if row[column] in (None, '')]
+            if blank:
+                raise UserError(f'{path}: line {line}: {blank[0]} is blank: make it anew with sweep.py')
+            if row['finished'] and row['diverged'] is None:
                 row['path'] = path.parent / row['folder']
                 rows[identity(row)] = row    # two sweeps may share a run: a seed counts once
     return list(rows.values())
@@ -117,4 +151,4 @@ def read_summaries(paths):
 
 def identity(row):
     """What makes a seed's run the one that it is."""
-    return tuple(row.get(name) for name in ('tasks', 'heldout', *SETTINGS, 'seed'))
+    return tuple(row[name] for name in ('tasks', 'heldout', 'data', *SETTINGS, *RECIPE, 'seed'))

@@ -6,7 +6,7 @@ import pytest
 
 from conftest import run_script
 from tbtt.results import format_results, wilson_interval
-from tbtt.summary import write_summary
+from tbtt.summary import PAIR, papers_recipe, read_summaries, write_summary
 
 pytest.importorskip('scipy')
 claims = importlib.import_module('tbtt.claims')
@@ -16,8 +16,8 @@ def seeds(task, model, count, decay=0.0, **scores):
     """Rows of `count` seeds of a model of the paper. scores: constants, or lists with one value a seed."""
     layers, heads, width, expansion = claims.SHAPES[model]
     mlt = model == 'MLT'
-    row = {'run': f'{task}_{model}_{decay}', 'tasks': claims.TASKS[task], 'heldout': '' if task == 'facts' else '5,7',
-           'n_layer': layers, 'n_head': heads, 'n_embd': width, 'mlp_expansion': expansion, 'max_iters': 30000,
+    row = {**papers_recipe(task, model), 'run': f'{task}_{model}_{decay}', 'heldout': '' if task == 'facts' else PAIR,
+           'n_layer': layers, 'n_head': heads, 'n_embd': width, 'mlp_expansion': expansion, 'iter': 30000, 'diverged': None,
            'dropout': 0.2 if mlt and not decay else 0.0, 'weight_decay': 0.1 if mlt else decay, 'finished': 1,
            'heldout_total': None if task == 'facts' else 40.0, 'num_params': 1000.0}
     return [{**row, 'folder': f'{row["run"]}/seed_{s}', 'seed': s,
@@ -67,7 +67,8 @@ def test_the_evaluation_that_the_paper_reports_and_the_last_are_judged_apart():
 
 
 @pytest.mark.parametrize('scores, verdict', [
-    ([8.0, 8.4, 8.2], 'holds'), ([4.0, 4.2, 3.8], 'does not hold'), ([8.2, 8.2], 'not enough runs')])
+    ([8.0, 8.4, 8.2], 'holds'), ([8.0, 8.0, 8.0], 'holds'), ([4.0, 4.2, 3.8], 'does not hold'), ([8.2, 8.2], 'not enough runs'),
+    ([0.0, 2.0, 100.0], 'not enough runs')])    # any interval that is wide enough holds the paper's number
 def test_the_facts_of_n14_are_compared_with_the_papers_number(scores, verdict):
     assert claims.facts_claim(seeds('facts', 'n14', len(scores), best_facts=scores))[0].verdict == verdict
 
@@ -78,7 +79,7 @@ def test_everything_means_everything():
 
 
 @pytest.mark.parametrize('joint, verdict', [([30.0, 35, 40, 32], 'holds'), ([100.0] * 4, 'does not hold'),
-                                            ([90.0, 100, 100, 100], 'does not hold')])
+                                            ([90.0, 100, 100, 100], 'not enough runs')])
 def test_joint_training_lowers_n14(joint, verdict):
     rows = math_seeds('n14', 4, 40) + seeds('both', 'n14', 4, best_add=joint, best_sub=joint, last_heldout_correct=0,
                                             best_heldout_correct=0)
@@ -86,9 +87,10 @@ def test_joint_training_lowers_n14(joint, verdict):
 
 
 @pytest.mark.parametrize('last, verdict', [
-    ([40] * 6, 'holds'), ([40, 40, 40, 40, 40, 30], 'holds'), ([0] * 6, 'does not hold')])
-def test_weight_decay_is_judged_by_a_test_of_the_difference(last, verdict):
-    rows = math_seeds('n14', 6, 40) + math_seeds('n14', 6, last, decay=0.1)
+    ([40] * 20, 'holds'), ([40] * 6, 'not enough runs'), ([40] * 14 + [0] * 6, 'not enough runs'), ([0] * 6, 'does not hold'),
+    ([0] * 3, 'not enough runs')])    # three seeds say nothing of a change, even where all change
+def test_weight_decay_is_judged_by_the_interval_of_the_difference(last, verdict):
+    rows = math_seeds('n14', len(last), 40) + math_seeds('n14', len(last), last, decay=0.1)
     assert part(claims.decay_claim(rows), 'math n14, last').verdict == verdict
     assert part(claims.decay_claim(rows), 'math n28, last').verdict == 'not enough runs'
 
@@ -100,8 +102,7 @@ def test_a_claim_as_a_whole_says_how_it_holds_in_part_and_what_is_missing():
         return claims.judge(rows)[0].verdict
 
     assert first(math_seeds('n14', 3, 40) + whole) == 'holds'
-    assert first(math_seeds('n14', 3, [40, 0, 40]) + whole) == ('holds in part (math n14, best: holds in part, '
-                                                              'math n14, last: holds in part)')
+    assert first(math_seeds('n14', 3, [40, 0, 40]) + whole) == 'holds in part'
     assert first([row for model in ('n28', 'n56', 'MLT') for row in math_seeds(model, 3, 40)]).startswith('does not hold')
     assert first(math_seeds('n14', 3, 40)).startswith('not enough runs for math n28, best, math n28, last, math n56')
     assert first(math_seeds('n14', 3, 40)).endswith('; the rest holds')
@@ -109,9 +110,32 @@ def test_a_claim_as_a_whole_says_how_it_holds_in_part_and_what_is_missing():
 
 
 def test_runs_of_another_kind_do_not_count():
-    for change in ({'max_iters': 2500}, {'heldout': '1,2'}, {'weight_decay': 0.1}, {'n_layer': 2}, {'dropout': 0.2}):
-        rows = [{**row, **change} for row in math_seeds('n14', 5, 40)]
-        assert claims.math_claim(rows)[0].seeds == 0, change
+    rows = math_seeds('n14', 5, 40) + seeds('facts', 'n14', 5, best_facts=8.0)
+    assert (claims.math_claim(rows)[0].seeds, claims.facts_claim(rows)[0].seeds) == (5, 5)
+    for change in ({'max_iters': 2500}, {'data': 'other'}, {'weight_decay': 0.1}, {'n_layer': 2}, {'dropout': 0.2},
+                   {'learning_rate': 0.1}, {'batch_size': 64}):
+        others = [{**row, **change} for row in rows]
+        assert (claims.math_claim(others)[0].seeds, claims.facts_claim(others)[0].seeds) == (0, 0), change
+
+
+def test_a_change_of_whatever_trains_is_another_run_and_diverged_seeds_are_none(tmp_path):
+    rows = math_seeds('n14', 2, 40)
+    others = [{**row, **change, 'folder': f'{name}/{row["folder"]}'} for row in rows
+              for name, change in (('rate', {'learning_rate': 0.1}), ('data', {'data': 'other'}), ('nan', {'diverged': 100}))]
+    for row in rows + others:
+        (tmp_path / row['folder']).mkdir(parents=True)
+    path = tmp_path / 'summary.csv'
+    write_summary(path, rows + others)
+    found = [str(row['path'].relative_to(tmp_path)) for row in read_summaries([path, path])]
+    assert sorted(found) == sorted(row['folder'] for row in rows + others if not row['diverged'])
+
+
+def test_newcombes_intervals_of_a_difference_are_the_published_ones():
+    # Newcombe 1998, Statistics in Medicine 17, 873-890, table II, method 10.
+    for (a, m), (b, n), expected in (((56, 70), (48, 80), (0.0524, 0.3339)), ((9, 10), (3, 10), (0.1705, 0.8090)),
+                                     ((10, 10), (0, 10), (0.6075, 1.0000)), ((0, 10), (0, 10), (-0.2775, 0.2775))):
+        one, other = (np.arange(size) < count for count, size in ((a, m), (b, n)))
+        assert claims.difference(one, other, 0.95) == pytest.approx(100 * np.array(expected), abs=0.01)
 
 
 # --- thresholds
@@ -126,27 +150,49 @@ def test_a_threshold_is_found_where_it_was_put_as_often_as_its_interval_says():
     random, inside = np.random.default_rng(0), 0
     for _ in range(20):
         sizes, shares = widths(2000, 0.3, [500, 1000, 1500, 2500, 4000, 8000], 8, -1, random)
-        found, slope = claims.threshold(sizes, shares, resamples=60)
-        assert slope < 0 and found.low <= found.at <= found.high
+        found, sure = claims.threshold(sizes, shares, -1, resamples=60)
+        assert sure == 1 and found.low <= found.at <= found.high
         inside += found.low <= 2000 <= found.high
     assert inside >= 17
 
 
 def test_where_the_sizes_are_separated_the_threshold_lies_between_them():
-    found, slope = claims.threshold(np.repeat([1932.0, 6216.0], 3), np.array([0.04, 0.05, 0.08, 1, 1, 1]))
-    assert slope > 0 and 1932 < found.at < 6216 and (found.low, found.high) == pytest.approx((1932, 6216))
+    found, sure = claims.threshold(np.repeat([1932.0, 6216.0], 3), np.array([0.04, 0.05, 0.08, 1, 1, 1]), 1)
+    assert sure == 1 and 1932 < found.at < 6216 and (found.low, found.high) == pytest.approx((1932, 6216))
 
 
 @pytest.mark.parametrize('sizes, shares', [([1.0] * 6, [0, 0, 0, 1, 1, 1]), ([1.0, 1, 1, 9, 9, 9], [1] * 6),
                                            ([1.0, 1, 9, 9], [0, 0, 1, 1])])
 def test_without_sizes_on_both_sides_or_seeds_there_is_no_threshold(sizes, shares):
-    assert claims.threshold(np.array(sizes), np.array(shares, float)) is None
+    assert claims.threshold(np.array(sizes), np.array(shares, float), 1) is None
+
+
+def test_what_is_too_small_to_learn_the_rule_has_not_lost_it():
+    means = np.array([0.02, 0.15, 0.5, 0.79, 0.85, 0.87, 0.7, 0.29, 0.2, 0.12, 0.02, 0, 0, 0])
+    sizes = np.array([6 * width**2 + 20 * width for width in (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 40, 56, 80, 112)], float)
+    random = np.random.default_rng(0)
+    shares = (random.random((len(sizes), 32)) < means[:, None]).astype(float)
+    found, sure = claims.threshold(np.repeat(sizes, 32), shares.reshape(-1), -1, resamples=100)
+    assert sizes[6] <= found.at <= sizes[7] and sizes[5] <= found.low <= found.high <= sizes[8] and sure == 1
+
+
+def test_noise_has_no_sure_threshold_and_no_end_beyond_what_was_looked_at():
+    x, y = np.repeat([1932.0, 6216.0], 3), np.array([0.0, 1, 0, 1, 0, 1])
+    found, sure = claims.threshold(x, y, 1, resamples=100)
+    assert sure < 0.975 and (found.low, found.high) == pytest.approx((1932, 6216))
+
+
+def test_a_size_of_one_seed_does_not_count_and_does_not_hinder():
+    x, y = np.repeat([1000.0, 2000.0, 3000.0], [3, 1, 3]), np.array([1.0, 1, 1, 0, 0, 0, 0])
+    found, _ = claims.threshold(x, y, -1)
+    assert (found.low, found.high) == pytest.approx((1000, 3000))
 
 
 def test_the_last_claim_names_both_thresholds():
     rows = []
     for width, size, facts, held in ((14, 1456, 4.0, 100.0), (28, 5264, 100.0, 0.0)):
-        for task, score in (('math', {'last_heldout': held}), ('facts', {'last_facts': facts})):
+        for task, score in (('math', {'last_heldout': held, 'best_heldout': held}),
+                            ('facts', {'last_facts': facts, 'best_facts': facts})):
             rows += [{**row, 'num_params': float(size)} for row in seeds(task, f'n{width}', 3, **score)]
     claim = claims.judge(rows)[4]
     assert claim.verdict == 'holds' and 'parameters (1,456 to 5,264)' in claim.parts[0].ours
@@ -186,7 +232,6 @@ def test_the_verdicts_are_printed(summary, capsys):
 
 def test_the_capacity_figure_draws_every_size_seed_and_value_of_the_paper(summary):
     import plot_capacity
-    from tbtt.summary import read_summaries
     rows = plot_capacity.chosen(read_summaries([summary]), 0.0)
     math, facts = plot_capacity.draw_capacity(rows).axes[:2]
     assert math.get_xscale() == 'log' and [text.get_text() for text in math.texts] == ['n14', 'n28', 'n56', 'MLT']
@@ -207,7 +252,6 @@ def test_the_capacity_figure_draws_every_size_seed_and_value_of_the_paper(summar
 
 def test_the_training_figure_draws_a_line_a_width(summary):
     import plot_capacity
-    from tbtt.summary import read_summaries
     figure = plot_capacity.draw_training(plot_capacity.training_curves(read_summaries([summary])))
     seen, heldout, facts = figure.axes[0], figure.axes[1], figure.axes[2]
     assert [len(axes.lines) for axes in (seen, heldout, facts)] == [3, 3, 2]
