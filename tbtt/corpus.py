@@ -113,7 +113,12 @@ class Corpus:
         return UserError(f'the index {self.folder} is damaged ({name}): delete the folder, and it is built anew')
 
     def check_files(self):
-        """Raise `UserError` where a finished file is not what was written."""
+        """Raise `UserError` where a finished file is not what was written, or an unfinished one is shorter."""
+        for k, counts in enumerate(self.manifest['shards']):
+            for name, written in ((f'tokenized.{k}', 2 * counts[0]), (f'offset.{k}', 8 * counts[1])):
+                path = self.folder / name
+                if not path.is_file() or path.stat().st_size < written:
+                    raise self.damaged(name)
         for name, digest in self.manifest['digests'].items():
             path = self.folder / name
             if not path.is_file() or file_digest(path) != digest:
@@ -155,8 +160,6 @@ class Corpus:
         for i, (name, values, size) in enumerate((('tokenized', tokens.astype('<u2'), 2), ('offset', offsets, 8))):
             path = self.folder / f'{name}.{len(shards) - 1}'
             written = shards[-1][i] * size
-            if written and (not path.exists() or path.stat().st_size < written):
-                raise self.damaged(path.name)
             with open(path, 'r+b' if path.exists() else 'wb') as file:
                 file.truncate(written)    # what was written after the manifest last was does not count
                 file.seek(0, os.SEEK_END)

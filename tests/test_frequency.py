@@ -1,11 +1,16 @@
 """Recall against frequency: every question of training, as often as it occurred there."""
 import csv
+import shutil
+from argparse import Namespace
 
 import numpy as np
 import pytest
+import torch
 
 import plot_frequency
 from conftest import TINY, run_script
+from tbtt.run import LATEST
+from tbtt.trained import Trained
 
 
 @pytest.fixture(scope='module')
@@ -32,6 +37,32 @@ def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
     text = (skewed / 'data' / 'train.txt').read_text()
     assert all(text.count(row['question']) == int(row['occurrences']) for row in rows[:250:7])
     assert (tmp_path / 'out' / 'frequency.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_what_is_recalled_is_the_percentage_of_the_samples_that_are_right(skewed, monkeypatch):
+    counts = lambda task: np.arange(len(task.prompts)) % 11    # as if 0 to 10 of 10 were right
+    monkeypatch.setattr(Trained, 'ask', lambda self, name: (self.tasks[name], torch.from_numpy(counts(self.tasks[name])), {}))
+    rows = plot_frequency.ask(skewed / 'one', Namespace(ckpt=LATEST, device='cpu'))
+    assert {row.recalled for row in rows} == set(range(0, 101, 10))
+    task = Trained(Namespace(out_dir=skewed / 'one', ckpt=LATEST, device='cpu', seed=None)).tasks['facts']
+    right = dict(zip(task.prompts, counts(task)))
+    assert all(row.recalled == 10 * right[row.question] for row in rows if row.task == 'facts')
+
+
+def test_runs_of_one_name_in_different_folders_are_told_apart(skewed, tmp_path, capsys):
+    other = shutil.copytree(skewed / 'two', tmp_path / 'other' / 'one')
+    assert run_script('plot_frequency.py', skewed / 'one', other, '--device=cpu', f'--output_dir={tmp_path}') == 0
+    with open(tmp_path / 'frequency.csv', newline='') as file:
+        assert {(row['run'], row['seed']) for row in csv.DictReader(file)} == {
+            (str(skewed / 'one'), '1337'), (str(other), '1337'), (str(other), '1338')}
+    said = capsys.readouterr().out
+    assert all(said.count(f'| {run} |') == 2 for run in (skewed / 'one', other))    # a line in the table of each task
+
+
+def test_the_error_is_that_of_the_mean_of_an_octave():
+    found = plot_frequency.octaves(np.array([1, 2, 3, 2, 3]), np.array([50, 0, 10, 20, 30]))
+    assert found[0] == (1, 50, 0, 1)    # of one question there is none
+    assert found[1] == pytest.approx((np.sqrt(6), 15, np.std([0, 10, 20, 30], ddof=1) / 2, 4))
 
 
 def answers():

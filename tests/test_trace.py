@@ -3,23 +3,28 @@ import csv
 import json
 import math
 import shutil
+from argparse import Namespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tbtt.command import Parser
 from tbtt.corpus import split
 from tbtt.counting import NumpyCounter
 from tbtt.dataset import Codec
-from tbtt.examples import Example
+from tbtt.examples import Example, task_examples
 from tbtt.grams import Characters
 from tbtt.memorization import Statistics, correlate, draw_examples, one_sample, resampled
 from tbtt.results import read_results
+from tbtt.run import LATEST
+from tbtt.trained import Trained
 
 stats = pytest.importorskip('scipy.stats')
-from tbtt.tracing import Row, coefficients    # need scipy only when they compute
-from trace_memorization import compare, draw_trace
+from tbtt.tracing import KINDS, Row, coefficients    # need scipy only when they compute
+from trace_memorization import LISTS, add_options, compare, draw_trace, separate
 
 SCRIPT = 'trace_memorization.py'
 ALPHABET = 'abcd\n'
@@ -75,6 +80,27 @@ def test_the_infinity_gram_is_the_product_over_the_n_grams_tokens():
     assert (point.infinity_gram, point.zero_tokens) == (pytest.approx(math.log(0.5 / 2)), 1)
 
 
+@given(st.lists(TEXTS, min_size=1, max_size=8), TEXTS, TEXTS, st.integers(1, 3))
+def test_the_infinity_gram_of_an_n_gram_is_of_its_tokens_behind_all_that_stands_before(documents, question, answer, n):
+    text, whole = '\n' + '\n'.join(documents) + '\n', question + answer
+    for point in statistics(documents, [(question, answer)]).points(n)[0][0]:
+        expected = 0
+        for i in range(len(question) + point.first, len(question) + point.last):
+            context = next(whole[k:i] for k in range(i + 1) if whole[k:i] in text)
+            below = occurrences(text, context) if context else len(text)
+            expected += math.log((occurrences(text, context + whole[i]) or 0.5) / below)
+        assert point.infinity_gram == pytest.approx(expected)
+
+
+def test_documents_that_no_longer_fit_the_cache_are_found_again(monkeypatch):
+    documents, pairs = ['ac', 'bcd', 'ad', 'abcd'], [('ab', 'cd'), ('b', 'dca'), ('ba', 'cc')]
+    expected = statistics(documents, pairs).points(1)
+    monkeypatch.setattr('tbtt.memorization.CACHED', 1)
+    found = statistics(documents, pairs)
+    assert found.points(1) == expected and len(found.cache) == 1
+    assert found.cached == sum(each.nbytes for each in found.cache.values())
+
+
 def test_only_similar_pairs_are_kept():
     similar = lambda inputs, outputs: np.array([[a == 'a' and b == 'c' for b in outputs] for a in inputs])
     found, left_out = statistics(['ac', 'bcd', 'ad'], [('ab', 'cd')], similar).points(1)
@@ -122,6 +148,23 @@ def test_intervals_are_over_examples_not_over_points():
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])
 
 
+def test_the_seed_decides_on_the_bootstrap_and_on_nothing_else():
+    data, model, example = made_up(60)
+    one, same, other = (correlate(data, model[None], example, seed) for seed in (1, 1, 2))
+    assert one == same and one['spearman']['coefficient'] == other['spearman']['coefficient']
+    for kind in ('spearman', 'kendall'):
+        assert one[kind]['interval'] != other[kind]['interval']
+
+
+@pytest.mark.parametrize('work, asked, draws', [(10**9, 1000, 1000), (60 * 300, 1000, 300), (60, 1000, 200), (60, 50, 50)])
+def test_many_points_are_drawn_less_often_and_it_is_said(monkeypatch, work, asked, draws):
+    drawn = []
+    monkeypatch.setattr('tbtt.memorization.WORK', work)
+    monkeypatch.setattr('tbtt.memorization.draw_examples', lambda *args: drawn.append(args[2]) or draw_examples(*args))
+    data, model, example = made_up(60)
+    assert correlate(data, model[None], example, seed=0, draws=asked)['draws'] == draws and drawn == [draws]
+
+
 def test_seeds_are_averaged():
     data, model, example = made_up(100)
     found = correlate(data, np.stack([data, model, -data]), example, seed=0)['spearman']
@@ -155,6 +198,11 @@ def test_a_model_that_is_the_task_gram_distribution_scores_1_and_a_shuffled_one_
 
 # The script, of our checkpoints.
 
+def occurrences(text, part):
+    """How often it stands there, overlapping places too."""
+    return sum(text.startswith(part, i) for i in range(len(text)))
+
+
 def rows_of(folder):
     return list(csv.DictReader((folder / 'trace.csv').open()))
 
@@ -180,6 +228,66 @@ def test_the_models_probability_of_a_whole_answer_is_that_of_the_runs_own_evalua
     found = [math.exp(float(row['model_logp'])) for row in rows_of(copy_of_learned) if row['task'] == 'math']
     assert len(found) == 46
     assert np.mean(found) == pytest.approx(read_results(copy_of_learned / 'results.csv')['seen_prob'][-1], rel=1e-4)
+
+
+def test_an_n_gram_within_an_answer_has_the_probabilities_of_its_own_tokens(command, learned, small_math, tmp_path):
+    result = command(SCRIPT, out_dir=learned, n=2, trace_dir=tmp_path, device='cpu')
+    assert result.status == 0, result.err
+    trained = Trained(Namespace(out_dir=learned, ckpt=LATEST, device='cpu', seed=None))
+    asked, text = task_examples(trained.tasks), '\n' + (small_math / 'train.txt').read_text()
+    size, length = trained.config.block_size, len(text.strip('\n')) + 2    # with a separator at either end
+    places = set()
+    for row in rows_of(tmp_path):
+        example = [each for each in asked if each.task == row['task']][int(row['example'])]
+        begin, whole = len(example.prompt) + example.output.index(row['gram']), example.prompt + example.output
+        model = data = 0
+        places.add((begin > len(example.prompt), begin + 2 < len(whole)))
+        for i in (begin, begin + 1):
+            tokens = torch.tensor(trained.codec.encode(whole[:i])[-size:])
+            log_p = trained.forward(tokens[None, :, None])[0, :, -1, 0].log_softmax(0)
+            model += log_p[trained.codec.stoi[whole[i]]].item()
+            context = next(whole[k:i] for k in range(i + 1) if whole[k:i] in text)
+            below = occurrences(text, context) if context else length
+            data += math.log((occurrences(text, context + whole[i]) or 0.5) / below)
+        assert float(row['model_logp']) == pytest.approx(model, abs=1e-3)
+        assert float(row['infinity_gram_logp']) == pytest.approx(data)
+    assert places >= {(True, False), (False, True)}    # with a token of the output before, with one behind
+
+
+def test_the_seed_at_the_shell_is_the_bootstraps(command, learned, tmp_path):
+    folders = [tmp_path / seed for seed in '12']
+    for folder in folders:
+        result = command(SCRIPT, out_dir=learned, n=2, seed=folder.name, trace_dir=folder, device='cpu')
+        assert result.status == 0, result.err
+    one, other = (json.loads((folder / 'trace.json').read_text())['models'][0]['tasks']['math']['2']['task_gram']['spearman']
+                  for folder in folders)
+    assert one['coefficient'] == other['coefficient'] and one['interval'] != other['interval']
+
+
+def test_seeds_of_different_data_are_no_model(command, learned, tmp_path):
+    for seed in (1, 2):
+        shutil.copytree(learned, tmp_path / 'many' / f'seed_{seed}')
+    checkpoint = torch.load(tmp_path / 'many/seed_2' / LATEST, weights_only=True)
+    torch.save(checkpoint | {'data': '0' * 64}, tmp_path / 'many/seed_2' / LATEST)
+    result = command(SCRIPT, out_dir=tmp_path / 'many', n=2, trace_dir=tmp_path / 't', device='cpu')
+    assert result.status == 2 and 'its seeds were trained on different data' in result.err
+    assert not (tmp_path / 't').exists()
+
+
+def test_a_file_in_the_place_of_the_trace_is_refused_before_the_work(command, learned, tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('mine')
+    monkeypatch.setattr('tbtt.tracing.trace', lambda args: pytest.fail('worked first'))
+    result = command(SCRIPT, out_dir=learned, trace_dir=tmp_path / 'file', device='cpu')
+    assert result.status == 2 and 'is a file: name a folder' in result.err and len(result.err.splitlines()) == 1
+    assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_lists_at_the_shell_add_up_however_they_are_written():
+    parser = Parser('')
+    add_options(parser)
+    for name in LISTS:
+        words = f'--{name}=a --{name} b c --{name}=d=e f'.split()
+        assert getattr(parser.parse_args(separate(words)), name) == ['a', 'b', 'c', 'd=e', 'f']
 
 
 def test_seeds_are_one_model_and_several_models_are_drawn_against_their_size(command, learned, tmp_path):
@@ -274,6 +382,14 @@ def test_one_model_is_drawn_as_points_and_as_coefficients_against_n():
     assert [data.tolist() for data in scatter.lines[0].get_data()] == [[-1, -3], [-2, -4]]
     assert lines(lengths) == [[[1, 3], [0.5, 0.7]]] and lengths.get_xlabel() == 'n (words)'
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ['a, task-gram']
+
+
+def test_the_infinity_gram_is_drawn_unlike_the_task_gram():
+    both = {kind: cell(0.5)['task_gram'] for kind in KINDS}
+    model = traced('a', 10, {1: 0.5}) | {'tasks': {'quiz': {1: both, 2: both}}}
+    for axes in draw_trace([model, model | {'parameters': 20}], points('a', 1, [(-1, -2)])).axes[1:]:
+        task_gram, infinity_gram = ((line.get_linestyle(), line.get_marker()) for line, *_ in axes.containers[:2])
+        assert (task_gram, infinity_gram) == (('-', 'o'), ('--', 's'))
 
 
 def test_several_models_are_also_drawn_against_their_parameters():

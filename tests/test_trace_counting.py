@@ -1,5 +1,6 @@
 """Counts of n-grams: both engines against looking at every place; what lies on the disk, and what happens when it changes."""
 import json
+import os
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 import tbtt.corpus
 from tbtt.command import UserError
-from tbtt.corpus import Corpus, split
+from tbtt.corpus import Corpus, read_ids, split
 from tbtt.counting import NumpyCounter, sort_suffixes
 from tbtt.dataset import Codec
 from tbtt.grams import Characters, grams
@@ -177,34 +178,106 @@ def test_a_damaged_index_is_found(tmp_path, file, change):
         Corpus([tmp_path / 'corpus.bin'], Ids(), END, 'infini-gram')
 
 
+DOCUMENTS = [[1 + (i * j) % 7 for j in range(1 + i % 5)] for i in range(40)]
+
+
+def stopped(file, pieces, monkeypatch):
+    """Tokenize a corpus up to that piece, as a killed process leaves it: behind the tokens, before the manifest."""
+    append, seen = Corpus.append, []
+
+    def stop(self, tokens):
+        append(self, tokens)
+        seen.append(tokens)
+        if len(seen) == pieces:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Corpus, 'append', stop)
+        Corpus([file], Ids(), END, piece=8, shard=20)
+
+
 @pytest.mark.parametrize('name', ['corpus.txt', 'corpus.bin'])
 def test_tokenizing_goes_on_where_it_was_stopped(tmp_path, monkeypatch, name):
-    documents = [[1 + (i * j) % 7 for j in range(1 + i % 5)] for i in range(40)]
-    file = tmp_path / name
+    file, reader = tmp_path / name, {'corpus.txt': 'read_lines', 'corpus.bin': 'read_ids'}[name]
     if name == 'corpus.bin':
-        write_bin(file, documents)
+        write_bin(file, DOCUMENTS)
     else:
-        file.write_text('\n'.join(''.join(map(chr, (64 + token for token in document))) for document in documents))
+        file.write_text('\n'.join(''.join(map(chr, (64 + token for token in document))) for document in DOCUMENTS))
     whole = Corpus([file], Ids(), END, piece=8, shard=20)
     kept = {path.name: path.read_bytes() for path in whole.folder.glob('*.[0-9]*')}
     assert len(kept) > 4
     for path in whole.folder.iterdir():
         path.unlink()
-    append, seen = Corpus.append, []
-
-    def stop_at_the_fifth(self, tokens):
-        seen.append(tokens)
-        append(self, tokens)
-        if len(seen) == 5:    # after the tokens, before the manifest
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Corpus, 'append', stop_at_the_fifth)
-        Corpus([file], Ids(), END, piece=8, shard=20)
-    monkeypatch.setattr(Corpus, 'append', lambda self, tokens: (seen.append(tokens), append(self, tokens)))
+    stopped(file, 5, monkeypatch)
+    read, first = getattr(tbtt.corpus, reader), []
+    ends = [end for _, end in read(file, 0, 8, Ids(), END)]
+    monkeypatch.setattr(tbtt.corpus, reader, lambda file, byte, *rest: (first.append(byte), read(file, byte, *rest))[1])
     again = Corpus([file], Ids(), END, piece=8, shard=20)
     assert {path.name: path.read_bytes() for path in again.folder.glob('*.[0-9]*')} == kept
-    assert len(seen) * 8 < 2.5 * file.stat().st_size    # pieces that were done are not done again
+    assert first == [ends[3]]    # the fifth piece is not in the manifest; those before it are not read again
+
+
+@pytest.mark.parametrize('name', ['tokenized.0', 'offset.0', 'tokenized.1', 'offset.1'])
+@pytest.mark.parametrize('change', ['cut', 'gone'])
+def test_an_unfinished_index_that_lost_what_was_written_is_found(tmp_path, monkeypatch, name, change):
+    file = write_bin(tmp_path / 'corpus.bin', DOCUMENTS)
+    stopped(file, 8, monkeypatch)    # the first shard is full, the second is not
+    path, = tmp_path.glob(f'*/{name}')
+    path.write_bytes(path.read_bytes()[:6])
+    if change == 'gone':
+        path.unlink()
+    with pytest.raises(UserError, match=f'is damaged .{name}.: delete'):
+        Corpus([file], Ids(), END, piece=8, shard=20)
+
+
+@pytest.mark.parametrize('manifest', ['{}', '[]', 'null', '"of"', '{"of": null, "file": 0}', '[' * 200_000])
+def test_a_manifest_of_another_shape_is_a_damaged_index(tmp_path, manifest):
+    file = write_bin(tmp_path / 'corpus.bin', [[1]])
+    (Corpus([file], Ids(), END).folder / 'index.json').write_text(manifest)
+    with pytest.raises(UserError, match='is damaged .index.json.: delete'):
+        Corpus([file], Ids(), END)
+
+
+def test_an_index_is_of_one_separator_and_one_tokenizer(tmp_path):
+    file = write_bin(tmp_path / 'corpus.bin', [[1, 2, 3], [2, 3]])
+    other = type('Others', (Ids,), {'digest': lambda self: 'other ids'})()
+    corpora = Corpus([file], Ids(), END), Corpus([file], Ids(), 3), Corpus([file], other, END)
+    assert len({corpus.folder for corpus in corpora}) == 3
+    assert [corpus.counter().count((3,)) for corpus in corpora] == [2, 0, 2]
+
+
+def test_a_change_of_the_corpus_that_keeps_its_size_is_seen(tmp_path):
+    file = write_bin(tmp_path / 'corpus.bin', [[1, 2]])
+    assert Corpus([file], Ids(), END).counter().count((1,)) == 1
+    before = file.stat().st_mtime_ns
+    os.utime(write_bin(file, [[3, 2]]), ns=(before, before + 1))    # the clock of a file system may be coarse
+    assert Corpus([file], Ids(), END).counter().count((1,)) == 0
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_a_changed_byte_of_a_finished_index_is_found_by_either_engine(tmp_path, engine):
+    indexed(tmp_path, [[1, 2, 3, 4], [3, 5]], engine)
+    path, = tmp_path.glob('*/tokenized.0')
+    content = bytearray(path.read_bytes())
+    content[2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match='is damaged .tokenized.0.: delete'):
+        Corpus([tmp_path / 'corpus.bin'], Ids(), END, engine)
+
+
+@pytest.mark.parametrize('separator, says', [(-1, 'from 0 to 65535'), (65536, 'from 0 to 65535'),
+                                             (END - 65536, 'from 0 to 65535'), (7, 'holds no separator 7')])
+def test_a_separator_that_ends_no_document_is_refused(tmp_path, separator, says):
+    file = write_bin(tmp_path / 'corpus.bin', [[1, 2], [3]])
+    with pytest.raises(UserError, match=says):
+        Corpus([file], Ids(), separator)
+
+
+def test_the_pieces_behind_a_long_document_are_small_again(tmp_path):
+    file = write_bin(tmp_path / 'corpus.bin', [[1] * 1000] + [[2, 2, 2]] * 100)
+    pieces = [len(tokens) for tokens, _ in read_ids(file, 0, 16, Ids(), END)]
+    assert pieces[0] >= 1001 and sum(pieces) == 1001 + 400
+    assert max(pieces[1:]) <= 8    # tokens, in 16 bytes
 
 
 def test_a_folder_whose_name_infini_gram_cannot_take(tmp_path):
@@ -230,7 +303,10 @@ def test_several_files_are_one_corpus(tmp_path):
     ('c.txt', b'\xff\xfe', 'no UTF-8'),
     ('c.jsonl', b'{"txt": "a"}\n', 'field text'),
     ('c.jsonl', b'{"text": 1}\n', 'field text'),
-    ('c.jsonl', b'plain\n', 'field text')])
+    ('c.jsonl', b'plain\n', 'field text'),
+    ('c.jsonl', b'{"text": "\\ud800"}\n', 'field text'),
+    ('c.jsonl', b'[' * 200_000, 'field text'),
+    ('c.jsonl', b'{"text": ' + b'[' * 200_000, 'field text')])
 def test_a_corpus_that_cannot_be_read_is_refused(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:

@@ -48,11 +48,29 @@ def test_translation_as_sgml_and_as_plain_text(tmp_path):
         assert [(example.input, example.output) for example in read_examples(files, 'translation')] == expected
 
 
+@pytest.mark.parametrize('mark', ['\u2028', '\x85', '\x0b', '\x0c', '\x1c'])    # str.splitlines splits at each of them
+def test_only_a_line_end_ends_a_line(tmp_path, mark):
+    odd, mine = f'one{mark}two', f'{{"input": "a{mark}b", "output": "c"}}\n'
+    files = [write(tmp_path / 'a.txt', f'{odd}\nb\n'), write(tmp_path / 'b.txt', f'c\n{odd}\n')]
+    assert [example[1:3] for example in read_examples(files, 'translation')] == [(odd, 'c'), ('b', odd)]
+    cells = f'Which?,{odd},3,4,5,A\nWho?,1,"{odd}",3,4,B\n'
+    assert read(tmp_path / 'test.csv', cells, 'mmlu') == [('Which?', odd), ('Who?', odd)]
+    if mark >= ' ':    # JSON has no lower ones as they are
+        assert read(tmp_path / 'mine.jsonl', mine, None) == [(f'a{mark}b', 'c')]
+
+
+def test_a_cell_longer_than_csv_takes_is_refused(tmp_path):
+    with pytest.raises(UserError, match='test.csv is no CSV: field larger than field limit') as error:
+        read(tmp_path / 'test.csv', f'Which?,{"a" * 131_073},b,c,d,A\n', 'mmlu')
+    assert len(str(error.value)) < 200
+
+
 def test_jsonl_of_ones_own_and_what_the_model_is_asked(tmp_path):
     file = write(tmp_path / 'mine.jsonl', {'input': 'Two? ', 'output': ' Three.', 'more': 1})
     example, = read_examples([file], None)
     assert example == ('examples', 'Two?', 'Three.', 'Two? ')
-    assert read_examples([file], None, 'Q: {input}\nA: {output}')[0].prompt == 'Q: Two?\nA: '
+    for template in ('Q: {input}\nA: {output}', r'Q: {input}\nA: {output}'):    # as a script or as a shell gives a line end
+        assert read_examples([file], None, template)[0].prompt == 'Q: Two?\nA: '
 
 
 @pytest.mark.parametrize('template', ['{input}', '{output}', '{output} {input}', ''])
@@ -68,7 +86,13 @@ def test_a_template_whose_prompts_would_not_hold_the_outputs_n_grams_is_refused(
     (None, '[1]\n', 'line 1'),
     (None, '\n', 'no example in it'),
     (None, {'input': 'a', 'output': ' '}, 'example 1 has no text as its output'),
-    (None, {'input': 3, 'output': 'b'}, 'example 1 has no text'),
+    (None, {'input': 3, 'output': 'b'}, 'example 1 has no text as its input'),
+    (None, {'input': ' ', 'output': 'b'}, 'example 1 has no text as its input'),
+    (None, {'input': 'a', 'output': None}, 'example 1 has no text as its output'),
+    (None, {'input': '\ud800', 'output': 'b'}, 'example 1 has no text as its input'),
+    (None, {'input': 'a', 'output': '\udfff'}, 'example 1 has no text as its output'),
+    (None, '[' * 200_000, 'line 1: expected a JSON object'),
+    ('triviaqa', '[' * 200_000, 'expected JSON with Data'),
     ('gsm8k', {'question': 'a'}, 'question and answer'),
     ('gsm8k', {'question': 'a', 'answer': 3}, 'example 1'),
     ('triviaqa', {'Data': [{'Question': 'a', 'Answer': {}}]}, 'Question and Answer with a Value'),

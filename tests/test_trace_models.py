@@ -115,6 +115,63 @@ def test_a_long_prompt_is_cropped_and_a_long_output_refused(tmp_path):
         model.log_probabilities([short._replace(output='Oslo is cold. ' * 30)])
 
 
+def plain_log_p(folder, ids, start):
+    """Of ids[start:], by one forward pass of the model as it is."""
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        everything = plain(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return [everything[i - 1, ids[i]].item() for i in range(start, len(ids))]
+
+
+def test_what_is_cropped_is_the_beginning(tmp_path):
+    folder = make_model(tmp_path, 'gpt2', context=16)
+    example = Example('quiz', 'x', 'Paris, a city.', 'Oslo is cold; Norway too. The capital of France is ')
+    (found,) = TransformersModel(str(folder), 'cpu').log_probabilities([example])
+    ids = make_tokenizer()(example.prompt + example.output)['input_ids']
+    assert len(ids) > 16 > len(found)
+    assert found == pytest.approx(plain_log_p(folder, ids[-16:], 16 - len(found)), abs=1e-4)
+
+
+def test_what_a_tokenizer_puts_before_a_text_is_there_for_the_model_and_not_in_the_corpus(tmp_path):
+    folder, tokenizer = make_model(tmp_path, 'gpt2'), make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single='<|endoftext|> $A', special_tokens=[('<|endoftext|>', 0)])
+    tokenizer.save_pretrained(folder)
+    model, (example, *_) = TransformersModel(str(folder), 'cpu'), examples()
+    ids = make_tokenizer()(example.prompt + example.output)['input_ids']
+    assert model.before == [0] and model.language.encode(example.prompt + example.output)[0] == ids
+    (found,) = model.log_probabilities([example])
+    assert found == pytest.approx(plain_log_p(folder, [0, *ids], len(ids) + 1 - len(found)), abs=1e-4)
+    (tmp_path / 'c.txt').write_text('\n'.join(DOCUMENTS))
+    counter = Corpus([tmp_path / 'c.txt'], model.language).counter()
+    assert counter.count((0,)) == 0 and counter.num_documents == len(DOCUMENTS)
+    assert len(Statistics(counter, model.language, []).documents('Paris')) == 2
+
+
+def letters_only():
+    """A tokenizer that knows lower-case letters, drops all else, and has neither padding nor end."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate('abcdefghijklmnopqrstuvwxyz')}, []))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def test_output_that_a_tokenizer_drops_is_left_out_and_counted(tmp_path):
+    folder = make_model(tmp_path / 'model', 'gpt2')
+    letters_only().save_pretrained(folder)
+    model = TransformersModel(str(folder), 'cpu')
+    asked = [Example('quiz', 'who', output, 'who ') for output in ('ada 1815 byron', '1815')]
+    assert [len(log_p) for log_p in model.log_probabilities(asked)] == [len('adabyron'), 0]
+    (tmp_path / 'c.txt').write_text('who is ada\nwho is byron')
+    found, left_out = Statistics(Corpus([tmp_path / 'c.txt'], model.language).counter(), model.language, asked).points(1)
+    assert [(point.gram, point.first, point.last) for point in found[0]] == [('ada', 0, 3), ('byron', 3, 8)]
+    assert found[1] == [] and left_out == {'output n-grams that the tokenizer drops': 2}
+
+
+@pytest.mark.parametrize('word', ['दिल्ली', 're\u0301sume\u0301', 'القُدْس'])
+def test_marks_are_parts_of_the_words_that_they_stand_in(word):
+    assert list(grams(f'({word}), {word} x', 1, Words(make_tokenizer(), 'made-up'))) == [word, 'x']
+
+
 def test_words_are_n_grams_with_what_stands_between_and_without_what_stands_around():
     words = Words(make_tokenizer(), 'made-up')
     assert list(grams("It's (Oslo, Norway) 3.5!", 2, words)) == ["It's (Oslo", 'Oslo, Norway', 'Norway) 3.5']
@@ -193,6 +250,23 @@ def test_the_similarity_filter_keeps_pairs_above_the_threshold(command, models, 
     assert kept[-1] > kept[0.6] > kept[1]
 
 
+def test_an_embedding_is_the_mean_over_the_tokens_of_its_text_alone(models):
+    long = ' '.join(FACTS)    # cut at the 64 tokens that the model has places for
+    together = Similarity(str(models['gpt2']), 0.5, 'cpu').embed(['Oslo', long, 'Rome is warm'])
+    for text, found in zip(('Oslo', long, 'Rome is warm'), together):    # the others are padded beside the long one
+        ids = make_tokenizer()(text)['input_ids'][:64]
+        with torch.no_grad():
+            hidden = transformers.AutoModel.from_pretrained(models['gpt2'])(torch.tensor([ids])).last_hidden_state[0]
+        assert found.numpy() == pytest.approx(torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy(), abs=1e-4)
+
+
+def test_a_tokenizer_without_padding_and_end_embeds_texts_of_any_length(tmp_path):
+    folder = make_model(tmp_path, 'gpt2')
+    letters_only().save_pretrained(folder)
+    alone, together = (Similarity(str(folder), 0.5, 'cpu').embed(texts) for texts in (['ab'], ['ab', 'abcdefgh' * 20]))
+    assert together[0].numpy() == pytest.approx(alone[0].numpy(), abs=1e-5)
+
+
 # Bad input.
 
 @pytest.fixture
@@ -231,6 +305,37 @@ def test_a_model_that_is_not_there_or_not_whole_is_refused(refused, models, tmp_
     refused('--download', model='nobody/nothing')
     (tmp_path / 'empty').mkdir()
     refused('could be loaded', model=tmp_path / 'empty')
+
+
+def test_an_encoder_which_would_see_the_answer_is_refused(refused, tmp_path):
+    config = transformers.BertConfig(vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                     intermediate_size=32, max_position_embeddings=64)
+    model = transformers.BertModel(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(4)
+    model.save_pretrained(tmp_path / 'encoder')
+    make_tokenizer().save_pretrained(tmp_path / 'encoder')
+    refused('is no causal model: it sees the tokens that it should predict', model=tmp_path / 'encoder')
+
+
+def test_an_encoder_with_a_decoder_is_no_embedding_model(refused, tmp_path):
+    transformers.T5Model(transformers.T5Config(vocab_size=400, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+                         ).save_pretrained(tmp_path / 't5')
+    make_tokenizer().save_pretrained(tmp_path / 't5')
+    refused('--embedding_model takes an encoder or a causal model', embedding_model=tmp_path / 't5', threshold=0.5)
+
+
+def test_an_output_with_no_token_before_it_is_refused(refused):
+    refused('no token stands before its output: ask more of', template=' {output}')    # the blank is part of its token
+
+
+@pytest.mark.parametrize('line', [r'{"text": "\ud800"}', '[' * 200_000])
+def test_json_that_holds_no_text_is_refused_in_corpus_and_examples(refused, files, line):
+    (files / 'odd.jsonl').write_text(line + '\n')
+    refused('expected a JSON object with the field text in each line', corpus=files / 'odd.jsonl')
+    (files / 'odd.jsonl').write_text(line.replace('"text"', '"output": "b", "input"') + '\n')
+    refused('has no text as its input' if 'text' in line else 'line 1: expected a JSON object', examples=files / 'odd.jsonl')
 
 
 def test_a_tokenizer_that_is_not_the_models_is_refused(refused, tmp_path):
