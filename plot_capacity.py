@@ -18,17 +18,20 @@ from tbtt import paper
 from tbtt.command import Parser, UserError, run
 from tbtt.figures import save
 from tbtt.results import read_results, stack_seeds, wilson_interval
-from tbtt.summary import PAIR, TASKS, read_summaries
+from tbtt.summary import PAIR, RECIPE, TASKS, read_summaries
 
+NEAR = 4    # times larger or smaller
 PANELS = {tasks: name for name, tasks in TASKS.items()}    # tasks of a summary -> name in tbtt.paper
 # Every line differs from its neighbours in marker and dashes too, for a printer without colours.
 SHARES = {'best': dict(color='tab:purple', marker='s', linestyle=':', label='seeds at 40/40 held-out, best evaluation'),
           'last': dict(color='black', marker='o', linestyle='-', label='seeds at 40/40 held-out, last evaluation')}
-MEANS = {'last_heldout': dict(color='tab:purple', marker='D', linestyle='--', label='held-out answers, mean'),
-         'last_seen': dict(color='tab:green', marker='^', linestyle='-.', label='seen answers, mean'),
-         'last_facts': dict(color='tab:orange', marker='v', linestyle=(0, (7, 2)), label='facts recalled, mean')}
-PAPER = {'heldout': dict(marker='D', color='tab:purple', label='paper: held-out'),
-         'facts_pct': dict(marker='v', color='tab:orange', label='paper: facts')}
+MEANS = {'last_heldout': dict(color='tab:purple', marker='D', linestyle='--',
+                             label='held-out answers, mean at the last evaluation'),
+         'last_seen': dict(color='tab:green', marker='^', linestyle='-.', label='seen answers, mean at the last evaluation'),
+         'last_facts': dict(color='tab:orange', marker='v', linestyle=(0, (7, 2)),
+                           label='facts recalled, mean at the last evaluation')}
+PAPER = {'heldout': dict(marker='D', color='tab:purple', label='paper, best evaluation: held-out'),
+         'facts_pct': dict(marker='v', color='tab:orange', label='paper, best evaluation: facts')}
 
 
 def by_size(rows):
@@ -60,24 +63,27 @@ def draw_means(axes, sizes):
                   if (value := row.get(name)) is not None]
         if points:
             x, y = np.array(points).T
-            axes.scatter(x, y, s=14, color=look['color'], marker=look['marker'], alpha=0.25, linewidth=0)
+            axes.scatter(x, y, s=16, color=look['color'], marker=look['marker'], alpha=0.5, linewidth=0, zorder=3)
             levels = np.unique(x)
             axes.plot(levels, [y[x == level].mean() for level in levels], linewidth=1.4, markersize=5, **look)
 
 
-def draw_paper(axes, task):
-    """The paper's four sizes, with its own values."""
+def draw_paper(axes, task, sizes):
+    """The paper's models of about the sizes that were trained, with its own values: the MLT alone would take half the axis."""
     numbers = paper.published()
     for model, size in zip(paper.MODELS, paper.NUM_PARAMS[task]):
+        if not min(sizes) / NEAR <= size <= max(sizes) * NEAR:
+            continue
         axes.axvline(size, color='0.8', linewidth=0.8, zorder=0)
         axes.annotate(model, (size, 1.0), xycoords=('data', 'axes fraction'), xytext=(0, 2), textcoords='offset points',
                       ha='center', fontsize=8, color='0.3')
         row = numbers[task, model]
         if row['heldout_total']:
             heldout = 100 * float(row['heldout_correct']) / float(row['heldout_total'])
-            axes.plot(size, heldout, linestyle='', markersize=10, markerfacecolor='none', **PAPER['heldout'])
+            axes.plot(size, heldout, linestyle='', markersize=11, markerfacecolor='none', zorder=1, **PAPER['heldout'])
         if row['facts_pct']:
-            axes.plot(size, float(row['facts_pct']), linestyle='', markersize=10, markerfacecolor='none', **PAPER['facts_pct'])
+            axes.plot(size, float(row['facts_pct']), linestyle='', markersize=11, markerfacecolor='none', zorder=1,
+                      **PAPER['facts_pct'])
 
 
 def draw_capacity(rows):
@@ -93,7 +99,7 @@ def draw_capacity(rows):
         for side in ('top', 'right'):
             axes.spines[side].set_visible(False)
         axes.set_title(f'{paper.TASKS[PANELS[tasks]]}: {seeds_text(by_size(found))}', fontsize=10, pad=16)
-        draw_paper(axes, PANELS[tasks])
+        draw_paper(axes, PANELS[tasks], [row['num_params'] for row in found])
         draw_means(axes, by_size(found))
         draw_shares(axes, by_size(found))
         handles |= dict(zip(reversed((labels := axes.get_legend_handles_labels())[1]), reversed(labels[0])))
@@ -145,6 +151,7 @@ def draw_training(curves):
             axes.set_title(f'{paper.TASKS[PANELS[task]]}: {titles[column]}' if task != 'facts' else paper.TASKS[task],
                            fontsize=10)
             axes.set(ylim=(-0.03, 1.03), xlabel='iteration (thousands)')
+            axes.tick_params(labelbottom=True)    # shared axes have numbers only at the bottom, where some panel is missing
             axes.grid(color='0.93')
         row[0].set_ylabel('probability of the right answer')
     handles = [Line2D([], [], label=f'width {width:.0f}', **look) for width, look in looks.items()]
@@ -161,6 +168,7 @@ def draw_heldout(rows):
     for i, width in enumerate(widths):
         look = dict(color=str(0.6 * i / max(1, len(widths) - 1)), marker='osD^v'[i % 5])
         shift = 0.3 * (i / max(1, len(widths) - 1) - 0.5)
+        labels = [f'width {width:.0f}: mean', f'width {width:.0f}: seeds that answer all']
         for x, pairs in enumerate(sets):
             scores = [row['last_heldout'] for row in rows if (row['heldout'], row['n_embd']) == (pairs, width)]
             if scores:
@@ -168,10 +176,11 @@ def draw_heldout(rows):
                 full = sum(score == 100 for score in scores)
                 low, high = wilson_interval(full, len(scores))
                 axes.plot(x + shift, np.mean(scores), markersize=7, linestyle='', **look,
-                          label=f'width {width:.0f}: mean' if not x else None)
+                          label=labels[0])
                 axes.errorbar(x + shift + 0.08, 100 * full / len(scores), [[100 * (full / len(scores) - low)],
                               [100 * (high - full / len(scores))]], capsize=3, linewidth=1.2, fmt='_', color=look['color'],
-                              label=f'width {width:.0f}: seeds that answer all' if not x else None)
+                              label=labels[1])
+                labels = [None, None]    # once in the legend
     axes.set_xticks(range(len(sets)), [pairs if pairs.count(';') < 1 else f'{pairs.count(";") + 1} pairs' for pairs in sets],
                     rotation=45, ha='right')
     axes.set(ylim=(-4, 106), ylabel='percent', xlabel='held-out pair',
@@ -188,10 +197,17 @@ def by_pairs(rows):
 
 
 def chosen(rows, decay):
-    """The one-layer models of the paper's setting with this weight decay."""
+    """The one-layer models with this weight decay. Raises `UserError` for seeds of one size that were trained differently."""
     fixed = {'n_layer': 1, 'n_head': 1, 'mlp_expansion': 1, 'dropout': 0, 'weight_decay': decay}
-    return [row for row in rows if row['tasks'] in PANELS and all(row.get(name, value) == value
-                                                                 for name, value in fixed.items())]
+    found = [row for row in rows if row['tasks'] in PANELS and all(row[name] == value for name, value in fixed.items())]
+    recipes = {}
+    for row in found:
+        size = row['tasks'], row['n_embd'], row['heldout']
+        for name in ('max_iters', 'data', *RECIPE):
+            if recipes.setdefault((size, name), row[name]) != row[name]:
+                raise UserError(f'runs of {row["tasks"]} at width {row["n_embd"]:g} differ in {name}, {recipes[size, name]} '
+                                f'and {row[name]}: their mean would be of nothing; draw each from a summary of its own')
+    return found
 
 
 def main():
@@ -214,8 +230,9 @@ def main():
             figures['capacity_training'] = draw_training(curves)
         else:
             print('no results.csv beside the summary: the figure over training is left out')
-    if len(usual) < len(rows):
-        figures['capacity_heldout'] = draw_heldout([row for row in rows if row['tasks'] == 'math' and row.get('heldout')])
+    pairs = [row for row in rows if row['tasks'] == 'math' and row['last_heldout'] is not None]
+    if len(usual) < len(rows) and pairs:
+        figures['capacity_heldout'] = draw_heldout(pairs)
     for name, figure in figures.items():
         output = args.output_dir / f'{name}.{args.format}'
         save(figure, output)

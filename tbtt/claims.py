@@ -12,6 +12,7 @@ import numpy as np
 
 from tbtt import markdown, paper
 from tbtt.command import study_package
+from tbtt.results import wilson_interval
 from tbtt.summary import as_the_paper
 
 optimize, stats = study_package('scipy.optimize'), study_package('scipy.stats')
@@ -72,7 +73,7 @@ def values(rows, column):
 
 def share(count, total):
     """6 of 6 seeds (61 to 100%), Wilson's interval."""
-    low, high = stats.binomtest(int(count), int(total)).proportion_ci(LEVEL, method='wilson')
+    low, high = wilson_interval(count, total)
     return f'{count} of {total} seeds ({100 * low:.0f} to {100 * high:.0f}%)'
 
 
@@ -276,7 +277,7 @@ def report(claims):
         if parts:
             rows = [[part.what, part.paper, part.ours, str(part.seeds), part.verdict] for part in parts]
             lines += [markdown.table(['', 'paper', 'ours', 'seeds', 'verdict'], rows), '']
-    return '\n'.join([*lines, f'Best: at the evaluation that the paper reports. Shares with Wilson\'s {LEVEL:.0%} interval, means '
-                              f'± half of Student\'s, thresholds with that of a bootstrap over seeds. Called alike within '
-                              f'{SCORE_MARGIN:g} points of answers and {SHARE_MARGIN:g} of seeds; fewer than {MIN_SEEDS} seeds are '
-                              f'not judged, diverged ones left out.'])
+    notes = ('Best: at the evaluation that the paper reports.', f"Shares with Wilson's {LEVEL:.0%} interval, means ± half of",
+             "Student's, thresholds with that of a bootstrap over seeds.", f'Called alike within {SCORE_MARGIN:g} points of',
+             f'answers and {SHARE_MARGIN:g} of seeds; fewer than {MIN_SEEDS} seeds are not judged, diverged ones left out.')
+    return '\n'.join([*lines, ' '.join(notes)])

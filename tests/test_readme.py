@@ -83,11 +83,30 @@ def test_the_findings_in_words_are_those_of_the_summary():
     math = {width: [row for row in rows if (row['tasks'], row['n_embd']) == ('math', width)] for width in (10, 14, 20, 28)}
     held, seen = ({width: sum(row[column] for row in some) / len(some) for width, some in math.items()}
                   for column in ('last_heldout', 'last_seen'))
-    assert len(rows) == 30 and all(len(some) == 6 for some in math.values())
+    assert f'{len(rows)} runs on two cores' in text and all(len(some) == 6 for some in math.values())
     assert f'right to {held[14]:.1f}% at n14, {held[20]:.1f}% at width 20 and {held[28]:.1f}% at n28' in text
     assert f'{held[10]:.0f}% of the held-out answers, {seen[10]:.0f}% of those it was trained on' in text
     assert min(seen[width] for width in (14, 20, 28)) >= 97
     assert f'stays at {min(row["last_sub"] for row in math[14]):.0f}% of the subtractions' in text
+    for when, model, share in (('best', 'n14', 1), ('last', 'n14', 1), ('best', 'n28', 0), ('last', 'n28', 0)):
+        count = sum(row[f'{when}_heldout_correct'] == 40 * share for row in math[int(model[1:])])
+        assert (when, model, count) in {('best', 'n14', 5), ('last', 'n14', 3), ('best', 'n28', 1), ('last', 'n28', 4)}
+    assert all(row['top_heldout'] >= 25 and row['top_heldout'] > row['last_heldout'] for row in math[28])
+    assert sum(row['top_heldout_iter'] <= 2000 for row in math[28]) == 5
+
+    def spread(tasks, width, *columns):
+        some = [row[column] for row in rows if (row['tasks'], row['n_embd'], row['weight_decay']) == (tasks, width, 0)
+                for column in columns]
+        assert len(some) == 3 * len(columns)
+        return f'{min(some):.0f} to {max(some):.0f}%'
+
+    assert f'n14 recalls {spread("facts", 14, "best_facts")} at best' in text
+    assert f'{spread("facts", 14, "last_facts")} at the last evaluation; n28 at best everything in two of three' in text
+    assert f'at the last evaluation {spread("facts", 28, "last_facts")}' in text
+    assert f'n14 answers {spread("math+facts", 14, "best_add", "best_sub")} of either operation at best' in text
+    assert spread('math+facts', 14, 'best_heldout', 'last_heldout') == '0 to 0%'
+    assert f'n28 reaches {spread("math+facts", 28, "best_sub")} of the subtractions' in text
+    assert sorted(row['last_heldout'] for row in rows if (row['tasks'], row['n_embd']) == ('math+facts', 28)) == [0, 0, 50]
 
 
 def test_the_findings_on_frequency_are_those_of_the_tables():
