@@ -24,8 +24,9 @@ def results():
 
 
 def speed():
-    """The table of bench.py from results/."""
-    return bench.report(json.loads((HERE / 'results' / 'bench_cpu.json').read_text()))
+    """The tables of bench.py from results/."""
+    files = [HERE / 'results' / f'bench_{name}.json' for name in ('cpu', 'trace')]
+    return '\n\n'.join(bench.report(json.loads(file.read_text())) for file in files)
 
 
 def crash():
