@@ -85,7 +85,8 @@ def seed_row(folder):
     results, info = read_results(folder / 'results.csv'), read_info(folder)
     last = last_row(results)
     best = last if np.isnan(results['combined_acc']).all() else best_row(results, 'combined')    # without tasks no scores
-    settings = {name: info['config'][name] for name in (*SETTINGS, *RECIPE)}    # as trained, whatever is asked for now
+    trained = info.get('config', {})    # whatever is asked for now
+    settings = {name: trained.get(name) for name in (*SETTINGS, *RECIPE)}
     row = {**{name: int(value) if isinstance(value, bool) else value for name, value in settings.items()},
            'seed': info.get('seed'), 'num_params': info.get('num_params'), 'iter': int(results['iter'][last]),
            'finished': int(info.get('finished', False)), 'diverged': info.get('diverged'), 'seconds': info.get('seconds'),
