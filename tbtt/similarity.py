@@ -19,6 +19,7 @@ class Similarity:
         self.device = choose_device(device)
         self.model = load(transformers.AutoModel, name, download, dtype=torch.float32).to(self.device).eval()
         self.threshold, self.known = threshold, {}
+        self.tokenizer.padding_side = 'right'    # the positions of a text begin with it
         if self.tokenizer.pad_token is None:    # what stands there is masked
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(0)
         if self.model.config.is_encoder_decoder or len(self.tokenizer) > self.model.get_input_embeddings().num_embeddings:
