@@ -174,8 +174,9 @@ def draw_points(axes, task, models, rows, colours):
 def draw_lengths(axes, task, models, colours):
     """Spearman's coefficient against n, with intervals; beside each other, so that none hides another."""
     for i, (model, colour) in enumerate(zip(models, colours)):
+        aside = BESIDE * (i - (len(models) - 1) / 2)
         for kind, label in KINDS.items():
-            cells = [(n + BESIDE * (i - (len(models) - 1) / 2), computed(cell, kind)) for n, cell in model['tasks'].get(task, {}).items() if computed(cell, kind)]
+            cells = [(n + aside, found) for n, cell in model['tasks'].get(task, {}).items() if (found := computed(cell, kind))]
             draw_coefficients(axes, cells, kind, color=colour, label=f'{model["model"]}, {label}')
     unit = models[0]['corpus']['unit']
     axes.set(title=task, xlabel=f'n ({unit})', ylabel="Spearman's coefficient")
@@ -187,11 +188,11 @@ def draw_sizes(axes, task, models):
     """Spearman's coefficient against the number of parameters, a line for each n: the paper's main figure."""
     lengths = sorted({n for model in models for n in model['tasks'].get(task, {})})
     for i, n in enumerate(lengths):
+        aside, colour = (1 + BESIDE)**(i - (len(lengths) - 1) / 2), colormaps['plasma'](0.85 * i / max(1, len(lengths) - 1))
         for kind in KINDS:
             cells = sorted(((model['parameters'], computed(model['tasks'][task][n], kind)) for model in models
                             if task in model['tasks'] and computed(model['tasks'][task][n], kind)), key=lambda cell: cell[0])
-            aside = (1 + BESIDE)**(i - (len(lengths) - 1) / 2)
-            draw_coefficients(axes, [(aside * size, found) for size, found in cells], kind, color=colormaps['plasma'](0.85 * i / max(1, len(lengths) - 1)),
+            draw_coefficients(axes, [(aside * size, found) for size, found in cells], kind, color=colour,
                               label=f'n = {n}' if kind == 'task_gram' else None)
     axes.set(title=task, xlabel='Parameters', xscale='log', ylabel="Spearman's coefficient")
     axes.set_ylim(min(-0.05, axes.get_ylim()[0]), 1.05)

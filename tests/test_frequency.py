@@ -32,7 +32,8 @@ def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
     counts = {(row['run'], row['seed'], row['task']): 0 for row in rows}
     for row in rows:
         counts[row['run'], row['seed'], row['task']] += 1
-    assert counts == {(str(skewed / run), seed, task): number for run, seed in (('one', '1337'), ('two', '1337'), ('two', '1338'))
+    assert counts == {(str(skewed / run), seed, task): number
+                      for run, seed in (('one', '1337'), ('two', '1337'), ('two', '1338'))
                       for task, number in (('math', 196), ('facts', 50))}
     text = (skewed / 'data' / 'train.txt').read_text()
     assert all(text.count(row['question']) == int(row['occurrences']) for row in rows[:250:7])
