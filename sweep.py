@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tbtt.command import Parser, UserError, run
 from tbtt.device import choose_device
 from tbtt.estimate import Estimates
-from tbtt.launch import Children, all_finished, check_address, local, on_ray
+from tbtt.launch import Children, check_address, done, local, on_ray
 from tbtt.plan import ON_CPU, Sweep, shard
 from tbtt.summary import summarise, write_summary
 
@@ -81,7 +81,7 @@ def main():
         print(estimates.table(jobs, workers))
         return 0
 
-    todo = [job for job in jobs if not all_finished(job.folder, job.seeds, job.run.config().max_iters)]
+    todo = [job for job in jobs if not done(job)]
     print(f'{sweep.folder}: {len(sweep.runs)} runs of {sweep.num_seeds} seed(s), {len(jobs)} jobs here, '
           f'{len(jobs) - len(todo)} finished already')
     children = Children()
