@@ -72,8 +72,7 @@ def main():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     estimates = Estimates(sweep, 'cuda' if gpus else 'cpu')
     replicas = args.replicas or (estimates.replicas_that_fit() if gpus else ON_CPU)
-    i, n = args.shard
-    jobs = sweep.jobs(replicas)[i::n]
+    jobs = sweep.jobs(replicas, args.shard)
     workers = args.workers or len(gpus) or cores
     threads = max(1, cores // workers)    # of each, however few jobs there are: their number changes the order of summation
     workers = min(workers, max(1, len(jobs)))

@@ -1,6 +1,7 @@
 """Sweeps: axes that expand to the runs they say, jobs that are resumed, shared and retried, and the table at the end."""
 import csv
 import os
+import re
 import signal
 import sys
 import threading
@@ -90,6 +91,16 @@ def test_the_files_that_come_with_the_project_are_what_they_say(tmp_path):
     ("learning = 3", 'unknown setting'),
     ("dataset = 'x'", 'chosen by the sweep itself'),
     ("1 / 0", 'ZeroDivisionError'),
+    ("base = {1: 'config/train_math_mini_14.py'}", 'expected a config file'),
+    ("axes = {1: [2]}", 'the names as texts'),
+    ("axes = {'weight_decay': [0, 0.0]}", 'twice'),
+    ("axes = {'batch_size': [None]}", 'expected int, got NoneType'),
+    ("batch_size = None", 'expected int, got NoneType'),
+    ("data = {'heldout': [None]}", 'None is no value'),
+    ("data = {'heldout': ['1,2;3,4', '1,2+3,4']}", 'two runs would be named'),
+    ("base = {'..': 'config/train_math_mini_14.py'}", 'no run can be named [.][.]:'),
+    ("base = {'data': 'config/train_math_mini_14.py'}", 'no run can be named data:'),
+    ("seed, num_seeds = 2**31 - 1, 3", 'no seed above 2147483647'),
 ])
 def test_a_wrong_sweep_file_is_one_line(tmp_path, text, said):
     with pytest.raises(UserError, match=said):
@@ -98,9 +109,9 @@ def test_a_wrong_sweep_file_is_one_line(tmp_path, text, said):
 
 @pytest.mark.parametrize('args', [
     ['nothing.py'], ['--shard=4/4'], ['--shard=x'], ['--engine=slurm'], ['--workers=0'], ['--n_embd=4,5', '--block_size=9,8'],
-    ['--learning=3'], ['--heldout=1,2'], ['stray'], ['--engine=ray', '--address=127.0.0.1:1'], ['--num_seeds=0']])
+    ['--learning=3'], ['--heldout=1,2'], ['--n_embd=4,4'], ['--seed=2147483647', '--num_seeds=2'], ['stray'], ['--engine=ray', '--address=127.0.0.1:1'], ['--num_seeds=0']])
 def test_a_wrong_option_is_one_line(tmp_path, capsys, args):
-    args = args if args == ['nothing.py'] else [sweep_file(tmp_path), *args]
+    args = args if args == ['nothing.py'] else [sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}"), *args]
     if '--engine=ray' in args:
         pytest.importorskip('ray')
     assert run_script('sweep.py', *args, f'--sweeps_dir={tmp_path / "sweeps"}') == 2
@@ -109,11 +120,36 @@ def test_a_wrong_option_is_one_line(tmp_path, capsys, args):
     assert not list(tmp_path.glob('sweeps/*/n_embd*'))
 
 
-@pytest.mark.parametrize('n', [1, 2, 3, 7, 100])
-def test_shards_are_disjoint_and_complete(tmp_path, n):
-    jobs = Sweep('config/sweep_capacity.py', {}, tmp_path).jobs(8)
-    parts = [jobs[i::n] for i, _ in (shard(f'{i}/{n}') for i in range(n))]
-    assert sorted((str(job) for part in parts for job in part)) == sorted(map(str, jobs))
+@pytest.mark.parametrize('overrides, said', [
+    ({'heldout': ' '}, 'none of them empty'), ({'heldout': '5,7 5,7'}, 'twice'), ({'weight_decay': '0,0.0'}, 'twice')])
+def test_the_command_line_is_checked_as_the_file_is(tmp_path, overrides, said):
+    path = sweep_file(tmp_path, "axes = {'weight_decay': [0, 0.1]}\ndata = {'heldout': ['5,7', '1,2']}")
+    with pytest.raises(UserError, match=said):
+        Sweep(path, overrides, tmp_path)
+    assert [run.name for run in Sweep(path, {'weight_decay': '0', 'heldout': '5,7'}, tmp_path).runs] == [
+        'weight_decay=0.0_heldout=5,7']
+
+
+@pytest.mark.parametrize('n', [1, 2, 3, 7, 64, 3000])
+def test_shards_are_disjoint_and_complete_and_alike_in_size(tmp_path, n):
+    sweep = Sweep('config/sweep_capacity.py', {}, tmp_path)
+    parts = [sweep.jobs((8, 32, 5)[i % 3], shard(f'{i}/{n}')) for i in range(n)]
+    seeds = [[(job.run.name, seed) for job in jobs for seed in job.seeds] for jobs in parts]
+    together = [seed for part in seeds for seed in part]
+    assert len(together) == len(set(together)) == 3 * 2 * 14 * 32
+    assert max(map(len, seeds)) - min(map(len, seeds)) <= 1
+    assert all(job.seeds == tuple(range(job.seeds[0], job.seeds[-1] + 1)) for jobs in parts for job in jobs)
+
+
+def test_shards_on_unlike_machines_leave_no_seed_out(tmp_path, capsys):
+    path = sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}", num_seeds=4)
+    seeds = []
+    for i, replicas in enumerate((4, 2, 1)):
+        assert run_script('sweep.py', path, '--dry_run', f'--shard={i}/3', f'--replicas={replicas}',
+                          f'--sweeps_dir={tmp_path / "sweeps"}') == 0
+        for name, first, last in re.findall(r'^(n_embd=.)(?:, seeds (\d+) to (\d+))? ', capsys.readouterr().out, re.M):
+            seeds += [(name, seed) for seed in range(int(first or 1337), int(last or 1340) + 1)]
+    assert sorted(seeds) == [(f'n_embd={n}', seed) for n in (4, 6) for seed in range(1337, 1341)]
 
 
 def test_a_dry_run_estimates_and_trains_nothing(tmp_path, capsys):
