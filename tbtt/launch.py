@@ -136,8 +136,10 @@ def train_left(job, children, env):
         error = train(job, folder, seeds, children, env)
         if error and BUSY in error:
             time.sleep(WAIT)    # whoever has it may finish it
-        elif error and unfinished(job, config) == left or not error and not all_trained(job, folder, seeds, config):
-            return error or f'{folder} did not finish'
+        elif error and (folder.exists() or unfinished(job, config) == left):
+            return error    # where it is gone, another job has finished and moved it
+        elif not error and not all_trained(job, folder, seeds, config):
+            return f'{folder} did not finish'
     return None
 
 

@@ -134,10 +134,12 @@ def test_two_jobs_may_move_one_group(tmp_path, trained):
 
 def test_a_job_whose_seeds_another_one_finished_and_moved_has_not_failed(tmp_path, monkeypatch):
     job = whole_job(tmp_path, 2)
+    state(job.folder / 'seeds_1-2' / 'seed_1', 10)
 
     def train(job, folder, seeds, children, env):
         for seed in seeds:
-            state(job.folder / f'seed_{seed}', 20, finished=True)
+            state(folder / f'seed_{seed}', 20, finished=True)
+        assert move_up(folder, job.folder, job.run.config())
         return 'no run to resume'
 
     monkeypatch.setattr(launch, 'train', train)
