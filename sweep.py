@@ -11,6 +11,7 @@ A sweep file names a base config, the axes, and what all runs share; --key=value
 commas; of an option of prepare.py by blanks) or any setting. Writes sweeps/NAME/RUN/seed_S/, as train_with_eval.py does,
 and sweeps/NAME/summary.csv, a row a seed. What is finished is skipped, what is broken off is resumed: call it again.
 """
+import copy
 import os
 import signal
 import sys
@@ -64,6 +65,30 @@ def gpus_of(sweep):
     return [{}] if any(choose_device(kind).type == 'cuda' for kind in kinds) else []
 
 
+def rows_of(sweep):
+    """The summary's rows, a run at a time: one that cannot be read keeps no other out of the table."""
+    for run in sweep.runs:
+        alone = copy.copy(sweep)
+        alone.runs = [run]
+        try:
+            yield from summarise(alone)
+        except UserError as error:
+            print(f'not in the table: {run.name}: {" ".join(str(error).split())}', file=sys.stderr)
+
+
+def report(sweep, failures):
+    """What went wrong, before anything else can; the table; and how far the whole sweep is, with all its shards."""
+    for job, error in failures:
+        print(f'failed: {job}: {error} (see {job.folder})', file=sys.stderr)
+    if sweep.folder.is_dir():
+        path = sweep.folder / 'summary.csv'
+        seeds = write_summary(path, rows_of(sweep))
+        if seeds:
+            print(f'wrote {os.path.relpath(path)}: {seeds} seeds')
+    every = sweep.jobs(1)
+    print(f'{sum(map(done, every))} of {len(every)} seeds finished')
+
+
 def main():
     args, settings = read_arguments()
     check_address(args.address)
@@ -97,18 +122,13 @@ def main():
                 bar.update()
                 bar.write(f'failed: {job}: {error}' if error else f'done: {job}', sys.stderr)
                 if error:
-                    failures.append((job, error))
+                    failures.append((job, ' '.join(error.split())))
     except (KeyboardInterrupt, SystemExit) as stop:
         ending.close()
         print('stopped: what is under way was saved; the same command goes on', file=sys.stderr)
         return stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
     finally:
-        rows = summarise(sweep)
-        if rows:
-            path = sweep.folder / 'summary.csv'
-            print(f'wrote {os.path.relpath(path)}: {write_summary(path, rows)} seeds')
-    for job, error in failures:
-        print(f'failed: {job}: {error} (see {job.folder})', file=sys.stderr)
+        report(sweep, failures)
     return int(bool(failures))
 
 

@@ -2,10 +2,12 @@
 import csv
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
@@ -204,9 +206,24 @@ def test_what_is_finished_is_skipped_and_a_part_keeps_the_rest_of_the_table(swep
     before = contents(folder / 'n_embd=4_learning_rate=0.01'), (folder / 'summary.csv').read_text()
     again = shell('sweep.py', folder.parent / 'sweep_tiny.py', f'--sweeps_dir={folder.parent}', '--n_embd=4',
                   '--learning_rate=0.01', cwd=folder)
-    assert again.status == 0 and '1 finished already' in again.out
+    assert again.status == 0 and '1 finished already' in again.out and '2 of 2 seeds finished' in again.out
     assert contents(folder / 'n_embd=4_learning_rate=0.01') == before[0]
     assert sorted((folder / 'summary.csv').read_text().splitlines()) == sorted(before[1].splitlines())
+
+
+def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_no_other(swept, tmp_path):
+    path = sweep_file(tmp_path, "axes = {'n_embd': [4, 5]}", learning_rate=1e-2)
+    shutil.copytree(swept[0] / 'n_embd=4_learning_rate=0.01', tmp_path / 'tiny' / 'n_embd=4')
+    changed = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--weight_decay=0.1', cwd=tmp_path)
+    assert changed.status == 1 and 'failed: n_embd=4: weight_decay=0.1, but the run in' in changed.err
+    assert changed.out.endswith('1 of 2 seeds finished\n')
+    (tmp_path / 'tiny' / 'n_embd=4' / 'seed_1337' / 'run.json').write_text('{"fini')
+    damaged = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--weight_decay=0.1', '--num_seeds=2', cwd=tmp_path)
+    assert damaged.status == 1 and 'Traceback' not in damaged.err
+    assert 'failed: n_embd=4: ' in damaged.err and 'run.json: damaged' in damaged.err
+    assert damaged.err.rindex('failed: ') < damaged.err.index('not in the table: n_embd=4')
+    assert damaged.out.endswith('2 of 4 seeds finished\n')
+    assert {row['run'] for row in read_summaries([tmp_path / 'tiny' / 'summary.csv'])} == {'n_embd=4', 'n_embd=5'}
 
 
 def test_groups_of_seeds_end_up_where_the_whole_run_would_have_them(swept, tmp_path):
@@ -353,6 +370,40 @@ def test_a_score_is_dated_when_it_was_first_reached_and_whether_it_stayed(tmp_pa
     assert (row['top_heldout'], row['top_heldout_iter'], row['top_heldout_stayed']) == (100, 250, 0)
     assert (row['best_iter'], row['best_heldout_correct'], row['last_heldout_correct']) == (500, 20, 40)
     assert row['last_seen'] == pytest.approx(100) and row['last_facts'] is None and 'top_facts' not in row
+
+
+ROW = {'run': 'a', 'folder': 'a/seed_1', 'tasks': 'math', 'heldout': '5,7', 'n_embd': 14, 'weight_decay': 0.0, 'seed': 1,
+       'num_params': 1456, 'finished': 1}
+
+
+def test_many_may_write_one_summary(tmp_path):
+    seeds = range(24)
+    for seed in seeds:
+        (tmp_path / f'a/seed_{seed}').mkdir(parents=True)
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        list(pool.map(lambda s: write_summary(tmp_path / 'summary.csv', [{**ROW, 'seed': s, 'folder': f'a/seed_{s}'}]), seeds))
+    assert sorted(row['seed'] for row in read_summaries([tmp_path / 'summary.csv'])) == list(seeds)
+
+
+def test_rows_are_read_when_no_other_writes(tmp_path):
+    path = tmp_path / 'summary.csv'
+
+    def rows():
+        with pytest.raises(filelock.Timeout), filelock.FileLock(tmp_path / '.summary.csv.lock', timeout=0):
+            pass
+        yield ROW
+
+    assert write_summary(path, rows()) == 1 and write_summary(tmp_path / 'none.csv', []) == 0
+    assert path.exists() and not (tmp_path / 'none.csv').exists()
+
+
+@pytest.mark.parametrize('damaged', [b'', b'run,folder\na', b'run,folder\na,b,c\n', b'run\na\n', b'\xff\n'])
+def test_a_summary_that_cannot_be_read_is_made_anew(tmp_path, capsys, damaged):
+    path = tmp_path / 'summary.csv'
+    path.write_bytes(damaged)
+    assert write_summary(path, [ROW]) == 1 and len(read_summaries([path])) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(str(path)) and len(said.splitlines()) == 1
 
 
 def test_a_summary_reads_back_and_names_what_is_wrong(tmp_path):
