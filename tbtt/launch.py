@@ -129,7 +129,7 @@ def train_left(job, children, env):
         with filelock.FileLock(job.folder / MOVING):    # no folder changes its place while one is chosen
             folder, seeds = where_next(job, left)
             complete = all_finished(folder, seeds, config)
-            moved = complete and move_up(folder, job.folder, config)
+            moved = complete and (not range_of(folder) or move_up(folder, job.folder, config))
         if complete:
             time.sleep(0 if moved else WAIT)
             continue

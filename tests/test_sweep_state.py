@@ -146,6 +146,20 @@ def test_a_job_whose_seeds_another_one_finished_and_moved_has_not_failed(tmp_pat
     assert do(job, Children(), {}) is None
 
 
+def test_what_another_process_finishes_meanwhile_stays(tmp_path, trained, monkeypatch):
+    job = whole_job(tmp_path, 2)
+    folder = job.folder / 'seed_1'
+
+    def next_one(job, left):
+        for seed in job.seeds:
+            state(job.folder / f'seed_{seed}', 20, finished=True)
+        return folder, (1,)
+
+    monkeypatch.setattr(launch, 'where_next', next_one)
+    assert do(job, Children(), {}) is None and not trained
+    assert (folder / 'ckpt.pt').exists() and launch.done(job)
+
+
 def test_folders_of_somebody_else_are_no_groups(tmp_path, trained):
     job = whole_job(tmp_path, 2)
     for name in ('seeds_old-copy', 'seeds_1-2-copy', 'seeds_2-1'):
