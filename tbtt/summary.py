@@ -88,7 +88,8 @@ def write_summary(path, rows):
         rows = [{column: value if isinstance(value, str) else format_number(value) for column, value in row.items()}
                 for row in rows]
         ours = {row['folder'] for row in rows}
-        rows = [row for row in rows_before(path) if row['folder'] not in ours and (path.parent / row['folder']).exists()] + rows
+        before = rows_before(path)
+        rows = [row for row in before if row['folder'] not in ours and (path.parent / row['folder']).exists()] + rows
         if not rows:
             return 0
         columns = [*COLUMNS, *dict.fromkeys(column for row in rows for column in row if column not in COLUMNS)]

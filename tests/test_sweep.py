@@ -111,7 +111,8 @@ def test_a_wrong_sweep_file_is_one_line(tmp_path, text, said):
 
 @pytest.mark.parametrize('args', [
     ['nothing.py'], ['--shard=4/4'], ['--shard=x'], ['--engine=slurm'], ['--workers=0'], ['--n_embd=4,5', '--block_size=9,8'],
-    ['--learning=3'], ['--heldout=1,2'], ['--n_embd=4,4'], ['--seed=2147483647', '--num_seeds=2'], ['stray'], ['--engine=ray', '--address=127.0.0.1:1'], ['--num_seeds=0']])
+    ['--learning=3'], ['--heldout=1,2'], ['--n_embd=4,4'], ['--seed=2147483647', '--num_seeds=2'],
+    ['stray'], ['--engine=ray', '--address=127.0.0.1:1'], ['--num_seeds=0']])
 def test_a_wrong_option_is_one_line(tmp_path, capsys, args):
     args = args if args == ['nothing.py'] else [sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}"), *args]
     if '--engine=ray' in args:
