@@ -11,6 +11,7 @@ A sweep file names a base config, the axes, and what all runs share; --key=value
 commas; of an option of prepare.py by blanks) or any setting. Writes sweeps/NAME/RUN/seed_S/, as train_with_eval.py does,
 and sweeps/NAME/summary.csv, a row a seed. What is finished is skipped, what is broken off is resumed: call it again.
 """
+import copy
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from tbtt.command import Parser, UserError, run
 from tbtt.device import choose_device
 from tbtt.estimate import Estimates
-from tbtt.launch import Children, all_finished, check_address, local, on_ray
+from tbtt.launch import Children, check_address, done, local, on_ray
 from tbtt.plan import ON_CPU, Sweep, shard
 from tbtt.summary import summarise, write_summary
 
@@ -64,6 +65,30 @@ def gpus_of(sweep):
     return [{}] if any(choose_device(kind).type == 'cuda' for kind in kinds) else []
 
 
+def rows_of(sweep):
+    """The summary's rows, a run at a time: one that cannot be read keeps no other out of the table."""
+    for run in sweep.runs:
+        alone = copy.copy(sweep)
+        alone.runs = [run]
+        try:
+            yield from summarise(alone)
+        except UserError as error:
+            print(f'not in the table: {run.name}: {" ".join(str(error).split())}', file=sys.stderr)
+
+
+def report(sweep, failures):
+    """What went wrong, before anything else can; the table; and how far the whole sweep is, with all its shards."""
+    for job, error in failures:
+        print(f'failed: {job}: {error} (see {job.folder})', file=sys.stderr)
+    if sweep.folder.is_dir():
+        path = sweep.folder / 'summary.csv'
+        seeds = write_summary(path, rows_of(sweep))
+        if seeds:
+            print(f'wrote {os.path.relpath(path)}: {seeds} seeds')
+    every = sweep.jobs(1)
+    print(f'{sum(map(done, every))} of {len(every)} seeds finished')
+
+
 def main():
     args, settings = read_arguments()
     check_address(args.address)
@@ -72,8 +97,7 @@ def main():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     estimates = Estimates(sweep, 'cuda' if gpus else 'cpu')
     replicas = args.replicas or (estimates.replicas_that_fit() if gpus else ON_CPU)
-    i, n = args.shard
-    jobs = sweep.jobs(replicas)[i::n]
+    jobs = sweep.jobs(replicas, args.shard)
     workers = args.workers or len(gpus) or cores
     threads = max(1, cores // workers)    # of each, however few jobs there are: their number changes the order of summation
     workers = min(workers, max(1, len(jobs)))
@@ -81,7 +105,7 @@ def main():
         print(estimates.table(jobs, workers))
         return 0
 
-    todo = [job for job in jobs if not all_finished(job.folder, job.seeds, job.run.config().max_iters)]
+    todo = [job for job in jobs if not done(job)]
     print(f'{sweep.folder}: {len(sweep.runs)} runs of {sweep.num_seeds} seed(s), {len(jobs)} jobs here, '
           f'{len(jobs) - len(todo)} finished already')
     children = Children()
@@ -98,18 +122,13 @@ def main():
                 bar.update()
                 bar.write(f'failed: {job}: {error}' if error else f'done: {job}', sys.stderr)
                 if error:
-                    failures.append((job, error))
+                    failures.append((job, ' '.join(error.split())))
     except (KeyboardInterrupt, SystemExit) as stop:
         ending.close()
         print('stopped: what is under way was saved; the same command goes on', file=sys.stderr)
         return stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
     finally:
-        rows = summarise(sweep)
-        if rows:
-            path = sweep.folder / 'summary.csv'
-            print(f'wrote {os.path.relpath(path)}: {write_summary(path, rows)} seeds')
-    for job, error in failures:
-        print(f'failed: {job}: {error} (see {job.folder})', file=sys.stderr)
+        report(sweep, failures)
     return int(bool(failures))
 
 

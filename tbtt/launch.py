@@ -4,9 +4,11 @@ The state of a sweep lies in its run folders alone: whoever takes a job looks th
 waits where another process holds the folder's lock. So a retry is a resume, and engines can be mixed.
 """
 import ctypes
+import dataclasses
 import os
 import pickle
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -16,20 +18,39 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+import filelock
+
 from tbtt.command import UserError, study_package
 from tbtt.config import ROOT
-from tbtt.files import COMMIT
+from tbtt.files import COMMIT, put_in_place
 from tbtt.results import read_info
-from tbtt.run import BUSY, LATEST
+from tbtt.run import BUSY, LATEST, LOCK, check_unchanged
 
 RETRIES = 10    # of a job whose machine was lost
 WAIT = 2.0    # seconds between two looks at a folder that another process holds
+MOVING = '.moving.lock'    # in the folder of a run: held by whoever moves seeds there
 
 
-def finished(folder, max_iters):
-    """Is the run of one seed in this folder done, at `max_iters` or because its loss was no longer finite?"""
+def finished(folder, config):
+    """Is the run of one seed in this folder done, at `max_iters` or because its loss was no longer finite? Raises
+    `UserError` where it was made with other settings than `config`, as a resume would."""
     info = read_info(folder)
-    return bool(info.get('finished')) and (info['iter_num'] >= max_iters or info.get('diverged') is not None)
+    if not info.get('finished'):
+        return False
+    recorded = info.get('config', {})
+    if type(info.get('iter_num')) is not int or not isinstance(recorded, dict):
+        raise UserError(f'{folder}/run.json: damaged (iter_num or config): delete it or train the run anew')
+    asked = dataclasses.asdict(config)
+    check_unchanged(recorded, {name: asked[name] for name in asked.keys() - {'seed', 'num_seeds'}}, folder)
+    return info['iter_num'] >= config.max_iters or info.get('diverged') is not None
+
+
+def done(job):
+    """Is nothing left to do? Where the folders cannot say, that is for `do` to report."""
+    try:
+        return all_finished(job.folder, job.seeds, job.run.config())
+    except UserError:
+        return False
 
 
 def begun(folder):
@@ -95,19 +116,41 @@ def train(job, folder, seeds, children, env):
 
 def do(job, children, env):
     """Train what is left of a job, wherever it was begun. -> None, or what went wrong as one line"""
-    iters = job.run.config().max_iters
-    while left := [seed for seed in job.seeds if not finished(job.folder / f'seed_{seed}', iters)]:
-        folder, seeds = where_next(job, left)
-        if not all_finished(folder, seeds, iters):
-            error = train(job, folder, seeds, children, env)
-            if error and BUSY in error:
-                time.sleep(WAIT)    # whoever has it may finish it
-                continue
-            if error or not all_finished(folder, seeds, iters):
-                return error or f'{folder} did not finish'
-        if folder.name.startswith('seeds_'):
-            move_up(folder, job.folder)
+    try:
+        return train_left(job, children, env)
+    except (UserError, OSError) as error:
+        return str(error)
+
+
+def train_left(job, children, env):
+    config = job.run.config()
+    job.folder.mkdir(parents=True, exist_ok=True)
+    while left := unfinished(job, config):
+        with filelock.FileLock(job.folder / MOVING):    # no folder changes its place while one is chosen
+            folder, seeds = where_next(job, left)
+            complete = all_finished(folder, seeds, config)
+            moved = complete and (not range_of(folder) or move_up(folder, job.folder, config))
+        if complete:
+            time.sleep(0 if moved else WAIT)
+            continue
+        error = train(job, folder, seeds, children, env)
+        if error and BUSY in error:
+            time.sleep(WAIT)    # whoever has it may finish it
+        elif error and (folder.exists() or unfinished(job, config) == left):
+            return error    # where it is gone, another job has finished and moved it
+        elif not error and not all_trained(job, folder, seeds, config):
+            return f'{folder} did not finish'
     return None
+
+
+def unfinished(job, config):
+    return [seed for seed in job.seeds if not finished(job.folder / f'seed_{seed}', config)]
+
+
+def all_trained(job, folder, seeds, config):
+    """Are all finished, in the folder that they were trained in or where another job has moved them since?"""
+    return all(finished(seed_folder(folder, seed), config) or finished(job.folder / f'seed_{seed}', config)
+               for seed in seeds)
 
 
 def where_next(job, left):
@@ -116,17 +159,41 @@ def where_next(job, left):
               if folder.is_dir() and set(range_of(folder)) & set(left)]
     if groups:    # begun, perhaps with other seeds than this job's, or finished and not yet moved
         return groups[0], range_of(groups[0])
-    singles = [seed for seed in left if begun(job.folder / f'seed_{seed}')]
-    if job.whole and len(job.seeds) > 1 and len(singles) in (0, len(job.seeds)) and len(left) == len(job.seeds):
+    settle(job.folder)
+    if job.whole and len(job.seeds) > 1 and len(left) == len(job.seeds) and can_be_joint(job):
         return job.folder, job.seeds
+    singles = [seed for seed in left if begun(job.folder / f'seed_{seed}')]
     if singles or len(left) == 1:
         seed = (singles or left)[0]
         return job.folder / f'seed_{seed}', (seed,)
-    return job.folder / f'seeds_{left[0]}-{left[-1]}', range(left[0], left[-1] + 1)
+    last = next(seed for seed in left if seed + 1 not in left)    # what is finished in between is not trained again
+    if last == left[0]:
+        return job.folder / f'seed_{last}', (last,)
+    return job.folder / f'seeds_{left[0]}-{last}', range(left[0], last + 1)
 
 
-def all_finished(folder, seeds, max_iters):
-    return all(finished(seed_folder(folder, seed), max_iters) for seed in seeds)
+def can_be_joint(job):
+    """Can the seeds of a whole run go on as one? Only where none was begun, or these and no others up to the same
+    iteration: fewer or more seeds may have been asked for before, or parts of them trained on their own."""
+    here = {folder for folder in job.folder.glob('seed_*') if begun(folder)}
+    ours = {job.folder / f'seed_{seed}' for seed in job.seeds}
+    return not here or here == ours and len({read_info(folder).get('iter_num') for folder in here}) == 1
+
+
+def settle(folder):
+    """Finish a change that a crash left half made in the folder of a whole run: a seed of it that goes on alone would not
+    look there."""
+    if any(folder.glob(f'*{COMMIT}')):
+        try:
+            with filelock.FileLock(folder / LOCK, timeout=0):
+                for commit in folder.glob(f'*{COMMIT}'):
+                    put_in_place(commit)
+        except filelock.Timeout:
+            pass    # it is under way, and so are the locks of its seeds
+
+
+def all_finished(folder, seeds, config):
+    return all(finished(seed_folder(folder, seed), config) for seed in seeds)
 
 
 def seed_folder(folder, seed):
@@ -135,17 +202,36 @@ def seed_folder(folder, seed):
 
 
 def range_of(folder):
-    """seeds_1337-1344 -> range of its seeds"""
-    first, last = folder.name.removeprefix('seeds_').split('-')
-    return range(int(first), int(last) + 1)
+    """seeds_1337-1344 -> range of its seeds, empty for a folder of somebody else's"""
+    match = re.fullmatch(r'seeds_(\d+)-(\d+)', folder.name)
+    return range(int(match[1]), int(match[2]) + 1) if match else range(0)
 
 
-def move_up(group, run):
-    """The finished seeds of a group go where those of a run belong."""
-    for folder in sorted(group.glob('seed_*')):
-        if not (run / folder.name).exists():
-            folder.rename(run / folder.name)
-    shutil.rmtree(group, ignore_errors=True)
+def move_up(group, run, config):
+    """The finished seeds of a group go where those of a run belong. What is finished there already stays; what is only
+    begun there makes way, unless a process has it. -> is nothing left to move?"""
+    waiting = [folder for folder in sorted(group.glob('seed_*'))
+               if not finished(run / folder.name, config) and not move(folder, run / folder.name)]
+    if not any(group.glob('seed_*')):
+        shutil.rmtree(group, ignore_errors=True)
+    return not waiting
+
+
+def move(folder, place):
+    """Move a finished seed to its place. -> has that been possible?"""
+    if not place.exists():
+        folder.rename(place)
+        return True
+    aside = place.with_name(f'.{place.name}.replaced')
+    try:
+        with filelock.FileLock(place / LOCK, timeout=0):
+            shutil.rmtree(aside, ignore_errors=True)
+            place.rename(aside)
+            folder.rename(place)
+    except filelock.Timeout:
+        return False
+    shutil.rmtree(aside, ignore_errors=True)
+    return True
 
 
 def local(jobs, prepare, environments, children):
@@ -208,8 +294,12 @@ def on_ray(jobs, prepare, address, threads, num_gpus):
     try:
         waiting = {}
         for job in jobs:
-            prepare(job.run)
-            waiting[remote.remote(pickle.dumps(job))] = job
+            try:
+                prepare(job.run)
+            except (UserError, OSError) as error:
+                yield job, str(error)
+            else:
+                waiting[remote.remote(pickle.dumps(job))] = job
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import filelock
 
 from tbtt.command import InvalidSetting, UserError, unknown_name
-from tbtt.config import FIELDS, ROOT, Config, find_file, load_config, names_in
+from tbtt.config import FIELDS, ROOT, Config, find_file, load_config, names_in, set_value
 
 OWN = {'out_dir', 'dataset', 'init_from', 'overwrite', 'seed', 'num_seeds', 'eval_only'}    # set by the sweep, no axis
 ON_CPU = 8     # seeds in one job where nothing else is said: more at once are no faster on a CPU
@@ -59,27 +59,62 @@ class Sweep:
         self.check_file()
         for name, text in (overrides or {}).items():
             self.override(name, text)
+        self.check_values()
         config = Config()
         self.seed, self.num_seeds = (self.settings.get(name, getattr(config, name)) for name in ('seed', 'num_seeds'))
+        if self.seed + self.num_seeds - 1 > (highest := FIELDS['seed'].metadata['high']):
+            raise UserError(f'seed={self.seed} and num_seeds={self.num_seeds}: expected no seed above {highest}')
         self.folder = (Path(root) / self.path.stem.removeprefix('sweep_')).resolve()
         self.runs = self.expand()
+        self.check_names()
 
     def check_file(self):
-        if not all(isinstance(base, str) for base in self.bases.values()) or not self.bases:
+        """What the names of the file are, before the command line changes their values."""
+        if not all(isinstance(text, str) for item in self.bases.items() for text in item) or not self.bases:
             raise UserError(f'{self.path}: base: expected a config file, or several as {{label: config file}}')
         for kind in ('axes', 'data'):
             axes = getattr(self, kind)
-            if not isinstance(axes, dict) or not all(isinstance(v, (list, tuple)) and v for v in axes.values()):
-                raise UserError(f'{self.path}: {kind}: expected {{name: list of values}}, none of them empty')
-            for name, values in axes.items():
-                if len({str(value) for value in values}) < len(values):
-                    raise UserError(f'{self.path}: {kind}: {name} has a value twice')
+            if not isinstance(axes, dict) or not all(isinstance(name, str) for name in axes):
+                raise UserError(f'{self.path}: {kind}: expected {{name: list of values}}, the names as texts')
         for name in (*self.axes, *self.settings):
             if name not in FIELDS:
                 raise InvalidSetting(f'{self.path}: {unknown_name("setting", name, [*FIELDS, "base", "axes", "data"])}')
         for name in (*self.axes, *(set(self.settings) - {'seed', 'num_seeds'})):
             if name in OWN:
                 raise InvalidSetting(f'{self.path}: {name} is chosen by the sweep itself')
+
+    def check_values(self):
+        """The values, wherever they were said, become those of their settings: 0 and 0.0 are one weight decay."""
+        for kind in ('axes', 'data'):
+            axes = getattr(self, kind)
+            for name, values in axes.items():
+                if not isinstance(values, (list, tuple)) or not values:
+                    raise UserError(f'{self.path}: {kind}: {name}: expected {{name: list of values}}, none of them empty')
+                axes[name] = [self.convert(name, value) if kind == 'axes' else value for value in values]
+                if None in values:
+                    raise UserError(f'{self.path}: {kind}: {name}: None is no value: leave it out, or say which is meant')
+                if len({str(value) for value in axes[name]}) < len(values):
+                    raise UserError(f'{self.path}: {kind}: {name} has a value twice')
+        self.settings = {name: self.convert(name, value) for name, value in self.settings.items()}
+
+    def convert(self, name, value):
+        """A setting's value as a run would have it."""
+        config = Config()
+        try:
+            set_value(config, name, value)
+        except InvalidSetting as error:
+            raise InvalidSetting(f'{self.path}: {error}') from error
+        return getattr(config, name)
+
+    def check_names(self):
+        """Raise `UserError` unless every run has a folder of its own, and none that would be hidden or elsewhere."""
+        names = [run.name for run in self.runs]
+        for name in (self.folder.name, *names):
+            if name.startswith('.') or name in ('data', 'summary.csv') and name in names:
+                raise UserError(f'{self.path}: no run can be named {name}: choose another label, or another name of the file')
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f'{self.path}: two runs would be named {name}: choose labels and values that differ')
 
     def override(self, name, text):
         """`--name=text`: of an axis the values, separated by commas (of a data option by blanks); else a setting."""
@@ -147,11 +182,21 @@ class Sweep:
             if done.returncode:
                 raise UserError(f'preparing {folder.name}: {done.stderr.strip().removeprefix("error: ")}')
 
-    def jobs(self, replicas):
-        """-> list of Job: the seeds of every run, at most `replicas` together"""
-        seeds = range(self.seed, self.seed + self.num_seeds)
-        return [Job(run, self.folder / run.name, tuple(seeds[i:i + replicas]), replicas >= len(seeds))
-                for run in self.runs for i in range(0, len(seeds), replicas)]
+    def jobs(self, replicas, part=(0, 1)):
+        """-> list of Job: the seeds of every run that are the i-th of n parts', part = (i, n), at most `replicas` together
+
+        What a part has does not depend on `replicas`, which differs between machines: all parts together are the sweep.
+        """
+        i, n = part
+        R, S = len(self.runs), self.num_seeds
+        order = [run for first in range(min(n, R)) for run in self.runs[first::n]]    # runs of all sizes to every part
+        begin, end = i * R * S // n, (i + 1) * R * S // n    # as equal as can be, and each run in few parts
+        jobs = []
+        for k, run in enumerate(order):
+            seeds = range(self.seed + max(0, begin - k * S), self.seed + min(S, end - k * S))
+            jobs += [Job(run, self.folder / run.name, tuple(seeds[j:j + replicas]), len(seeds[j:j + replicas]) == S)
+                     for j in range(0, len(seeds), replicas)]
+        return jobs
 
 
 def in_a_path(text):

@@ -78,11 +78,7 @@ class SeedRun:
         """
         path = self.latest(out_dir)
         checkpoint = read_checkpoint(path)
-        for name, now in self.config.items():
-            then = checkpoint['config'].get(name, now)
-            if name not in MAY_CHANGE and not same(then, now):
-                raise UserError(f'{name}={now!r}, but the run in {path.parent} has {name}={then!r}: that cannot change '
-                                f'under way')
+        check_unchanged(checkpoint['config'], self.config, path.parent)
         if not same(checkpoint['model_args'], self.model_args):
             raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for {self.model_args}')
         for key, now in (('meta', self.meta), ('data', self.digest)):
@@ -106,6 +102,14 @@ class SeedRun:
             self.csv = ''.join(lines[:keep + 1])
             self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
         return checkpoint
+
+
+def check_unchanged(recorded, asked, folder):
+    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with."""
+    for name, now in asked.items():
+        then = recorded.get(name, now)
+        if name not in MAY_CHANGE and not same(then, now):
+            raise UserError(f'{name}={now!r}, but the run in {folder} has {name}={then!r}: that cannot change under way')
 
 
 def same(one, other):

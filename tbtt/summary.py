@@ -4,7 +4,9 @@ import functools
 import hashlib
 import io
 import json
+import sys
 
+import filelock
 import numpy as np
 
 from tbtt import paper
@@ -110,21 +112,38 @@ def seed_row(folder):
 
 def write_summary(path, rows):
     """Write rows as CSV, whole or not at all; the axes that are no COLUMNS come last. Rows of other runs and seeds that
-    are there already stay, as long as their folders do: one may have asked for a part of the sweep. -> how many there are"""
-    rows = [{column: value if isinstance(value, str) else format_number(value) for column, value in row.items()}
-            for row in rows]
-    if path.exists():
-        header, lines = read_lines(path)
+    are there already stay, as long as their folders do: one may have asked for a part of the sweep. -> how many there are
+
+    One process at a time does so. rows may be a generator: what it reads is then not older than what another wrote.
+    """
+    with filelock.FileLock(path.with_name(f'.{path.name}.lock')):
+        rows = [{column: value if isinstance(value, str) else format_number(value) for column, value in row.items()}
+                for row in rows]
         ours = {row['folder'] for row in rows}
-        before = [dict(zip(header, cells)) for _, cells in lines]
+        before = rows_before(path)
         rows = [row for row in before if row['folder'] not in ours and (path.parent / row['folder']).exists()] + rows
-    columns = [*COLUMNS, *dict.fromkeys(column for row in rows for column in row if column not in COLUMNS)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(path, text.getvalue().encode())
-    return len(rows)
+        if not rows:
+            return 0
+        columns = [*COLUMNS, *dict.fromkeys(column for row in rows for column in row if column not in COLUMNS)]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+        write_file(path, text.getvalue().encode())
+        return len(rows)
+
+
+def rows_before(path):
+    """The rows of a summary that is there already. All of it can be had from the run folders: what cannot be read is as
+    good as absent."""
+    try:
+        header, lines = read_lines(path) if path.exists() else ([], [])
+        if lines and 'folder' not in header or any(len(cells) != len(header) for _, cells in lines):
+            raise UserError(f'{path}: lacks fields')
+    except UserError as error:
+        print(f'{error}; its rows are left out: run the whole sweep again to have them back', file=sys.stderr)
+        return []
+    return [dict(zip(header, cells)) for _, cells in lines]
 
 
 def read_summaries(paths):

@@ -1,10 +1,13 @@
 """Sweeps: axes that expand to the runs they say, jobs that are resumed, shared and retried, and the table at the end."""
 import csv
 import os
+import re
+import shutil
 import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
@@ -90,6 +93,16 @@ def test_the_files_that_come_with_the_project_are_what_they_say(tmp_path):
     ("learning = 3", 'unknown setting'),
     ("dataset = 'x'", 'chosen by the sweep itself'),
     ("1 / 0", 'ZeroDivisionError'),
+    ("base = {1: 'config/train_math_mini_14.py'}", 'expected a config file'),
+    ("axes = {1: [2]}", 'the names as texts'),
+    ("axes = {'weight_decay': [0, 0.0]}", 'twice'),
+    ("axes = {'batch_size': [None]}", 'expected int, got NoneType'),
+    ("batch_size = None", 'expected int, got NoneType'),
+    ("data = {'heldout': [None]}", 'None is no value'),
+    ("data = {'heldout': ['1,2;3,4', '1,2+3,4']}", 'two runs would be named'),
+    ("base = {'..': 'config/train_math_mini_14.py'}", 'no run can be named [.][.]:'),
+    ("base = {'data': 'config/train_math_mini_14.py'}", 'no run can be named data:'),
+    ("seed, num_seeds = 2**31 - 1, 3", 'no seed above 2147483647'),
 ])
 def test_a_wrong_sweep_file_is_one_line(tmp_path, text, said):
     with pytest.raises(UserError, match=said):
@@ -98,9 +111,10 @@ def test_a_wrong_sweep_file_is_one_line(tmp_path, text, said):
 
 @pytest.mark.parametrize('args', [
     ['nothing.py'], ['--shard=4/4'], ['--shard=x'], ['--engine=slurm'], ['--workers=0'], ['--n_embd=4,5', '--block_size=9,8'],
-    ['--learning=3'], ['--heldout=1,2'], ['stray'], ['--engine=ray', '--address=127.0.0.1:1'], ['--num_seeds=0']])
+    ['--learning=3'], ['--heldout=1,2'], ['--n_embd=4,4'], ['--seed=2147483647', '--num_seeds=2'],
+    ['stray'], ['--engine=ray', '--address=127.0.0.1:1'], ['--num_seeds=0']])
 def test_a_wrong_option_is_one_line(tmp_path, capsys, args):
-    args = args if args == ['nothing.py'] else [sweep_file(tmp_path), *args]
+    args = args if args == ['nothing.py'] else [sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}"), *args]
     if '--engine=ray' in args:
         pytest.importorskip('ray')
     assert run_script('sweep.py', *args, f'--sweeps_dir={tmp_path / "sweeps"}') == 2
@@ -109,11 +123,36 @@ def test_a_wrong_option_is_one_line(tmp_path, capsys, args):
     assert not list(tmp_path.glob('sweeps/*/n_embd*'))
 
 
-@pytest.mark.parametrize('n', [1, 2, 3, 7, 100])
-def test_shards_are_disjoint_and_complete(tmp_path, n):
-    jobs = Sweep('config/sweep_capacity.py', {}, tmp_path).jobs(8)
-    parts = [jobs[i::n] for i, _ in (shard(f'{i}/{n}') for i in range(n))]
-    assert sorted((str(job) for part in parts for job in part)) == sorted(map(str, jobs))
+@pytest.mark.parametrize('overrides, said', [
+    ({'heldout': ' '}, 'none of them empty'), ({'heldout': '5,7 5,7'}, 'twice'), ({'weight_decay': '0,0.0'}, 'twice')])
+def test_the_command_line_is_checked_as_the_file_is(tmp_path, overrides, said):
+    path = sweep_file(tmp_path, "axes = {'weight_decay': [0, 0.1]}\ndata = {'heldout': ['5,7', '1,2']}")
+    with pytest.raises(UserError, match=said):
+        Sweep(path, overrides, tmp_path)
+    assert [run.name for run in Sweep(path, {'weight_decay': '0', 'heldout': '5,7'}, tmp_path).runs] == [
+        'weight_decay=0.0_heldout=5,7']
+
+
+@pytest.mark.parametrize('n', [1, 2, 3, 7, 64, 3000])
+def test_shards_are_disjoint_and_complete_and_alike_in_size(tmp_path, n):
+    sweep = Sweep('config/sweep_capacity.py', {}, tmp_path)
+    parts = [sweep.jobs((8, 32, 5)[i % 3], shard(f'{i}/{n}')) for i in range(n)]
+    seeds = [[(job.run.name, seed) for job in jobs for seed in job.seeds] for jobs in parts]
+    together = [seed for part in seeds for seed in part]
+    assert len(together) == len(set(together)) == 3 * 2 * 14 * 32
+    assert max(map(len, seeds)) - min(map(len, seeds)) <= 1
+    assert all(job.seeds == tuple(range(job.seeds[0], job.seeds[-1] + 1)) for jobs in parts for job in jobs)
+
+
+def test_shards_on_unlike_machines_leave_no_seed_out(tmp_path, capsys):
+    path = sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}", num_seeds=4)
+    seeds = []
+    for i, replicas in enumerate((4, 2, 1)):
+        assert run_script('sweep.py', path, '--dry_run', f'--shard={i}/3', f'--replicas={replicas}',
+                          f'--sweeps_dir={tmp_path / "sweeps"}') == 0
+        for name, first, last in re.findall(r'^(n_embd=.)(?:, seeds (\d+) to (\d+))? ', capsys.readouterr().out, re.M):
+            seeds += [(name, seed) for seed in range(int(first or 1337), int(last or 1340) + 1)]
+    assert sorted(seeds) == [(f'n_embd={n}', seed) for n in (4, 6) for seed in range(1337, 1341)]
 
 
 def test_a_dry_run_estimates_and_trains_nothing(tmp_path, capsys):
@@ -168,9 +207,24 @@ def test_what_is_finished_is_skipped_and_a_part_keeps_the_rest_of_the_table(swep
     before = contents(folder / 'n_embd=4_learning_rate=0.01'), (folder / 'summary.csv').read_text()
     again = shell('sweep.py', folder.parent / 'sweep_tiny.py', f'--sweeps_dir={folder.parent}', '--n_embd=4',
                   '--learning_rate=0.01', cwd=folder)
-    assert again.status == 0 and '1 finished already' in again.out
+    assert again.status == 0 and '1 finished already' in again.out and '2 of 2 seeds finished' in again.out
     assert contents(folder / 'n_embd=4_learning_rate=0.01') == before[0]
     assert sorted((folder / 'summary.csv').read_text().splitlines()) == sorted(before[1].splitlines())
+
+
+def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_no_other(swept, tmp_path):
+    path = sweep_file(tmp_path, "axes = {'n_embd': [4, 5]}", learning_rate=1e-2)
+    shutil.copytree(swept[0] / 'n_embd=4_learning_rate=0.01', tmp_path / 'tiny' / 'n_embd=4')
+    changed = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--weight_decay=0.1', cwd=tmp_path)
+    assert changed.status == 1 and 'failed: n_embd=4: weight_decay=0.1, but the run in' in changed.err
+    assert changed.out.endswith('1 of 2 seeds finished\n')
+    (tmp_path / 'tiny' / 'n_embd=4' / 'seed_1337' / 'run.json').write_text('{"fini')
+    damaged = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--weight_decay=0.1', '--num_seeds=2', cwd=tmp_path)
+    assert damaged.status == 1 and 'Traceback' not in damaged.err
+    assert 'failed: n_embd=4: ' in damaged.err and 'run.json: damaged' in damaged.err
+    assert damaged.err.rindex('failed: ') < damaged.err.index('not in the table: n_embd=4')
+    assert damaged.out.endswith('2 of 4 seeds finished\n')
+    assert {row['run'] for row in read_summaries([tmp_path / 'tiny' / 'summary.csv'])} == {'n_embd=4', 'n_embd=5'}
 
 
 def test_groups_of_seeds_end_up_where_the_whole_run_would_have_them(swept, tmp_path):
@@ -317,6 +371,40 @@ def test_a_score_is_dated_when_it_was_first_reached_and_whether_it_stayed(tmp_pa
     assert (row['top_heldout'], row['top_heldout_iter'], row['top_heldout_stayed']) == (100, 250, 0)
     assert (row['best_iter'], row['best_heldout_correct'], row['last_heldout_correct']) == (500, 20, 40)
     assert row['last_seen'] == pytest.approx(100) and row['last_facts'] is None and 'top_facts' not in row
+
+
+ROW = {'run': 'a', 'folder': 'a/seed_1', 'tasks': 'math', 'heldout': '5,7', 'n_embd': 14, 'weight_decay': 0.0, 'seed': 1,
+       'num_params': 1456, 'finished': 1}
+
+
+def test_many_may_write_one_summary(tmp_path):
+    seeds = range(24)
+    for seed in seeds:
+        (tmp_path / f'a/seed_{seed}').mkdir(parents=True)
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        list(pool.map(lambda s: write_summary(tmp_path / 'summary.csv', [{**ROW, 'seed': s, 'folder': f'a/seed_{s}'}]), seeds))
+    assert sorted(row['seed'] for row in read_summaries([tmp_path / 'summary.csv'])) == list(seeds)
+
+
+def test_rows_are_read_when_no_other_writes(tmp_path):
+    path = tmp_path / 'summary.csv'
+
+    def rows():
+        with pytest.raises(filelock.Timeout), filelock.FileLock(tmp_path / '.summary.csv.lock', timeout=0):
+            pass
+        yield ROW
+
+    assert write_summary(path, rows()) == 1 and write_summary(tmp_path / 'none.csv', []) == 0
+    assert path.exists() and not (tmp_path / 'none.csv').exists()
+
+
+@pytest.mark.parametrize('damaged', [b'', b'run,folder\na', b'run,folder\na,b,c\n', b'run\na\n', b'\xff\n'])
+def test_a_summary_that_cannot_be_read_is_made_anew(tmp_path, capsys, damaged):
+    path = tmp_path / 'summary.csv'
+    path.write_bytes(damaged)
+    assert write_summary(path, [ROW]) == 1 and len(read_summaries([path])) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(str(path)) and len(said.splitlines()) == 1
 
 
 def test_a_summary_reads_back_and_names_what_is_wrong(tmp_path):
