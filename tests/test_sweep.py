@@ -374,7 +374,7 @@ def test_a_score_is_dated_when_it_was_first_reached_and_whether_it_stayed(tmp_pa
 
 
 ROW = {'run': 'a', 'folder': 'a/seed_1', 'tasks': 'math', 'heldout': '5,7', 'n_embd': 14, 'weight_decay': 0.0, 'seed': 1,
-       'num_params': 1456, 'finished': 1}
+       'num_params': 1456, 'finished': 1, 'iter': 250}
 
 
 def test_many_may_write_one_summary(tmp_path):
@@ -409,7 +409,7 @@ def test_a_summary_that_cannot_be_read_is_made_anew(tmp_path, capsys, damaged):
 
 def test_a_summary_reads_back_and_names_what_is_wrong(tmp_path):
     row = {'run': 'a', 'folder': 'a/seed_1', 'tasks': 'math', 'heldout': '5,7', 'n_embd': 14, 'weight_decay': 0.0, 'seed': 1,
-           'num_params': 1456, 'finished': 1, 'last_add': 99.5}
+           'num_params': 1456, 'finished': 1, 'iter': 250, 'last_add': 99.5}
     path = tmp_path / 'summary.csv'
     write_summary(path, [row, {**row, 'seed': 2, 'finished': 0}])
     read, = read_summaries([path, path])    # unfinished seeds are left out, and none counts twice
