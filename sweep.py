@@ -11,7 +11,6 @@ A sweep file names a base config, the axes, and what all runs share; --key=value
 commas; of an option of prepare.py by blanks) or any setting. Writes sweeps/NAME/RUN/seed_S/, as train_with_eval.py does,
 and sweeps/NAME/summary.csv, a row a seed. What is finished is skipped, what is broken off is resumed: call it again.
 """
-import copy
 import os
 import signal
 import sys
@@ -65,24 +64,13 @@ def gpus_of(sweep):
     return [{}] if any(choose_device(kind).type == 'cuda' for kind in kinds) else []
 
 
-def rows_of(sweep):
-    """The summary's rows, a run at a time: one that cannot be read keeps no other out of the table."""
-    for run in sweep.runs:
-        alone = copy.copy(sweep)
-        alone.runs = [run]
-        try:
-            yield from summarise(alone)
-        except UserError as error:
-            print(f'not in the table: {run.name}: {" ".join(str(error).split())}', file=sys.stderr)
-
-
 def report(sweep, failures):
     """What went wrong, before anything else can; the table; and how far the whole sweep is, with all its shards."""
     for job, error in failures:
         print(f'failed: {job}: {error} (see {job.folder})', file=sys.stderr)
     if sweep.folder.is_dir():
         path = sweep.folder / 'summary.csv'
-        seeds = write_summary(path, rows_of(sweep))
+        seeds = write_summary(path, summarise(sweep))
         if seeds:
             print(f'wrote {os.path.relpath(path)}: {seeds} seeds')
     every = sweep.jobs(1)

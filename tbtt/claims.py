@@ -21,7 +21,6 @@ MIN_SEEDS, LEVEL = 3, 0.95
 HOLDS, IN_PART, FAILS, TOO_FEW = 'holds', 'holds in part', 'does not hold', 'not enough runs'
 ALL_FACTS = 99.95    # percent, printed as 100.0
 SCORE_MARGIN, SHARE_MARGIN = 3.0, 20.0    # percent of answers, and of seeds, that are called no difference
-PARTS = 21           # comparisons of the fourth claim, which is as careful as if it made this many: Bonferroni
 SHAPES = {'n14': (1, 1, 14, 1), 'n28': (1, 1, 28, 1), 'n56': (1, 1, 56, 1), 'MLT': (6, 6, 384, 4)}
 ACROSS = {'n_layer': 1, 'n_head': 1, 'mlp_expansion': 1, 'dropout': 0.0, 'weight_decay': 0.0}    # in a scan over widths
 
@@ -137,7 +136,7 @@ def alike(low, high, margin, careful=None):
 
 
 def compare(what, said, lower, higher):
-    """A part that says that one group of scores is below another: Welch's test, one-sided."""
+    """A part that says that one group of scores is below another, by the interval of the difference."""
     seeds = min(len(lower), len(higher))
     ours = ' below '.join(f'{np.mean(scores):.1f}' if len(scores) else '?' for scores in (lower, higher))
     if seeds < MIN_SEEDS:
@@ -166,18 +165,19 @@ def difference(one, other, level):
 def decay_claim(rows):
     """Every part of the first three claims with weight decay against the same part without."""
     parts = []
-    for claim in (math_claim, facts_claim, joint_claim):
-        for without, with_decay in zip(claim(rows), claim(rows, 0.1)):
-            seeds = min(without.seeds, with_decay.seeds)
-            ours = f'without: {without.ours or "no runs"}; with: {with_decay.ours or "no runs"}'
-            verdict = TOO_FEW
-            if seeds >= MIN_SEEDS:
-                groups = with_decay.sample, without.sample
-                low, high = difference(*groups, LEVEL)
-                margin = SHARE_MARGIN if without.sample.dtype == bool else SCORE_MARGIN
-                verdict = alike(low, high, margin, careful=difference(*groups, 1 - (1 - LEVEL) / PARTS))
-                ours += f'; change {low:+.0f} to {high:+.0f} points'
-            parts.append(Part(without.what, 'no change', ours, seeds, verdict))
+    pairs = [pair for claim in (math_claim, facts_claim, joint_claim) for pair in zip(claim(rows), claim(rows, 0.1))]
+    careful = 1 - (1 - LEVEL) / len(pairs)    # Bonferroni: of so many comparisons one would look like a change by chance
+    for without, with_decay in pairs:
+        seeds = min(without.seeds, with_decay.seeds)
+        ours = f'without: {without.ours or "no runs"}; with: {with_decay.ours or "no runs"}'
+        verdict = TOO_FEW
+        if seeds >= MIN_SEEDS:
+            groups = with_decay.sample, without.sample
+            low, high = difference(*groups, LEVEL)
+            margin = SHARE_MARGIN if without.sample.dtype == bool else SCORE_MARGIN
+            verdict = alike(low, high, margin, careful=difference(*groups, careful))
+            ours += f'; change {low:+.0f} to {high:+.0f} points'
+        parts.append(Part(without.what, 'no change', ours, seeds, verdict))
     return parts
 
 

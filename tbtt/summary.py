@@ -38,22 +38,28 @@ NEEDED = ('folder', 'tasks', 'n_embd', 'weight_decay', 'seed', 'num_params', 'fi
 
 
 def summarise(sweep):
-    """-> list of {column: value}, a row a seed of the sweep's runs that has results, None where a column does not apply"""
-    rows = []
+    """Yields the rows of the sweep's runs. One that cannot be read is named on standard error, and keeps no other out."""
     for run in sweep.runs:
-        place = sweep.folder / run.name
-        found = [folder for part in (place, *sorted(place.glob('seeds_*-*'))) for folder in find_seeds(part)]
-        if not found:
-            continue
-        sweep.prepare(run)    # the folder may have come here without its data
-        config = run.config()
-        dataset = Dataset(config.dataset, config.block_size)
-        about = {'run': run.name, **run.axes, 'tasks': '+'.join(dataset.tasks), 'heldout': heldout_of(dataset),
-                 'data': data_digest(dataset.tasks)}
-        seeds = range(sweep.seed, sweep.seed + sweep.num_seeds)
-        rows += [{**about, 'folder': str(folder.relative_to(sweep.folder)), **row} for folder in found
-                 if (row := seed_row(folder))['seed'] in seeds]
-    return rows
+        try:
+            yield from summarise_run(sweep, run)
+        except UserError as error:
+            print(f'not in the table: {run.name}: {" ".join(str(error).split())}', file=sys.stderr)
+
+
+def summarise_run(sweep, run):
+    """-> list of {column: value}, a row a seed of the run that has results, None where a column does not apply"""
+    place = sweep.folder / run.name
+    found = [folder for part in (place, *sorted(place.glob('seeds_*-*'))) for folder in find_seeds(part)]
+    if not found:
+        return []
+    sweep.prepare(run)    # the folder may have come here without its data
+    config = run.config()
+    dataset = Dataset(config.dataset, config.block_size)
+    about = {'run': run.name, **run.axes, 'tasks': '+'.join(dataset.tasks), 'heldout': heldout_of(dataset),
+             'data': data_digest(dataset.tasks)}
+    seeds = range(sweep.seed, sweep.seed + sweep.num_seeds)
+    return [{**about, 'folder': str(folder.relative_to(sweep.folder)), **row} for folder in found
+            if (row := seed_row(folder))['seed'] in seeds]
 
 
 def heldout_of(dataset):

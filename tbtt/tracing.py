@@ -33,10 +33,11 @@ KINDS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}
 
 
 class Row(NamedTuple):
-    """A point of one seed of a model, as it stands in trace.csv. The log-probabilities are natural logarithms."""
+    """A `Point` (tbtt/memorization.py) of one seed of a model, as it stands in trace.csv. The log-probabilities are natural
+    logarithms."""
     model: str
     parameters: int
-    seed: int
+    seed: int | None    # a model of transformers has none
     task: str
     n: int
     example: int
