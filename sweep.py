@@ -100,9 +100,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     environments = [{'OMP_NUM_THREADS': str(threads)} | (gpus[k % len(gpus)] if gpus else {}) for k in range(workers)]
     if args.engine == 'ray':
-        ending = on_ray(todo, sweep.prepare, args.address, threads if args.workers else 1, int(bool(gpus)))
+        ending = on_ray(todo, sweep.prepare, args.address, threads if args.workers else 1)
     else:
-        ending = local(todo, sweep.prepare, environments, children)
+        ending = local(todo, sweep.prepare, environments, children, lambda line: tqdm.write(line, sys.stderr))
     failures = []
     try:
         with tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit='job', disable=None) as bar:

@@ -9,6 +9,7 @@ import sys
 
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what was wrong, where, and what to do."""
+    status = 2    # of a script that ends with it
 
 
 class InvalidSetting(UserError):
@@ -69,7 +70,7 @@ def run(main):
             raise
         one_line = ' '.join(str(error).split())
         print(f'error: {one_line}', file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status)
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     except BrokenPipeError:    # who read our output, `| head`, has seen enough

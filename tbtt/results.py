@@ -151,12 +151,12 @@ def stack_seeds(seeds):
     return {**stacked, 'iter': iterations}
 
 
-def read_info(folder):
+def read_info(folder, name='run.json'):
     """What run.json says made a run; {} where there is none."""
-    path = Path(folder) / 'run.json'
+    path = Path(folder) / name
     try:
         return dict(json.loads(path.read_text(encoding='utf-8'))) if path.exists() else {}
-    except (TypeError, ValueError) as error:
+    except (RecursionError, TypeError, ValueError) as error:
         raise UserError(f'{path}: damaged ({error}): delete it or train the run anew') from error
 
 
