@@ -65,7 +65,7 @@ def finished(folder: Path, config: Config) -> bool:
     """Is the run of one seed in this folder done, at `max_iters` or because its loss was no longer finite? Raises
     `UserError` where it was made with other settings than `config`, as a resume would."""
     info = read_info(folder)
-    if not info.get('finished'):
+    if not info.get('finished') or (folder / COMMIT).exists():    # the other files may not be in place yet
         return False
     recorded = info.get('config', {})
     if type(info.get('iter_num')) is not int or not isinstance(recorded, dict):
@@ -468,21 +468,25 @@ class RunFolder:
     def prepare(self) -> None:
         """Clean up after a crash, or remove the run that is overwritten."""
         self.locks.keep()
-        ours = [seed.path for seed in self.seeds if not seed.finished]
+        ours = [seed.path for seed in self.seeds if seed.path in self.locks.held]
         if self.resuming:
             recover(ours, FILES)
-        elif self.config.overwrite:
-            if self.ranks.leader:
-                for folder in self.others():
-                    remove_run(folder)
-                    remove_folder(folder)
-                for link in self.links():
-                    link.unlink()
+        else:
+            if self.config.overwrite and self.ranks.leader:
+                self.remove_others()
             for folder in ours:
                 remove_run(folder)
         for seed in self.seeds:
             if not seed.finished and seed.is_complete(self.config.max_iters):
                 seed.mark()
+
+    def remove_others(self) -> None:
+        """Remove what other seeds than those that are asked for have left. Follows no link."""
+        for folder in self.others():
+            remove_run(folder)
+            remove_folder(folder)
+        for link in self.links():
+            link.unlink()
 
     def watch(self, iteration: int, losses: torch.Tensor) -> None:
         """Take in the losses (steps, R) of the steps up to an iteration, perhaps still being computed."""

@@ -33,7 +33,7 @@ LEARNS = dict(TINY, max_iters=300, eval_interval=50, batch_size=128, block_size=
 
 def pytest_collection_modifyitems(items):
     """Tests that fork come first: a process in which others have started threads may fork into a deadlock."""
-    items.sort(key=lambda item: item.path.name not in ('test_crash.py', 'test_properties.py'))
+    items.sort(key=lambda item: item.path.name not in ('test_crash.py', 'test_distributed.py', 'test_properties.py'))
 
 
 class Result(NamedTuple):

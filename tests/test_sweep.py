@@ -226,7 +226,7 @@ def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_
     assert {row['run'] for row in read_summaries([tmp_path / 'tiny' / 'summary.csv'])} == {'n_embd=4', 'n_embd=5'}
 
 
-def test_groups_of_seeds_end_up_where_the_whole_run_would_have_them(swept, tmp_path):
+def test_parts_of_a_run_leave_what_the_whole_run_would(swept, tmp_path):
     path = sweep_file(tmp_path, num_seeds=3)
     result = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--replicas=2', '--workers=1', cwd=tmp_path)
     assert result.status == 0, result.err
@@ -278,22 +278,31 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(tmp
     assert same_weights(run, tmp_path / 'alone')
 
 
-def test_a_retry_waits_for_the_orphan_that_still_holds_the_run(tmp_path, monkeypatch):
+def test_a_sweep_waits_for_an_orphan_that_still_holds_a_seed_and_goes_on_when_it_dies(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, 'WAIT', 0.1)
-    sweep = Sweep(sweep_file(tmp_path), {}, tmp_path)
+    sweep = Sweep(sweep_file(tmp_path, num_seeds=2), {}, tmp_path)
     job, = sweep.jobs(8)
     sweep.prepare(job.run)
-    place = job.folder / 'seed_1337'
+    place = job.folder / 'seed_1338'
     place.mkdir(parents=True)
-    ended = []
+    ended, said = [], []
     with filelock.FileLock(place / '.lock'):
-        retry = threading.Thread(target=lambda: ended.append(do(job, Children(), {})))
+        retry = threading.Thread(target=lambda: ended.append(do(job, Children(), {}, said.append)))
         retry.start()
-        log = job.folder / 'seed_1337.log'
-        wait_for(lambda: log.exists() and 'another training writes into' in log.read_text())
-        assert not ended and not (place / 'ckpt.pt').exists()
+        wait_for(lambda: said)
+        assert not ended and not list(job.folder.rglob('ckpt.pt')) and str(place) in said[0]
     retry.join(60)
-    assert ended == [None] and (place / 'ckpt.pt').exists()
+    assert ended == [None] and len(list(job.folder.rglob('ckpt.pt'))) == 2
+
+
+def test_two_sweeps_at_once_leave_what_one_leaves(swept, tmp_path):
+    """Jobs that overlap: seeds one by one, and all together."""
+    path = sweep_file(tmp_path, num_seeds=2, n_embd=6)
+    both = [start('sweep.py', path, f'--sweeps_dir={tmp_path}', f'--replicas={n}', '--workers=1', cwd=tmp_path) for n in (1, 2)]
+    said = [sweep.communicate(timeout=200) for sweep in both]
+    assert [sweep.returncode for sweep in both] == [0, 0] and all('2 of 2 seeds finished' in out for out, _ in said), said
+    for seed in ('seed_1337', 'seed_1338'):
+        assert same_weights(swept[0] / 'n_embd=6_learning_rate=0.01' / seed, tmp_path / 'tiny' / 'train_math_mini_14' / seed)
 
 
 def test_stopped_children_start_no_other(tmp_path):
