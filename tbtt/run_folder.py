@@ -20,7 +20,7 @@ import filelock
 import numpy as np
 import torch
 
-from tbtt.atomic import COMMIT, TMP, Change, half_made, new_content, recover, write_files, write_folders
+from tbtt.atomic import COMMIT, TMP, Change, flush_folder, half_made, new_content, recover, write_files, write_folders
 from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.cli import UserError
 from tbtt.config import Config
@@ -254,6 +254,8 @@ class Locks:
 
     def keep(self) -> None:
         """What was made for the locks stays, for it is used."""
+        for path in self.made:
+            flush_folder(path.parent)    # the names of new folders have to be on the disk as what is in them is
         self.made = []
 
     def release(self) -> None:

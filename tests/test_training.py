@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -16,6 +17,7 @@ import tbtt.atomic
 import tbtt.progress
 from conftest import LEARNS, TINY, contents, equal_weights, load, tiny_config
 from tbtt.atomic import recover, write_folders
+from tbtt.provenance import commit
 from tbtt.results import best_row, read_results
 
 SCRIPT = 'train_with_eval.py'
@@ -242,6 +244,17 @@ def test_where_the_output_is_no_terminal_lines_are_plain(command, small_math, tm
 def test_a_machine_without_git_trains(run, monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
     assert json.loads((run('a') / 'run.json').read_text())['commit'] is None
+
+
+def test_the_commit_is_this_projects_own_and_never_that_of_a_repository_around_it(tmp_path):
+    inner = tmp_path / 'unpacked'
+    inner.mkdir()
+    (inner / 'file').write_text('mine')
+    for args in (['init', '-q'], ['add', '.'], ['-c', 'user.name=a', '-c', 'user.email=b', 'commit', '-qm', 'outer']):
+        subprocess.run(['git', '-C', tmp_path, *args], check=True)
+    assert commit(inner) is None and len(commit(tmp_path)) == 12
+    (inner / 'file').write_text('changed')
+    assert commit(tmp_path).endswith('-dirty')
 
 
 @pytest.mark.parametrize('columns', [80, 100, 200])
