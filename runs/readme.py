@@ -12,6 +12,7 @@ results/quickstart.txt holds what `bash runs/quickstart.sh` printed. Its first l
 long, how many megabytes.
 """
 import csv
+import functools
 import json
 import re
 import sys
@@ -35,7 +36,7 @@ from tbtt.evaluate import NUM_SAMPLES
 from tbtt.figures import markdown_table
 from tbtt.results import find_seeds, mean_interval, read_info
 from tbtt.sweep import claims
-from tbtt.sweep.summary import TASKS, read_summaries, seed_row
+from tbtt.sweep.summary import as_the_paper, read_summaries, seed_row
 
 RESULTS = ROOT / 'results'
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -46,6 +47,7 @@ Row = dict[str, Any]                        # a row of summary.csv: {column: val
 
 # --- the runs ---
 
+@functools.cache
 def swept() -> list[Row]:
     """The finished seeds of all committed sweeps."""
     return read_summaries(sorted(RESULTS.glob('*/summary.csv')))
@@ -63,19 +65,20 @@ def seeds_of(task: str, model: str, wd: bool, rows: list[Row]) -> list[Row]:
 
 
 def interval(values: np.ndarray, top: float) -> str:
-    """Mean and Student's 95% interval of scores (R,) from 0 to `top`; of one seed the score alone."""
+    """Mean and Student's 95% interval of scores (R,) from 0 to `top`. Of scores without any spread, which have no such
+    interval, the score alone."""
     mean, half = mean_interval(values)
-    if len(values) == 1:
-        return f'{mean:.1f}'
+    if np.ptp(values) == 0:
+        return f'{mean:.1f}' if len(values) == 1 else f'{mean:.1f} (all alike)'
     return f'{mean:.1f} ({max(0.0, mean - half):.1f} to {min(top, mean + half):.1f})'
 
 
 def heldout(seeds: list[Row], when: str) -> str:
-    """How many of the held-out questions are answered at the `best` or the `last` evaluation, the mean over seeds."""
+    """How many held-out questions are answered at the `best` or the `last` evaluation, the mean over seeds; blank where
+    nothing is held out."""
     if seeds[0]['heldout_total'] is None:
         return ''
-    asked = seeds[0]['heldout_total'] / NUM_SAMPLES
-    return f'{interval(values(seeds, f"{when}_heldout_correct") / NUM_SAMPLES, asked)} of {asked:.0f}'
+    return interval(values(seeds, f'{when}_heldout_correct') / NUM_SAMPLES, seeds[0]['heldout_total'] / NUM_SAMPLES)
 
 
 def values(seeds: list[Row], column: str) -> np.ndarray:
@@ -93,7 +96,8 @@ def stopped(seeds: list[Row]) -> str:
 
 def results_table() -> str:
     """README: every model of the paper beside ours, at the evaluation that the paper reports and at the last."""
-    heads = ['', 'parameters', 'paper: right %', 'held-out', 'our seeds', 'ours: right %', 'held-out', 'held-out, last']
+    heads = ['', 'parameters', 'paper: right %', 'held-out, k of 4', 'our seeds', 'ours, best: right %', 'held-out, k of 4',
+             'last: held-out, k of 4']
     rows, sweeps, published = [], swept(), paper.published()
     for task in paper.TASKS:
         for model, size in zip(paper.MODELS, paper.NUM_PARAMS[task]):
@@ -116,10 +120,8 @@ def papers_score(row: dict[str, str]) -> str:
 
 
 def papers_heldout(row: dict[str, str]) -> str:
-    """4 of 4: the paper's 40/40 as questions."""
-    if not row['heldout_total']:
-        return ''
-    return f'{int(row["heldout_correct"]) // NUM_SAMPLES} of {int(row["heldout_total"]) // NUM_SAMPLES}'
+    """The paper's 40/40 as four questions."""
+    return f'{int(row["heldout_correct"]) / NUM_SAMPLES:.1f}' if row['heldout_total'] else ''
 
 
 def tables() -> str:
@@ -128,16 +130,17 @@ def tables() -> str:
 
 
 def widths() -> str:
-    """What the sweeps found: a row for each task, width and weight decay."""
-    heads = ['task', 'width', 'parameters', 'weight decay', 'seeds', 'right %, best', 'right %, last', 'held-out, best',
+    """What the sweeps found with the paper's data and recipe: a row for each task, width and weight decay."""
+    heads = ['', 'width', 'parameters', 'weight decay', 'seeds', 'right %, best', 'right %, last', 'held-out, best',
              'held-out, last', 'seeds with all held-out, best / last', 'with none, best / last']
     groups: dict[tuple, list[Row]] = {}
-    for row in swept():
-        task = next(name for name, tasks in TASKS.items() if tasks == row['tasks'])
-        key = list(TASKS).index(task), task, row['n_embd'], row['num_params'], row['weight_decay']
-        groups.setdefault(key, []).append(row)
+    for number, task in enumerate(paper.TASKS):
+        for row in swept():
+            if as_the_paper(row, task):
+                groups.setdefault((number, row['n_embd'], row['num_params'], row['weight_decay']), []).append(row)
     rows = []
-    for (_, task, width, size, decay), seeds in sorted(groups.items()):
+    for (number, width, size, decay), seeds in sorted(groups.items()):
+        task = list(paper.TASKS.values())[number].lower()
         scores = [interval(values(seeds, f'{when}_combined'), 100) for when in ('best', 'last')]
         rows.append([task, f'{width:.0f}', f'{size:,.0f}', f'{decay:g}', str(len(seeds)), *scores,
                      heldout(seeds, 'best'), heldout(seeds, 'last'), extreme(seeds, 1), extreme(seeds, 0)])
@@ -153,7 +156,7 @@ def extreme(seeds: list[Row], share: int) -> str:
 
 
 def verdicts() -> str:
-    return claims.report(claims.judge(read_summaries([RESULTS / 'capacity' / 'summary.csv'])))
+    return (RESULTS / 'capacity' / 'claims.md').read_text(encoding='utf-8').rstrip()
 
 
 def speed() -> str:
@@ -240,10 +243,10 @@ def config_header(name: str) -> dict[str, str]:
 
 
 def said(seeds: list[Row]) -> str:
-    """6 seeds, best evaluation: 97.0% (89.4 to 100.0) right, held-out 3.8 of 4."""
+    """6 seeds, best evaluation: 97.0% (89.4 to 100.0) right, held-out 3.8 (3.4 to 4.0) of 4."""
     text = f'{count(len(seeds), "seed")}{stopped(seeds)}, best evaluation: '
-    text += f'{interval(values(seeds, "best_combined"), 100)}% right'
-    return f'{text}, held-out {heldout(seeds, "best")}.' if heldout(seeds, 'best') else f'{text}.'
+    text += f"{interval(values(seeds, 'best_combined'), 100)} % right"
+    return f'{text}, held-out {heldout(seeds, "best")} of 4.' if heldout(seeds, 'best') else f'{text}.'
 
 
 def took(seeds: list[Row]) -> str:
