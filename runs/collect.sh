@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Bring what runs/paper.sh and sweep.py trained into results/: CSVs, run.json, a plot a run, the grids, the tables, the
-# figures and verdicts of sweeps; then the README.
+# figures and verdicts of sweeps; then the numbers in README.md, docs/ and config/.
 #   bash runs/collect.sh [FOLDER_WITH_THE_RUNS]      (default: here)
 set -euo pipefail
 from=$(cd "${1:-.}" && pwd)
@@ -38,4 +38,4 @@ for summary in "$from"/sweeps/*/summary.csv; do
     $python analysis/plot_capacity.py "$summary" --output_dir "$to"
     $python analysis/make_tables.py --claims "$summary" > "$to/claims.md"
 done
-$python tests/test_readme.py
+$python runs/readme.py

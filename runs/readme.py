@@ -4,12 +4,12 @@ Write the numbers of README.md, docs/ and config/ anew from the committed files.
     python runs/readme.py             (rewrites what is stale, and names each file)
     python runs/readme.py --check     (changes nothing; exit status 1 if a file is stale)
 
-In a page, a line <!-- NAME --> begins a block and <!-- /NAME --> ends it; BLOCKS says which function makes the text between
-them. Everything else is prose, which anyone may edit. In config/train_*.py the lines `# Ours:` and `# Time:` are made from
-the runs below results/. Reads files only, in some seconds.
+In a page, a line <!-- NAME --> begins a block and <!-- /NAME --> ends it; BLOCKS says which function makes
+the text between them. Everything else is prose, which anyone may edit. In config/train_*.py the lines
+`# Ours:` and `# Time:` are made from the runs below results/. Reads files only, in some seconds.
 
-results/quickstart.txt holds what `bash runs/quickstart.sh` printed. Its first line is written by hand: which machine, how
-long, how many megabytes.
+results/quickstart.txt holds what `bash runs/quickstart.sh` printed. Its first line is written by hand: which
+machine, how long, how many megabytes.
 """
 import csv
 import functools
@@ -31,7 +31,7 @@ import plot_frequency
 import trace_memorization
 from tbtt import paper
 from tbtt.cli import Parser, run
-from tbtt.config import FIELDS, load_config
+from tbtt.config import FIELDS, Config, load_config
 from tbtt.evaluate import NUM_SAMPLES
 from tbtt.figures import markdown_table
 from tbtt.results import find_seeds, mean_interval, read_info
@@ -42,6 +42,7 @@ RESULTS = ROOT / 'results'
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 CONFIGS = sorted((ROOT / 'config').glob('train_*.py'))
 SKEWED = ('facts_skewed', 'both_skewed')    # datasets with frequencies
+SCORES = {'add': 'addition', 'sub': 'subtraction', 'facts': 'facts'}
 Row = dict[str, Any]                        # a row of summary.csv: {column: value}, None where blank
 
 
@@ -54,19 +55,22 @@ def swept() -> list[Row]:
 
 
 def single_seeds(name: str) -> list[Row]:
-    """The seeds in the run folder `name` (such as math_mini_14), wherever it is below results/."""
-    folders = sorted(folder for place in ('', '*/') for folder in RESULTS.glob(f'{place}{name}/'))
-    return [{**seed_row(seed), 'path': seed} for folder in folders[:1] for seed in find_seeds(folder)]
+    """The seeds in the run folder `name` (such as math_mini_14), in results/ or in a folder there."""
+    for folder in [RESULTS / name, *sorted(RESULTS.glob(f'*/{name}'))]:
+        if folder.is_dir():
+            return [{**seed_row(seed), 'path': seed} for seed in find_seeds(folder)]
+    return []
 
 
 def seeds_of(task: str, model: str, wd: bool, rows: list[Row]) -> list[Row]:
-    """The seeds of one of the paper's models: those of the sweeps `rows`; where these have none, its run folder."""
-    return claims.select(rows, task, model, 0.1 if wd else 0.0) or single_seeds(paper.run_name(task, model, wd))
+    """The seeds of one of the paper's models: those of the sweeps `rows`, else of its run folder."""
+    swept_seeds = claims.select(rows, task, model, 0.1 if wd else 0.0)
+    return swept_seeds or single_seeds(paper.run_name(task, model, wd))
 
 
 def interval(values: np.ndarray, top: float) -> str:
-    """Mean and Student's 95% interval of scores (R,) from 0 to `top`. Of scores without any spread, which have no such
-    interval, the score alone."""
+    """Mean and Student's 95% interval of scores (R,) from 0 to `top`; the score alone where there is no spread,
+    and so no such interval."""
     mean, half = mean_interval(values)
     if np.ptp(values) == 0:
         return f'{mean:.1f}' if len(values) == 1 else f'{mean:.1f} (all alike)'
@@ -74,11 +78,12 @@ def interval(values: np.ndarray, top: float) -> str:
 
 
 def heldout(seeds: list[Row], when: str) -> str:
-    """How many held-out questions are answered at the `best` or the `last` evaluation, the mean over seeds; blank where
-    nothing is held out."""
-    if seeds[0]['heldout_total'] is None:
+    """How many held-out questions are answered at the `best` or the `last` evaluation, the mean over seeds;
+    blank where nothing is held out."""
+    total = seeds[0]['heldout_total']
+    if total is None:
         return ''
-    return interval(values(seeds, f'{when}_heldout_correct') / NUM_SAMPLES, seeds[0]['heldout_total'] / NUM_SAMPLES)
+    return interval(values(seeds, f'{when}_heldout_correct') / NUM_SAMPLES, total / NUM_SAMPLES)
 
 
 def values(seeds: list[Row], column: str) -> np.ndarray:
@@ -86,30 +91,33 @@ def values(seeds: list[Row], column: str) -> np.ndarray:
     return np.array([seed[column] for seed in seeds], dtype=float)
 
 
-def stopped(seeds: list[Row]) -> str:
-    """' (stopped at 3,000)' for seeds that were not trained to the end, else nothing."""
+def stopped(seeds: list[Row], iters: int = paper.ITERS) -> str:
+    """', stopped at 3,000' for seeds that were trained for less than `iters` steps, else nothing."""
     last = min(seed['iter'] for seed in seeds)
-    return f' (stopped at {last:,})' if last < paper.ITERS else ''
+    return f', stopped at {last:,}' if last < iters else ''
 
 
 # --- blocks ---
 
 def results_table() -> str:
-    """README: every model of the paper beside ours, at the evaluation that the paper reports and at the last."""
-    heads = ['', 'parameters', 'paper: right %', 'held-out, k of 4', 'our seeds', 'ours, best: right %', 'held-out, k of 4',
-             'last: held-out, k of 4']
+    """README: every model of the paper beside ours, at the best evaluation and at the last."""
+    heads = ['', 'parameters', 'paper: right %', 'held-out, k of 4', 'our seeds', 'ours, best: right %',
+             'held-out, k of 4', 'last: held-out, k of 4']
     rows, sweeps, published = [], swept(), paper.published()
     for task in paper.TASKS:
         for model, size in zip(paper.MODELS, paper.NUM_PARAMS[task]):
             said, seeds = published[task, model], seeds_of(task, model, False, sweeps)
-            rows.append([f'{paper.TASKS[task].lower()}, {model}', f'{size:,}', papers_score(said), papers_heldout(said),
-                         *(our_cells(seeds) if seeds else ['not run', '', '', ''])])
+            rows.append([f'{paper.TASKS[task].lower()}, {model}', f'{size:,}', papers_score(said),
+                         papers_heldout(said), *our_cells(seeds)])
     return markdown_table(heads, rows)
 
 
 def our_cells(seeds: list[Row]) -> list[str]:
-    return [f'{len(seeds)}{stopped(seeds)}', interval(values(seeds, 'best_combined'), 100), heldout(seeds, 'best'),
-            heldout(seeds, 'last')]
+    """Seeds, percent right, held-out questions at the best and at the last evaluation."""
+    if not seeds:
+        return ['not run', '', '', '']
+    return [f'{len(seeds)}{stopped(seeds)}', interval(values(seeds, 'best_combined'), 100),
+            heldout(seeds, 'best'), heldout(seeds, 'last')]
 
 
 def papers_score(row: dict[str, str]) -> str:
@@ -126,45 +134,52 @@ def papers_heldout(row: dict[str, str]) -> str:
 
 def tables() -> str:
     """The paper's Tables 2, 3 and 4 with the runs of one seed below its rows."""
-    return '\n\n'.join([*(make_tables.make_table(task, RESULTS) for task in make_tables.TABLES), make_tables.NOTES])
+    parts = [make_tables.make_table(task, RESULTS) for task in make_tables.TABLES]
+    return '\n\n'.join([*parts, make_tables.NOTES])
 
 
 def widths() -> str:
     """What the sweeps found with the paper's data and recipe: a row for each task, width and weight decay."""
-    heads = ['', 'width', 'parameters', 'weight decay', 'seeds', 'right %, best', 'right %, last', 'held-out, best',
-             'held-out, last', 'seeds with all held-out, best / last', 'with none, best / last']
+    heads = ['', 'width', 'parameters', 'weight decay', 'seeds', 'right %, best', 'right %, last',
+             'held-out, best', 'held-out, last', 'seeds with all held-out, best / last',
+             'with none, best / last']
     groups: dict[tuple, list[Row]] = {}
     for number, task in enumerate(paper.TASKS):
         for row in swept():
             if as_the_paper(row, task):
-                groups.setdefault((number, row['n_embd'], row['num_params'], row['weight_decay']), []).append(row)
+                size = row['n_embd'], row['num_params']
+                groups.setdefault((number, *size, row['weight_decay']), []).append(row)
     rows = []
     for (number, width, size, decay), seeds in sorted(groups.items()):
         task = list(paper.TASKS.values())[number].lower()
-        scores = [interval(values(seeds, f'{when}_combined'), 100) for when in ('best', 'last')]
-        rows.append([task, f'{width:.0f}', f'{size:,.0f}', f'{decay:g}', str(len(seeds)), *scores,
+        right = [interval(values(seeds, f'{when}_combined'), 100) for when in ('best', 'last')]
+        rows.append([task, f'{width:.0f}', f'{size:,.0f}', f'{decay:g}', str(len(seeds)), *right,
                      heldout(seeds, 'best'), heldout(seeds, 'last'), extreme(seeds, 1), extreme(seeds, 0)])
     return markdown_table(heads, rows)
 
 
 def extreme(seeds: list[Row], share: int) -> str:
-    """How many seeds answer all (share 1) or none (0) of the held-out questions, at the best and the last evaluation."""
+    """How many seeds answer all (share 1) or none (0) of the held-out questions: best / last evaluation."""
     if seeds[0]['heldout_total'] is None:
         return ''
     wanted = share * values(seeds, 'heldout_total')
-    return ' / '.join(str((values(seeds, f'{when}_heldout_correct') == wanted).sum()) for when in ('best', 'last'))
+    best, last = ((values(seeds, f'{when}_heldout_correct') == wanted).sum() for when in ('best', 'last'))
+    return f'{best} / {last}'
 
 
 def verdicts() -> str:
+    """The verdicts on the paper's claims, as runs/collect.sh writes them: judging them takes seconds."""
     return (RESULTS / 'capacity' / 'claims.md').read_text(encoding='utf-8').rstrip()
 
 
 def speed() -> str:
     """A table for each file that bench.py --json wrote."""
-    return '\n\n'.join(bench.report(json.loads(file.read_text())) for file in sorted(RESULTS.glob('bench_*.json')))
+    files = sorted(RESULTS.glob('bench_*.json'))
+    return '\n\n'.join(bench.report(json.loads(file.read_text())) for file in files)
 
 
 def crash() -> str:
+    """The command of the long crash test and what it said last."""
     command, *_, figures = (RESULTS / 'crash_torture.txt').read_text().splitlines()
     return f'```\n{command}\n{figures}\n```'
 
@@ -180,8 +195,8 @@ def quickstart() -> str:
 
 def settings() -> str:
     """A table of every setting, from the fields of `Config`."""
-    rows = [[f'`{field.name}`', field.type.__name__, f'`{field.default!r}`', allowed(field.metadata), field.metadata['doc']]
-            for field in FIELDS.values()]
+    rows = [[f'`{field.name}`', field.type.__name__, f'`{field.default!r}`', allowed(field.metadata),
+             field.metadata['doc']] for field in FIELDS.values()]
     return markdown_table(['setting', 'type', 'default', 'allowed', 'what it is'], rows)
 
 
@@ -196,24 +211,28 @@ def allowed(metadata: Any) -> str:
 
 
 def frequency() -> str:
+    """Percent recalled by how often it occurred, a table a dataset."""
     return '\n\n'.join(plot_frequency.table(asked(dataset)) for dataset in SKEWED)
 
 
 def asked(dataset: str) -> list[plot_frequency.Row]:
     """The rows of frequency.csv from results/."""
     with open(RESULTS / dataset / 'frequency.csv', newline='') as file:
-        return [plot_frequency.Row(row['run'], int(row['parameters']), int(row['seed']), row['task'], row['question'],
-                                   int(row['occurrences']), float(row['recalled'])) for row in csv.DictReader(file)]
+        return [plot_frequency.Row(row['run'], int(row['parameters']), int(row['seed']), row['task'],
+                                   row['question'], int(row['occurrences']), float(row['recalled']))
+                for row in csv.DictReader(file)]
 
 
 def memorization() -> str:
+    """Rank correlations of the models' probabilities with those of the data, a table a dataset."""
     traces = [json.loads((RESULTS / dataset / 'trace.json').read_text())['models'] for dataset in SKEWED]
     return '\n\n'.join(trace_memorization.compare(models) for models in traces)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    'claims': verdicts, 'crash': crash, 'frequency': frequency, 'memorization': memorization, 'quickstart': quickstart,
-    'results': results_table, 'settings': settings, 'speed': speed, 'tables': tables, 'widths': widths}
+    'claims': verdicts, 'crash': crash, 'frequency': frequency, 'memorization': memorization,
+    'quickstart': quickstart, 'results': results_table, 'settings': settings, 'speed': speed,
+    'tables': tables, 'widths': widths}
 
 
 def block(name: str) -> re.Pattern[str]:
@@ -232,46 +251,48 @@ def fill_page(text: str, blocks: dict[str, Callable[[], str]]) -> str:
 
 # --- headers of config files ---
 
-def config_header(name: str) -> dict[str, str]:
-    """The lines `# Ours:` and `# Time:` of config/train_NAME.py, by their first words; 'not run' where results/ has none."""
-    cells = {paper.run_name(task, model, wd): (task, model, wd) for task in paper.TASKS for model in paper.MODELS
-             for wd in (False, True)}
-    seeds = seeds_of(*cells[name], swept()) if name in cells else single_seeds(name)
+def config_header(config: Config) -> dict[str, str]:
+    """The lines `# Ours:` and `# Time:` of a config file, by their first words."""
+    names = {paper.run_name(task, model, wd): (task, model, wd)
+             for task in paper.TASKS for model in paper.MODELS for wd in (False, True)}
+    name = config.out_dir
+    seeds = seeds_of(*names[name], swept()) if name in names else single_seeds(name)
     if not seeds:
         return {'# Ours:': '# Ours: not run.', '# Time:': '# Time: not run.'}
-    return {'# Ours:': f'# Ours: {said(seeds)}', '# Time:': f'# Time: {took(seeds)}'}
+    return {'# Ours:': f'# Ours: {scores(seeds, config.max_iters)}',
+            '# Time:': f'# Time: {time_taken([*seeds, *single_seeds(name)])}'}
 
 
-def said(seeds: list[Row]) -> str:
-    """6 seeds, best evaluation: 97.0% (89.4 to 100.0) right, held-out 3.8 (3.4 to 4.0) of 4."""
-    text = f'{count(len(seeds), "seed")}{stopped(seeds)}, best evaluation: '
-    text += f"{interval(values(seeds, 'best_combined'), 100)} % right"
-    return f'{text}, held-out {heldout(seeds, "best")} of 4.' if heldout(seeds, 'best') else f'{text}.'
+def scores(seeds: list[Row], iters: int) -> str:
+    """addition 99.3%, subtraction 99.7%, held-out 3.0 of 4 (mean of 3 seeds, best evaluation)."""
+    parts = [f'{label} {values(seeds, f"best_{score}").mean():.1f}%' for score, label in SCORES.items()
+             if seeds[0][f'best_{score}'] is not None]
+    if (total := seeds[0]['heldout_total']) is not None:
+        correct = values(seeds, 'best_heldout_correct').mean()
+        parts.append(f'held-out {correct / NUM_SAMPLES:.1f} of {total / NUM_SAMPLES:.0f}')
+    who = '1 seed' if len(seeds) == 1 else f'mean of {len(seeds)} seeds'
+    return f'{", ".join(parts)} ({who}{stopped(seeds, iters)}, best evaluation).'
 
 
-def took(seeds: list[Row]) -> str:
-    """Of the process that took the fewest seconds for a seed: 52 s a seed (6 as one), compiled, on AMD EPYC, 1 threads."""
-    infos = [info for seed in seeds if (info := read_info(seed['path'])).get('seconds')]
+def time_taken(seeds: list[Row]) -> str:
+    """Of a process with the fewest seeds, the quickest: 9 min (3 seeds together; hardware; compiled)."""
+    infos = [info for path in {seed['path'] for seed in seeds} if (info := read_info(path)).get('seconds')]
     if not infos:
         return 'not measured.'
-    # Seeds that were trained as one have the seconds of their process in common.
+    # Seeds that were trained together have the seconds of their process in common.
     together = Counter(info['seconds'] for info in infos)
-    fastest = min(infos, key=lambda info: info['seconds'] / together[info['seconds']])
-    num_seeds = together[fastest['seconds']]
-    text = f'{fastest["seconds"] / num_seeds:,.0f} s a seed'
-    if num_seeds > 1:
-        text += f' ({num_seeds} as one)'
-    return f'{text}, {fastest["step"]}, on {fastest["hardware"]}.'
-
-
-def count(number: int, noun: str) -> str:
-    return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
+    quickest = min(infos, key=lambda info: (together[info['seconds']], info['seconds']))
+    seconds, num_seeds = quickest['seconds'], together[quickest['seconds']]
+    time = f'{seconds:.0f} s' if seconds < 120 else f'{seconds / 60:.0f} min'
+    who = '1 seed' if num_seeds == 1 else f'{num_seeds} seeds together'
+    return f'{time} ({who}; {quickest["hardware"]}; {quickest["step"]}).'
 
 
 def fill_config(text: str, header: dict[str, str]) -> str:
     """A config file with its `# Ours:` and `# Time:` lines made anew; a file without them stays as it is."""
-    lines = [next((made for start, made in header.items() if line.startswith(start)), line) for line in text.splitlines()]
-    return '\n'.join(lines) + '\n'
+    for start, made in header.items():
+        text = re.sub(f'^{start}.*$', lambda _: made, text, flags=re.MULTILINE)
+    return text
 
 
 # --- the command ---
@@ -280,14 +301,13 @@ def stale_files() -> dict[Path, str]:
     """{file: its text made anew} of every file that differs from it."""
     made = {page: fill_page(page.read_text(encoding='utf-8'), BLOCKS) for page in PAGES}
     for path in CONFIGS:
-        name = load_config([path], {}).out_dir
-        made[path] = fill_config(path.read_text(encoding='utf-8'), config_header(name))
+        made[path] = fill_config(path.read_text(encoding='utf-8'), config_header(load_config([path], {})))
     return {path: text for path, text in made.items() if text != path.read_text(encoding='utf-8')}
 
 
 def main() -> int:
     parser = Parser(__doc__)
-    parser.add_argument('--check', action='store_true', help='change nothing; exit status 1 if a file is stale')
+    parser.add_argument('--check', action='store_true', help='change nothing; exit status 1 if one is stale')
     args = parser.parse_args()
     stale = stale_files()
     for path, text in stale.items():

@@ -1,4 +1,4 @@
-"""README.md, docs/ and the headers of config/: their numbers are those of the committed files, and what they name is there."""
+"""README.md, docs/, headers of config/: numbers are those of committed files, what is named is there."""
 import re
 from pathlib import Path
 
@@ -7,10 +7,12 @@ import pytest
 
 import readme
 from readme import BLOCKS, CONFIGS, PAGES, ROOT, block, fill_config, fill_page
-from tbtt.config import FIELDS, load_config
+from tbtt.config import FIELDS, Config, load_config
+from tbtt.sweep import claims
+from tbtt.sweep.summary import read_summaries
 
 README = ROOT / 'README.md'
-CURRENT = [page for page in PAGES if page.name != 'LOG.md']    # the log names what was there when it was written
+CURRENT = [page for page in PAGES if page.name != 'LOG.md']    # which names what was there then
 SCRIPTS = [path.relative_to(ROOT).as_posix() for folder in ('.', 'analysis', 'runs')
            for path in sorted((ROOT / folder).glob('*')) if path.suffix in ('.py', '.sh')]
 
@@ -23,8 +25,8 @@ def made() -> dict[str, str]:
 
 def seed(**columns) -> dict:
     """A row of a summary: everything right at the best evaluation, half of it held out at the last."""
-    return dict(heldout_total=40, best_heldout_correct=40, last_heldout_correct=20, best_combined=100.0, iter=30_000,
-                path=Path('nowhere')) | columns
+    return dict(heldout_total=40, best_heldout_correct=40, last_heldout_correct=20, best_combined=100.0,
+                best_add=100.0, best_sub=100.0, best_facts=None, iter=30_000, path=Path('nowhere')) | columns
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
@@ -35,7 +37,7 @@ def test_the_numbers_of_a_page_are_those_of_the_committed_files(page, made):
 
 def test_every_block_stands_in_one_page_and_every_mark_is_a_block():
     texts = {page: page.read_text(encoding='utf-8') for page in PAGES}
-    marks = [name for text in texts.values() for name in re.findall(r'^<!-- /?(\w+) -->$', text, re.MULTILINE)]
+    marks = re.findall(r'^<!-- /?(\w+) -->$', '\n'.join(texts.values()), re.MULTILINE)
     assert sorted(marks) == sorted([*BLOCKS, *BLOCKS])
     assert all(sum(bool(block(name).search(text)) for text in texts.values()) == 1 for name in BLOCKS)
 
@@ -43,7 +45,13 @@ def test_every_block_stands_in_one_page_and_every_mark_is_a_block():
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_a_config_file_says_what_its_committed_runs_gave(path):
     text = path.read_text(encoding='utf-8')
-    assert fill_config(text, readme.config_header(load_config([path], {}).out_dir)) == text
+    assert fill_config(text, readme.config_header(load_config([path], {}))) == text
+
+
+@pytest.mark.slow
+def test_the_committed_verdicts_are_those_of_the_committed_sweep():
+    rows = read_summaries([readme.RESULTS / 'capacity' / 'summary.csv'])
+    assert readme.verdicts() == claims.report(claims.judge(rows))
 
 
 def test_a_stale_page_is_named_and_mended(tmp_path, monkeypatch, capsys):
@@ -78,24 +86,36 @@ def test_intervals_stay_within_what_is_possible():
 
 
 def test_runs_that_stopped_early_say_where():
-    assert readme.our_cells([seed(iter=2750)])[0] == '1 (stopped at 2,750)'
-    assert readme.said([seed(), seed()]) == '2 seeds, best evaluation: 100.0 (all alike) % right, held-out 4.0 (all alike) of 4.'
+    assert readme.our_cells([seed(iter=2750)])[0] == '1, stopped at 2,750'
+    assert '(1 seed, stopped at 2,750, best evaluation)' in readme.scores([seed(iter=2750)], 30_000)
+    assert 'stopped' not in readme.scores([seed(iter=2750)], 2750)
 
 
 def test_a_model_that_was_not_run_says_so():
-    assert set(readme.config_header('no_such_run').values()) == {'# Ours: not run.', '# Time: not run.'}
+    header = readme.config_header(Config(out_dir='no_such_run'))
+    assert list(header.values()) == ['# Ours: not run.', '# Time: not run.']
 
 
-def test_seeds_of_one_process_share_its_seconds(monkeypatch):
-    infos = {'a': 60.0, 'b': 60.0, 'c': 45.0}
-    monkeypatch.setattr(readme, 'read_info', lambda path: dict(seconds=infos[path.name], step='eager', hardware='a CPU'))
-    assert readme.took([seed(path=Path(name)) for name in 'abc']) == '30 s a seed (2 as one), eager, on a CPU.'
-    assert readme.took([seed(path=Path('c'))]) == '45 s a seed, eager, on a CPU.'
+def test_the_header_of_a_config_file_has_a_score_a_task_and_held_out_questions():
+    facts = seed(best_add=None, best_sub=None, best_facts=8.0, heldout_total=None)
+    assert readme.scores([seed(), seed(best_sub=90.0)], 30_000) == (
+        'addition 100.0%, subtraction 95.0%, held-out 4.0 of 4 (mean of 2 seeds, best evaluation).')
+    assert readme.scores([facts], 30_000) == 'facts 8.0% (1 seed, best evaluation).'
 
 
-def test_a_config_file_without_these_lines_stays_as_it_is():
+def test_seeds_that_share_the_seconds_of_a_process_were_trained_together(monkeypatch):
+    seconds = {'a': 60.0, 'b': 60.0, 'c': 450.0}
+    monkeypatch.setattr(readme, 'read_info', lambda path: dict(
+        seconds=seconds[path.name], step='eager', hardware='a CPU'))
+    a, b, c = (seed(path=Path(name)) for name in 'abc')
+    assert readme.time_taken([a, b]) == '60 s (2 seeds together; a CPU; eager).'
+    assert readme.time_taken([a, b, c]) == '8 min (1 seed; a CPU; eager).'
+
+
+def test_only_the_header_lines_that_a_config_file_has_are_made_anew():
     text = '# Table 2.\n# Ours: old\nn_embd = 14\n'
-    assert fill_config(text, {'# Ours:': '# Ours: new', '# Time:': '# Time: new'}) == '# Table 2.\n# Ours: new\nn_embd = 14\n'
+    header = {'# Ours:': '# Ours: new', '# Time:': '# Time: new'}
+    assert fill_config(text, header) == '# Table 2.\n# Ours: new\nn_embd = 14\n'
 
 
 def test_every_setting_is_in_the_table():
@@ -108,7 +128,8 @@ def test_the_readme_is_short():
 
 def test_every_script_is_named():
     text = '\n'.join(page.read_text(encoding='utf-8') for page in CURRENT)
-    assert SCRIPTS and not [script for script in SCRIPTS if not re.search(rf'\b{re.escape(Path(script).name)}\b', text)]
+    names = [Path(script).name for script in SCRIPTS]
+    assert names and not [name for name in names if not re.search(rf'\b{re.escape(name)}\b', text)]
 
 
 def test_every_module_and_wing_is_in_the_tree_of_the_readme():
@@ -129,11 +150,14 @@ def test_every_file_that_a_page_names_is_there(page):
 
 def test_every_test_that_a_page_names_is_there():
     tests = ''.join(path.read_text(encoding='utf-8') for path in (ROOT / 'tests').glob('*.py'))
-    named = [name for page in CURRENT for name in re.findall(r'`(test_\w+)`', page.read_text(encoding='utf-8'))]
+    text = '\n'.join(page.read_text(encoding='utf-8') for page in CURRENT)
+    named = re.findall(r'`(test_\w+)`', text)
     assert named and not [name for name in named if f'def {name}(' not in tests]
 
 
 def test_every_entry_of_the_log_says_why_what_and_how_to_see_it():
     entries = (ROOT / 'docs' / 'LOG.md').read_text(encoding='utf-8').split('\n## ')[1:]
     wanted = (r'\*\*Idea\.\*\*', r'\*\*Conclusion\.\*\*', r'\nCommits? [0-9a-f]{7}[^\n]*`')
-    assert entries and not [entry.split('\n')[0] for entry in entries for part in wanted if not re.search(part, entry)]
+    assert entries
+    for entry in entries:
+        assert all(re.search(part, entry) for part in wanted), entry.splitlines()[0]
