@@ -30,7 +30,7 @@ import make_tables
 import plot_frequency
 import trace_memorization
 from tbtt import paper
-from tbtt.cli import Parser, run
+from tbtt.cli import Parser, UserError, run
 from tbtt.config import FIELDS, Config, load_config
 from tbtt.evaluate import NUM_SAMPLES
 from tbtt.figures import markdown_table
@@ -69,8 +69,8 @@ def seeds_of(task: str, model: str, wd: bool, rows: list[Row]) -> list[Row]:
 
 
 def interval(values: np.ndarray, top: float) -> str:
-    """Mean and Student's 95% interval of scores (R,) from 0 to `top`; the score alone where there is no spread,
-    and so no such interval."""
+    """Mean and Student's 95% interval of scores (R,) from 0 to `top`; the score alone where there is no spread
+    and so no interval."""
     mean, half = mean_interval(values)
     if np.ptp(values) == 0:
         return f'{mean:.1f}' if len(values) == 1 else f'{mean:.1f} (all alike)'
@@ -188,9 +188,11 @@ def quickstart() -> str:
     """Five evaluations from the first to the last and the held-out score, of what the quickstart printed."""
     about, *lines = (RESULTS / 'quickstart.txt').read_text().splitlines()
     evaluations = [line for line in lines if re.match(r'iter +\d+: addition', line)]
+    if not evaluations:
+        raise UserError('results/quickstart.txt holds no evaluation: record it anew, as runs/readme.py says')
     shown = [evaluations[i] for i in np.linspace(0, len(evaluations) - 1, 5).round().astype(int)]
-    score = next(line for line in lines if line.strip().startswith('held-out:'))
-    return '\n'.join(['```', *shown, score.strip(), '```', about])
+    score = next(line.strip() for line in lines[::-1] if line.strip().startswith('held-out:'))
+    return '\n'.join(['```', *shown, score, '```', about])
 
 
 def settings() -> str:
