@@ -10,12 +10,13 @@ a band the range.
 """
 from pathlib import Path
 
+from tbtt.cli import Parser, run    # first: it says what is missing
+
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tbtt import paper
-from tbtt.cli import Parser, run
 from tbtt.figures import LOOK, accuracy_and_loss, draw_seeds, save
 from tbtt.results import find_seeds, read_info, read_results, stack_seeds
 

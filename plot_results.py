@@ -9,11 +9,12 @@ range, and a red dot the percentage of the seeds that have both at 100%.
 """
 from pathlib import Path
 
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib.figure import Figure
 
 from tbtt import paper
-from tbtt.cli import Parser, UserError, run
 from tbtt.figures import LOOK, LOSS_TOP, accuracy_and_loss, draw_seeds, save
 from tbtt.results import best_row, find_seeds, read_info, read_results, stack_seeds
 

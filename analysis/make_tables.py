@@ -10,11 +10,12 @@ writes to standard output only, in less than a second. What is missing is blank.
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt import figures, paper
-from tbtt.cli import Parser, UserError, run
 from tbtt.results import best_row, find_seeds, last_row, mean_interval, read_info, read_results, wilson_interval
 
 NOTES = """\

@@ -11,13 +11,14 @@ Takes seconds.
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt import paper
-from tbtt.cli import Parser, UserError, run
 from tbtt.figures import save
 from tbtt.results import read_results, stack_seeds, wilson_interval
 from tbtt.sweep.summary import PAIR, RECIPE, TASKS, read_summaries

@@ -15,12 +15,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt import figures
-from tbtt.cli import Parser, UserError, run
 from tbtt.evaluate import NUM_SAMPLES
 from tbtt.figures import save
 from tbtt.atomic import write_file

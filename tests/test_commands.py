@@ -1,7 +1,11 @@
 """Every command of the README as a user types it, in a copy of the project, and what the shell sees of it."""
 import json
+import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -101,6 +105,34 @@ def test_a_signal_ends_training_cleanly_with_everything_saved(command, small_mat
 
 
 @pytest.mark.parametrize('script', SCRIPTS)
+def test_a_script_without_its_packages_names_the_command_that_installs_them(script, tmp_path):
+    command = [sys.executable, '-S', HERE / script, '--help']    # -S: as a Python in which nothing is installed
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == '', done
+    assert re.fullmatch(r'error: this Python lacks the package \w+: .+\n', done.stderr), done.stderr
+    assert 'requirements.txt' in done.stderr or '.venv/bin/activate' in done.stderr
+
+
+SLOW_IMPORT = """
+import os, signal, sys, time
+class Interrupt:    # stands for a user who presses Ctrl-C while a large package is imported
+    def find_spec(self, name, *_):
+        if name in ('numpy', 'torch'):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_ctrl_c_during_the_imports_leaves_no_traceback(script, tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(SLOW_IMPORT)
+    done = subprocess.run([sys.executable, HERE / script, '--help'], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    assert done.returncode == -signal.SIGINT and (done.stdout, done.stderr) == ('', ''), done
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
 def test_every_script_explains_itself(command, script):
     result = command(script, '--help')
     assert result.status == 0 and result.err == ''
@@ -152,6 +184,45 @@ def test_key_value_config_and_default_come_in_that_order(command, small_math, tm
     config = load(tmp_path / 'run/ckpt.pt')['config']
     assert (config['n_embd'], config['seed'], config['learning_rate'], config['n_head']) == (10, 6, 1.0, 1)
     assert type(config['learning_rate']) is float
+
+
+# What a shell does to a script's streams and environment.
+
+def at_a_shell(text, cwd, **variables):
+    return subprocess.run(['bash', '-c', text], cwd=cwd, capture_output=True, text=True, env={**os.environ, **variables})
+
+
+def test_a_backend_for_plots_that_is_not_there_does_no_harm(learned, tmp_path):
+    """A notebook exports its own to all that it starts."""
+    backend = 'module://matplotlib_inline.backend_inline'
+    done = at_a_shell(f'{sys.executable} {HERE}/plot_results.py --model_folder {learned} --output=plot.png', tmp_path,
+                      MPLBACKEND=backend)
+    assert done.returncode == 0 and (tmp_path / 'plot.png').exists(), done.stderr
+
+
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '<&-', '>&- 2>&- <&-'])
+def test_a_closed_stream_does_no_harm(tmp_path, closed):
+    done = at_a_shell(f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir={HERE}/results {closed}', tmp_path)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_no_file_is_opened_in_place_of_a_closed_stream(tmp_path):
+    code = "from tbtt.startup import open_missing_streams; open_missing_streams(); print(open('file', 'w').fileno(), end='')"
+    done = at_a_shell(f'{sys.executable} -c "{code}; import sys; sys.exit(open(\'file\').fileno())" >&- 2>&-', tmp_path,
+                      PYTHONPATH=str(HERE))
+    assert done.returncode == 3
+
+
+def test_an_error_is_an_error_where_nobody_can_read_it(tmp_path):
+    script = f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir=nowhere'
+    assert at_a_shell(f'{script} 2>&-', tmp_path).returncode == 2
+    assert at_a_shell(f'{script} 2> /dev/full', tmp_path).returncode == 2
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full on this system')
+def test_a_full_disk_behind_the_output_is_one_line(tmp_path):
+    done = at_a_shell(f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir={HERE}/results > /dev/full', tmp_path)
+    assert (done.returncode, done.stderr) == (2, 'error: the output cannot be written: No space left on device\n')
 
 
 # Scoring and sampling.
