@@ -6,28 +6,29 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from conftest import DATASETS, HERE, TINY, contents, load, options, shell, start
+from conftest import (DATASETS, HERE, TINY, contents, copy_project, load, options, project_files, run_script, shell,
+                      start)
 from tbtt.config import FIELDS
 from tbtt.dataset import Dataset
 
-SCRIPTS = [str(path.relative_to(HERE)) for path in (*HERE.glob('*.py'), *HERE.glob('analysis/*.py'), *HERE.glob('data/*/prepare.py'))
-           if "__name__ == '__main__'" in path.read_text()]
-NOT_IN_A_CLONE = shutil.ignore_patterns('.*', '__pycache__', '*.bin', '*.pkl', '*.pt', 'train.txt', 'val.txt', 'tests',
-                                        'results')
+SCRIPTS = [str(path) for path in project_files() if path.suffix == '.py' and path.parts[0] != 'tests'
+           and "__name__ == '__main__'" in (HERE / path).read_text()]
 
 
 @pytest.fixture(scope='session')
 def clone(tmp_path_factory):
     """A fresh copy of the project, with the datasets prepared and two runs trained by the README's commands."""
-    root = tmp_path_factory.mktemp('clone') / 'project'
-    shutil.copytree(HERE, root, ignore=NOT_IN_A_CLONE)
+    root = copy_project(tmp_path_factory.mktemp('clone') / 'project', leave_out=('tests', 'results'))
     for name in DATASETS:
-        succeed(root, f'data/{name}/prepare.py')
-    for name in ('math_mini_14', 'facts_mini_28'):
-        succeed(root, 'train_with_eval.py', f'config/train_{name}.py', **TINY)
+        assert run_script(f'data/{name}/prepare.py', root=root) == 0
+    started = [start('train_with_eval.py', f'config/train_{name}.py', cwd=root, root=root, **TINY)
+               for name in ('math_mini_14', 'facts_mini_28')]
+    for process in started:
+        assert process.wait(timeout=300) == 0, process.stderr.read()
     return root
 
 
@@ -36,6 +37,39 @@ def succeed(clone, script, *args, cwd=None, **settings):
     result = shell(script, *args, cwd=cwd or clone, root=clone, **settings)
     assert result.status == 0, result.err
     return result.out
+
+
+def test_tests_pass_after_training_in_the_clone(clone, tmp_path):
+    """As after the quickstart: the folder holds a run, prepared data, sweeps and a user's own files."""
+    root = copy_project(tmp_path / 'project')
+    for name in ('math_mini_14', 'facts_mini_28', 'data/as_math'):
+        shutil.copytree(clone / name, root / name, dirs_exist_ok=True)
+    for name in ('sweeps/quick/n_embd=6/seed_1337/results.csv', 'results/mine/results.csv', 'mine.py', 'grid_math.png',
+                 'out/ckpt.pt'):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text('of a user')
+    before = contents(root)
+    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/test_commands.py', '-k',
+                           'prepare_and_train or sample_as_in'], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and '2 passed' in done.stdout, done.stdout
+    assert {name: content for name, content in contents(root).items() if '__pycache__' not in name} == before
+
+
+def test_the_tests_see_what_git_tracks_and_nothing_beside_it(tmp_path):
+    root = copy_project(tmp_path / 'project')
+    files = project_files(root)
+    assert {Path('model.py'), Path('tbtt/cli.py'), Path('data/as_math/prepare.py'), Path('tests/conftest.py')} <= set(files)
+    for name in ('math_mini_14/ckpt.pt', 'another/ckpt.pt', 'data/as_math/train.bin', 'data/as_math/train.txt',
+                 'sweeps/quick/summary.csv', 'tbtt/__pycache__/cli.pyc', 'corpus.txt.ngrams_0/index.json', 'plot.png'):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert project_files(root) == files    # as downloaded, without .git
+    if shutil.which('git'):
+        for command in (['init', '-q'], ['add', *map(str, files)]):
+            subprocess.run(['git', '-C', root, *command], check=True, capture_output=True)
+        (root / 'mine.py').touch()
+        (root / 'LICENSE').unlink(missing_ok=True)
+        assert set(project_files(root)) == set(files) - {Path('LICENSE')}
 
 
 def test_prepare_and_train_leave_what_the_readme_says(clone):
