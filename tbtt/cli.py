@@ -65,8 +65,8 @@ def study_package(name: str) -> ModuleType:
                         f'pip install -r requirements-study.txt') from error
 
 
-def folder(text: str) -> str:
-    """argparse type of a file or folder: `~` is the home, also behind the `=` of an option, where bash leaves it."""
+def expand_home(text: str) -> str:
+    """argparse type of a path: `~` is the home, also behind the `=` of an option, where bash leaves it."""
     return os.path.expanduser(text)
 
 

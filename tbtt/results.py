@@ -114,7 +114,8 @@ def parse_number(text: str, where: str) -> float:
 def check_rows(results: Results, path: str | Path, lines: Sequence[int]) -> None:
     """Iterations must rise, and nothing may be right more often than it was asked."""
     iters = results['iter']
-    faults = {'iter is not above the one before': ~(np.diff(iters, prepend=-1) > 0)}
+    faults = {'iter is no whole number of steps': ~((iters <= LAST_ITERATION) & (iters == np.floor(iters))),
+              'iter is not above the one before': ~(np.diff(iters, prepend=-1) > 0)}
     pairs = [(f'{group}_correct', f'{group}_total') for group in counted_groups()]
     pairs += [(f'{group}_answered', f'{group}_questions') for group in heldout_groups()]
     for right, asked in pairs:

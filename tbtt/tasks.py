@@ -127,6 +127,8 @@ class Arithmetic(Task):
         if type(max_operand) is not int or not 1 <= max_operand <= 99:
             raise UserError(f'max_operand={max_operand!r}: expected a whole number from 1 to 99')
         self.max_operand = max_operand
+        if len(heldout := list(heldout)) > (max_operand + 1)**2:
+            raise UserError(f'held-out pairs: {len(heldout):,} of them, and only {(max_operand + 1)**2:,} pairs of operands')
         self.heldout = tuple((a, b) for a, b in heldout)
         for pair in self.heldout:
             if any(type(x) is not int or not 0 <= x <= max_operand for x in pair):
