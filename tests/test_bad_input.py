@@ -80,8 +80,8 @@ def declined(refused, data, tmp_path):
     (['--block_size=100000'], ['414', 'block_size=100000']),
     (['--learning_rate=nan'], ['learning_rate', 'finite']),
     (['--learning_rate=inf'], ['learning_rate', 'finite']),
-    (['--dropout=1'], ['dropout', 'between']),
-    (['--beta2=1'], ['beta2', 'between']),
+    (['--dropout=1'], ['dropout', 'at most 0.999']),
+    (['--beta2=1'], ['beta2', 'at most 0.9999999']),
     (['--min_lr=0.5'], ['min_lr=0.5', 'learning_rate=0.01']),
     (['--warmup_iters=30'], ['warmup_iters=30', 'lr_decay_iters=20']),
 ])
