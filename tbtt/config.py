@@ -184,11 +184,11 @@ def names_in(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
 class ConfigFile:
     """What is known of a config file before it is executed.
 
-    base: the config file that it builds on, or None. theirs: the names it sets that only nanoGPT or the paper's code has.
+    base: the config file that it builds on, or None. theirs: does it set a name that only nanoGPT or the paper's code has?
     """
     path: Path
     base: str | None
-    theirs: frozenset[str]
+    theirs: bool
 
     @classmethod
     def read(cls, path: Path) -> 'ConfigFile':
@@ -198,14 +198,17 @@ class ConfigFile:
         bases = [node.value.value for node in tree.body if isinstance(node, ast.Assign)
                  and [ast.unparse(target) for target in node.targets] == ['base'] and isinstance(node.value, ast.Constant)]
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-        return cls(path, bases[-1] if bases else None, frozenset(names & nanogpt.ONLY_THEIRS))
+        return cls(path, bases[-1] if bases else None, not names.isdisjoint(nanogpt.ONLY_THEIRS))
 
-    def execute(self, config: Config) -> None:
-        """Execute the file over `config`, in place: every name that it sets has to be a setting."""
+    def execute(self, config: Config, say: Callable[[str], None]) -> None:
+        """Execute the file over `config`, in place: every name that it sets has to be a setting, ours or nanoGPT's. say:
+        takes the line on what is read otherwise than it is written."""
         names = names_in(self.path, dataclasses.asdict(config))
         if names.pop('base', None) != self.base:
             raise InvalidSetting(f"{self.path}: base: expected the name of a config file, such as "
                                  f"base = 'config/train_math_mini_14.py'")
+        if note := nanogpt.describe_translation(names):
+            say(f'{self.path}: {note}')
         for name, value in nanogpt.translate(names).items():
             try:
                 set_value(config, name, value)
@@ -256,14 +259,11 @@ def load_config(files: Iterable[str | Path], overrides: Mapping[str, Any], defau
     parts = [part for path in files for part in with_bases(path)]
     if defaults is None:
         defaults = 'nanogpt' if any(part.theirs and not part.base for part in parts) else 'tbtt'
-    for part in parts:
-        if part.theirs:
-            say(f'{part.path}: {nanogpt.describe_translation(part.theirs)}')
     if defaults == 'nanogpt':
         say(f'what is not set is a default of nanoGPT, such as {nanogpt.EXAMPLES}: --defaults=tbtt takes ours')
     config = Config(**(nanogpt.DEFAULTS if defaults == 'nanogpt' else {}))
     for part in parts:
-        part.execute(config)
+        part.execute(config, say)
     for name, value in overrides.items():
         if value is not None:
             set_value(config, name, value)

@@ -13,22 +13,34 @@ DEFAULTS = dict(
     wandb_run_name='gpt2', n_layer=12, n_head=12, n_embd=768, mlp_expansion=4, block_size=1024, bias=False, dropout=0.0,
     batch_size=12, gradient_accumulation_steps=40, max_iters=600_000, learning_rate=6e-4, min_lr=6e-5, warmup_iters=2000,
     lr_decay_iters=600_000, decay_lr=True, weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0)
+EXPANSION = {'mlp_expansion': DEFAULTS['mlp_expansion']}    # of every model of nanoGPT, which has no name for it
 EXAMPLES = ', '.join(f'{name}={DEFAULTS[name]}' for name in ('n_layer', 'mlp_expansion', 'weight_decay'))
-# always_save_checkpoint: every evaluation saves the latest and the best. full_eval: every evaluation scores the tasks.
-# backend: follows from the device.
+# Every evaluation here saves the latest and the best checkpoint, and scores the tasks; the backend follows from the device.
 WITHOUT_MEANING = ('always_save_checkpoint', 'full_eval', 'backend')
-RENAMED = {'full_eval_interval': 'eval_interval'}    # theirs -> ours
-ONLY_THEIRS = {*WITHOUT_MEANING, *RENAMED}
+INTERVAL = 'full_eval_interval'    # steps between the paper's scores: our eval_interval, unless full_eval=False
+ONLY_THEIRS = {*WITHOUT_MEANING, INTERVAL}
+
+
+def has_interval(settings: Mapping[str, Any]) -> bool:
+    """Do these settings say at which interval the tasks are scored?"""
+    return INTERVAL in settings and bool(settings.get('full_eval', True))
 
 
 def translate(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings under their names -> the same under ours; those without a meaning here are left out."""
     ours = {name: value for name, value in settings.items() if name not in ONLY_THEIRS}
-    return ours | {ours_name: settings[name] for name, ours_name in RENAMED.items() if name in settings}
+    return ours | {'eval_interval': settings[INTERVAL]} if has_interval(settings) else ours
 
 
-def describe_translation(names: set[str]) -> str:
-    """What becomes of the settings of these names, in words. names: some of ONLY_THEIRS, at least one."""
-    parts = [f'{name} is {RENAMED[name]} here' for name in sorted(names & RENAMED.keys())]
-    ignored = [name for name in WITHOUT_MEANING if name in names]
-    return '; '.join(parts + [f'without meaning here: {", ".join(ignored)}'] * bool(ignored))
+def describe_translation(settings: Mapping[str, Any]) -> str:
+    """What `translate` does to these settings, in words; '' where it changes nothing."""
+    parts = [f'{INTERVAL} is eval_interval here'] if has_interval(settings) else []
+    ignored = [name for name in settings if name in ONLY_THEIRS and not (name == INTERVAL and parts)]
+    if ignored:
+        parts.append(f'{", ".join(ignored)}: of no meaning here, ignored')
+    return '; '.join(parts)
+
+
+def recorded_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint of ours, of nanoGPT or of the paper's code was trained with: {name: value} under our names."""
+    return translate({**EXPANSION, **checkpoint['config'], **checkpoint['model_args']})
