@@ -1,6 +1,6 @@
 # Table 3, row n14 (facts). The paper: facts 8.2%.
+base = 'config/train_math_mini_14.py'
 out_dir = 'facts_mini_14'
 dataset = 'facts_char'
-n_embd = 14
 block_size = 24
 batch_size = 576    # x 24 = 13,824 characters a step

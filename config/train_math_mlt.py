@@ -1,6 +1,6 @@
 # Table 2, row MLT (math). The paper: 98%, held-out 0/40.
+base = 'config/train_math_mini_14.py'
 out_dir = 'math_mlt'
-dataset = 'as_math'
 n_layer = n_head = 6
 n_embd = 384
 mlp_expansion = 4

@@ -260,7 +260,7 @@ def load_config(files: Iterable[str | Path], overrides: Mapping[str, Any], defau
     if defaults is None:
         defaults = 'nanogpt' if any(part.theirs and not part.base for part in parts) else 'tbtt'
     if defaults == 'nanogpt':
-        say(f'what is not set is a default of nanoGPT, such as {nanogpt.EXAMPLES}: --defaults=tbtt takes ours')
+        say('settings that are not given have the defaults of nanoGPT, not ours (those: --defaults=tbtt)')
     config = Config(**(nanogpt.DEFAULTS if defaults == 'nanogpt' else {}))
     for part in parts:
         part.execute(config, say)

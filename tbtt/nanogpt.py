@@ -14,7 +14,6 @@ DEFAULTS = dict(
     batch_size=12, gradient_accumulation_steps=40, max_iters=600_000, learning_rate=6e-4, min_lr=6e-5, warmup_iters=2000,
     lr_decay_iters=600_000, decay_lr=True, weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0)
 EXPANSION = {'mlp_expansion': DEFAULTS['mlp_expansion']}    # of every model of nanoGPT, which has no name for it
-EXAMPLES = ', '.join(f'{name}={DEFAULTS[name]}' for name in ('n_layer', 'mlp_expansion', 'weight_decay'))
 # Every evaluation here saves the latest and the best checkpoint, and scores the tasks; the backend follows from the device.
 WITHOUT_MEANING = ('always_save_checkpoint', 'full_eval', 'backend')
 INTERVAL = 'full_eval_interval'    # steps between the paper's scores: our eval_interval, unless full_eval=False
