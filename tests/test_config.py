@@ -1,17 +1,21 @@
 """Settings: what the config files come to, how they build on each other, and what a setting may be."""
 import dataclasses
 import json
+import re
 import time
 
+import headers
 import pytest
 from conftest import HERE, TINY
 
 from tbtt.cli import UserError
-from tbtt.config import FIELDS, GROUPS, Config, load_config
+from tbtt.config import FIELDS, GROUPS, Config, ConfigFile, load_config, names_in
 from tbtt.nanogpt import DEFAULTS
+from tbtt.paper import published, run_name
 
 # All settings of each config file as they were when the files still stated them one by one.
 SETTINGS = json.loads((HERE / 'tests/settings.json').read_text())
+CONFIGS = sorted(HERE.glob('config/train_*.py'))
 
 
 def resolved(*files, **overrides):
@@ -24,6 +28,33 @@ def test_a_config_file_means_what_it_always_meant(name):
     expected = SETTINGS['defaults'] | SETTINGS['configs'][name]
     found = resolved(HERE / f'config/{name}.py')
     assert {setting: found[setting] for setting in expected} == expected
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_a_config_file_states_only_what_differs_from_its_base(path):
+    base = ConfigFile.read(path).base
+    before = resolved(base) if base else dataclasses.asdict(Config())
+    stated = names_in(path, {})
+    assert stated.pop('base', None) == base
+    assert not [name for name, value in stated.items() if value == before[name]]
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_a_config_file_opens_with_what_was_found_and_how_long_it_took(path):
+    lines, name = path.read_text().splitlines(), path.stem.removeprefix('train_')
+    assert [line.startswith(f'# {word}') for word, line in zip(('', 'Ours: ', 'Time: '), lines)] == [True] * 3
+    if headers.NAME.fullmatch(name):
+        assert lines[:3] == headers.header(name), 'python runs/headers.py brings them up to date'
+
+
+@pytest.mark.parametrize('task, model', published())
+def test_a_config_file_states_the_papers_numbers(task, model):
+    row = published()[task, model]
+    first = (HERE / f'config/train_{run_name(task, model)}.py').read_text().splitlines()[0]
+    numbers = [f'{row[column]}%' for column in ('addition_pct', 'subtraction_pct', 'facts_pct') if row[column]]
+    numbers += [f'{row["heldout_correct"]}/{row["heldout_total"]}'] if row['heldout_total'] else []
+    assert first.startswith(f'# Table {row["table"]}, row {model} (')
+    assert re.findall(r'[\d.]+%|\d+/\d+', first) == numbers
 
 
 # Files that build on others.
