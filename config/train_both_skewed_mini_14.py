@@ -1,4 +1,4 @@
-# Beyond the paper: n14 (both tasks) where lines are repeated as by Zipf. The paper: no such run.
+# Table 4, row n14 (both tasks), but lines are repeated as by Zipf. The paper: no such run.
 # Ours: addition 14.6%, subtraction 16.2%, facts 10.0%, held-out 0.0/40 (mean of 3 seeds, best evaluation).
 # Time: 9 min (3 seeds together; AMD EPYC, 1 thread; the step compiled).
 base = 'config/train_facts_skewed_mini_14.py'

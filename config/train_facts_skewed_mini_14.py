@@ -1,4 +1,4 @@
-# Beyond the paper: n14 (facts) where lines are repeated as by Zipf. The paper: no such run.
+# Table 3, row n14 (facts), but lines are repeated as by Zipf. The paper: no such run.
 # Ours: facts 16.6% (mean of 3 seeds, best evaluation).
 # Time: 8 min (3 seeds together; AMD EPYC, 1 thread; the step compiled).
 base = 'config/train_facts_mini_14.py'

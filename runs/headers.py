@@ -1,10 +1,10 @@
 """
-Write the three lines above each of the paper's runs in config/: what the paper found, what we found, how long it took.
+Write the three lines above each run in config/: what the paper found, what we found, how long it took.
 
     python runs/headers.py
 
-Reads data/paper_tables.csv and, below results/, the run folders and every summary.csv. Takes seconds. All other lines
-stay as they are, and so do files of other runs, whose three lines are written by hand.
+Reads data/paper_tables.csv and, below results/, the run folders and every summary.csv. Takes seconds. All
+other lines stay as they are, and so do files of runs with other names: their three lines are written by hand.
 """
 import functools
 import re
@@ -21,34 +21,37 @@ from tbtt.config import ROOT, Config, load_config
 from tbtt.results import find_seeds, read_info
 from tbtt.sweep.summary import PAIR, SETTINGS, as_the_paper, read_summaries, seed_row
 
-NAME = re.compile(r'(?P<task>math|facts|both)(?P<skewed>_skewed)?_(?P<model>mini_14|mini_28|mini_56|mlt)(?P<twin>_wd)?')
+# task, repeated as by Zipf?, model, twin with weight decay?
+NAME = re.compile(r'(math|facts|both)(_skewed)?_(mini_14|mini_28|mini_56|mlt)(_wd)?')
 MODELS = {folder: model for model, folder in paper.MODELS.items()}
 TOPICS = {'math': 'arithmetic', 'facts': 'facts', 'both': 'both tasks'}
 # name in a header: column of data/paper_tables.csv, column of a summary
 SCORES = {'addition': ('addition_pct', 'best_add'), 'subtraction': ('subtraction_pct', 'best_sub'),
           'facts': ('facts_pct', 'best_facts')}
-TOLD = {'math': ('addition', 'subtraction'), 'facts': ('facts',), 'both': ('addition', 'subtraction', 'facts')}
+TOLD = {'math': ('addition', 'subtraction'), 'facts': ('facts',),
+        'both': ('addition', 'subtraction', 'facts')}
 HELDOUT = ('math', 'both')    # tasks with held-out questions
 
 
 def header(name: str) -> list[str]:
     """The three lines above config/train_NAME.py, a name that NAME matches."""
     task, skewed, model, twin = NAME.fullmatch(name).groups()
-    return [what_line(task, MODELS[model], skewed, twin), ours_line(name, task, MODELS[model]), time_line(name)]
+    model = MODELS[model]
+    return [paper_line(task, model, skewed, twin), ours_line(name, task, model), time_line(name)]
 
 
-def what_line(task: str, model: str, skewed: str | None, twin: str | None) -> str:
+def paper_line(task: str, model: str, skewed: str | None, twin: str | None) -> str:
     """Table and row, and the numbers that the paper prints there."""
-    topic = TOPICS[task]
-    if skewed:
-        return f'# Beyond the paper: {model} ({topic}) where lines are repeated as by Zipf. The paper: no such run.'
     row = paper.published()[task, model]
+    about = f'# Table {row["table"]}, row {model} ({TOPICS[task]})'
+    if skewed:
+        return f'{about}, but lines are repeated as by Zipf. The paper: no such run.'
     if twin:
-        return f'# Table {row["table"]}, row {model} ({topic}) with weight decay 0.1 and no dropout. The paper: no numbers.'
+        return f'{about}, with weight decay 0.1 and no dropout. The paper: no numbers in its tables.'
     scores = [f'{score} {row[SCORES[score][0]]}%' for score in TOLD[task]]
     if task in HELDOUT:
         scores.append(f'held-out {row["heldout_correct"]}/{row["heldout_total"]}')
-    return f'# Table {row["table"]}, row {model} ({topic}). The paper: {", ".join(scores)}.'
+    return f'{about}. The paper: {", ".join(scores)}.'
 
 
 def ours_line(name: str, task: str, model: str) -> str:
@@ -69,11 +72,12 @@ def mean(rows: list[dict], column: str) -> float:
 
 
 def our_seeds(name: str, task: str, model: str) -> dict[int, dict]:
-    """{seed: row of a summary} of all finished seeds of a run: those of sweeps, then those in a folder of its name."""
+    """{seed: row of a summary} of all finished seeds: those of sweeps, over them those in its own folder."""
     config = load_config([ROOT / f'config/train_{name}.py'], {})
     swept = [row for row in summaries()
              if as_the_paper(row, task, model) and row['heldout'] in (PAIR, '') and has_settings(row, config)]
-    own = [row for folder in run_folders(name) if (row := seed_row(folder))['finished'] and row['diverged'] is None]
+    own = [row for folder in run_folders(name)
+           if (row := seed_row(folder))['finished'] and row['diverged'] is None]
     return {int(row['seed']): row for row in (*swept, *own)}
 
 
@@ -100,9 +104,10 @@ def time_line(name: str) -> str:
     if not infos:
         return '# Time: not measured yet.'
     info = max(infos, key=lambda info: info['seconds'])
+    took = f'{info["seconds"] / 60:.0f} min' if info['seconds'] >= 90 else f'{info["seconds"]:.0f} s'
     seeds = f'{len(infos)} seeds together' if len(infos) > 1 else '1 seed'
-    minutes = f'{info["seconds"] / 60:.0f} min' if info['seconds'] >= 90 else f'{info["seconds"]:.0f} s'
-    return f'# Time: {minutes} ({seeds}; {info["hardware"].replace(", 1 threads", ", 1 thread")}; the step {info["step"]}).'
+    hardware = info['hardware'].replace(', 1 threads', ', 1 thread')
+    return f'# Time: {took} ({seeds}; {hardware}; the step {info["step"]}).'
 
 
 def with_header(name: str, text: str) -> str:
