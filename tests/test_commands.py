@@ -9,8 +9,8 @@ from conftest import DATASETS, HERE, TINY, contents, load, options, shell, start
 from tbtt.config import FIELDS
 from tbtt.dataset import Dataset
 
-SCRIPTS = [str(path.relative_to(HERE)) for path in (*HERE.glob('*.py'), *HERE.glob('analysis/*.py'), *HERE.glob('data/*/prepare.py'))
-           if "__name__ == '__main__'" in path.read_text()]
+SCRIPTS = [str(path.relative_to(HERE)) for pattern in ('*.py', 'analysis/*.py', 'data/*/prepare.py')
+           for path in HERE.glob(pattern) if "__name__ == '__main__'" in path.read_text()]
 NOT_IN_A_CLONE = shutil.ignore_patterns('.*', '__pycache__', '*.bin', '*.pkl', '*.pt', 'train.txt', 'val.txt', 'tests',
                                         'results')
 
