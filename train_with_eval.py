@@ -30,11 +30,11 @@ from tbtt.run_folder import RunFolder, provenance
 
 
 def read_settings():
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, usage='%(prog)s [config ...] [--key=value ...]')
     parser.add_argument('config', nargs='*', help='config files, such as config/train_math_mini_14.py')
     add_settings(parser)
     args = parser.parse_args()
-    return load_config(args.config, {name: getattr(args, name) for name in FIELDS})
+    return load_config(args.config, {name: getattr(args, name) for name in FIELDS}, args.defaults, say=print)
 
 
 def next_multiple(n, step):

@@ -12,11 +12,10 @@ import torch
 
 from model import GPT, GPTConfig
 from tbtt.cli import UserError
-from tbtt.config import ROOT, Config
+from tbtt.config import MOST_STEPS, ROOT, Config
 from tbtt.dataset import Codec, check_meta, read_meta
 from tbtt.tasks import Task, tasks_from
 
-LAST_ITERATION = 2**53    # up to which a float, as results.csv is read, counts without gaps
 KEYS = {'model': dict, 'optimizer': dict, 'model_args': dict, 'iter_num': int, 'config': dict}
 
 
@@ -77,7 +76,7 @@ def check_contents(checkpoint: Any, path: str | Path, file_size: int) -> None:
     for name, value in [*checkpoint['model_args'].items(), ('seed', checkpoint['config'].get('seed', 0))]:
         if not isinstance(value, (int, float)):
             raise UserError(f'{path} is damaged: {name}={value!r} is no number')
-    if not 0 <= checkpoint['iter_num'] <= LAST_ITERATION:
+    if not 0 <= checkpoint['iter_num'] <= MOST_STEPS:
         raise UserError(f'{path} is damaged: iter_num is {shorten(checkpoint["iter_num"])}')
     # A tensor may repeat few numbers of the file, and would need memory for all of them once it is copied.
     if bytes_of_tensors([checkpoint['model'], checkpoint['optimizer']]) > 2 * file_size:    # head and embedding are tied

@@ -133,6 +133,7 @@ class Arithmetic(Task):
         for pair in self.heldout:
             if any(type(x) is not int or not 0 <= x <= max_operand for x in pair):
                 raise UserError(f'held-out pair {pair}: expected two operands from 0 to {max_operand}')
+        self.either_order = {*self.heldout, *((b, a) for a, b in self.heldout)}
         operands = range(max_operand + 1)
         self.expressions = [(a, sign, b) for sign in '+-' for a in operands for b in operands]
         self.prompts = [f'<{a}{sign}{b}=' for a, sign, b in self.expressions]
@@ -144,7 +145,7 @@ class Arithmetic(Task):
     def is_heldout(self, i: int) -> bool:
         """Has the expression of prompt i just the two operands of a held-out pair?"""
         a, _, b = self.expressions[i]
-        return (a, b) in self.heldout or (b, a) in self.heldout
+        return (a, b) in self.either_order
 
     def groups(self) -> dict[str, list[int]]:
         """name -> indices of the prompts that are counted together."""

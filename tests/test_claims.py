@@ -276,8 +276,8 @@ def test_without_the_seeds_beside_only_the_first_figure_is_drawn(summary, tmp_pa
 
 
 @pytest.mark.parametrize('script, args', [
-    ('analysis/plot_capacity.py', ['nothing.csv']), ('analysis/plot_capacity.py', ['--format=gif']), ('analysis/make_tables.py', ['--claims']),
-    ('analysis/make_tables.py', ['--claims', 'nothing.csv'])])
+    ('analysis/plot_capacity.py', ['nothing.csv']), ('analysis/plot_capacity.py', ['--format=gif']),
+    ('analysis/make_tables.py', ['--claims']), ('analysis/make_tables.py', ['--claims', 'nothing.csv'])])
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, script, args):
     monkeypatch.chdir(tmp_path)
     assert run_script(script, *args) == 2

@@ -33,8 +33,8 @@ KINDS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}
 
 
 class Row(NamedTuple):
-    """A `Point` (tbtt/trace/memorization.py) of one seed of a model, as it stands in trace.csv. The log-probabilities are natural
-    logarithms."""
+    """A `Point` (tbtt/trace/memorization.py) of one seed of a model, as it stands in trace.csv. The log-probabilities are
+    natural logarithms."""
     model: str
     parameters: int
     seed: int | None    # a model of transformers has none
