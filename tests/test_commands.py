@@ -15,7 +15,8 @@ from conftest import (DATASETS, HERE, TINY, contents, copy_project, load, option
 from tbtt.config import FIELDS
 from tbtt.dataset import Dataset
 
-SCRIPTS = [str(path) for path in project_files() if path.suffix == '.py' and path.parts[0] in (path.name, 'analysis', 'data')
+SCRIPTS = [str(path) for path in project_files() if path.suffix == '.py'
+           and path.parts[0] in (path.name, 'analysis', 'data')
            and "__name__ == '__main__'" in (HERE / path).read_text()]
 
 
