@@ -3,10 +3,11 @@ Export a checkpoint, ours, nanoGPT's or of the paper's code, as a folder that th
 
     python analysis/export.py --out_dir=math_mini_14 --to=hf_math_14
 
-Writes config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json and a model
-card, README.md, into --to, which must be new; of a run of several seeds one such folder a seed. AutoModelForCausalLM
-and AutoTokenizer load it with no code of ours. Before the folder appears it is loaded in float64, and its logits are
-compared with ours; the largest difference is printed, about 1e-14. Takes ten seconds. See docs/interchange.md.
+Writes config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json and a
+model card, README.md, into --to, which must be new; of a run of several seeds one such folder a seed.
+AutoModelForCausalLM and AutoTokenizer load it with no code of ours. Before the folder appears it is loaded in
+float64, and its logits are compared with ours; the largest difference is printed, about 1e-14. Takes ten
+seconds. What to do with the folder: docs/interchange.md.
 """
 import copy
 import json
@@ -31,13 +32,13 @@ from tbtt.results import last_row, read_info, read_results
 from tbtt.run_folder import LATEST, RESULTS, best_of
 
 TOLERANCE = 1e-9    # of the largest logit, in float64: rounding is far below, the smallest mistake far above
-SCORES = {'addition %': 'add_acc', 'subtraction %': 'sub_acc', 'held-out %': 'heldout_acc', 'facts %': 'facts_acc',
-          'train loss': 'train_loss', 'val loss': 'val_loss'}    # in the model card
+SCORES = {'addition %': 'add_acc', 'subtraction %': 'sub_acc', 'held-out %': 'heldout_acc',
+          'facts %': 'facts_acc', 'train loss': 'train_loss', 'val loss': 'val_loss'}    # in the model card
 EMBEDDINGS = ('transformer.wte.weight', 'transformer.wpe.weight', 'lm_head.weight')    # the last is the first
 # Settings that say where a run was made, not how: they stay out of the model card.
 OF_THE_MACHINE = {
-    'out_dir', 'init_from', 'overwrite', 'device', 'compile', 'backend', 'num_seeds', 'eval_only', 'log_interval',
-    'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log', 'always_save_checkpoint'}
+    'out_dir', 'init_from', 'overwrite', 'device', 'compile', 'backend', 'num_seeds', 'eval_only',
+    'log_interval', 'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log', 'always_save_checkpoint'}
 
 
 class Source(NamedTuple):
@@ -58,7 +59,7 @@ def read_source(path: Path) -> Source:
         raise UserError(f'{path} holds weights that are not finite: export one from before it diverged')
     surrogates = [character for character in codec.stoi if '\ud800' <= character <= '\udfff']
     if surrogates:
-        raise UserError(f'{path}: its vocabulary has {surrogates[0]!r}, which is no text: prepare its data again')
+        raise UserError(f'{path}: its vocabulary has {surrogates[0]!r}, which is no text')
     return Source(path, checkpoint, model, codec, bool(tasks))
 
 
@@ -88,12 +89,12 @@ def model_config(source: Source) -> dict[str, Any]:
 
 
 def end_token(source: Source) -> int | None:
-    """The token that ends an answer, where the checkpoint knows its tasks: other text goes on after a newline."""
+    """The token that ends an answer, where the checkpoint knows its tasks: other text goes on."""
     return source.codec.stoi.get('\n') if source.has_tasks else None
 
 
 def generation_config(source: Source) -> dict[str, Any]:
-    """generation_config.json: greedy, to the end of the line, never beyond the block, where no position is known."""
+    """generation_config.json: greedy, to the end of the line, never beyond the block's last position."""
     end = end_token(source)
     return {'do_sample': False, 'max_length': source.model.config.block_size, 'eos_token_id': end,
             'pad_token_id': end}
@@ -148,22 +149,22 @@ tags:
 # {name}
 
 A GPT of {source.model.get_num_params():,} parameters (position embeddings not counted) that reads and writes
-characters, trained on `{dataset}` with seed {checkpoint['config'].get('seed', 'not recorded')}; the weights of
-iteration {checkpoint['iter_num']:,} (`{source.path.name}`).
+characters, trained on `{dataset}` with seed {checkpoint['config'].get('seed', 'not recorded')}; the weights
+of iteration {checkpoint['iter_num']:,} (`{source.path.name}`).
 
 ```python
 from transformers import pipeline
 ask = pipeline('text-generation', '{name}')
 ```
 
-It answers greedily; a prompt and its answer together have at most {source.model.config.block_size} characters. A
-character that was not in training is an error.
+It answers greedily; a prompt and its answer together have at most {source.model.config.block_size}
+characters. A character that was not in training is an error.
 
 ## Scores
 {score_table(source)}
 
-Scores are percent of near-greedy samples; held-out questions are those that training never saw. One seed is an
-anecdote.
+Scores are percent of near-greedy samples; held-out questions are those that training never saw. One seed is
+an anecdote.
 
 ## Settings
 {markdown_table(['setting', 'value'], rows)}
@@ -172,7 +173,8 @@ anecdote.
 
 def make_files(source: Source, name: str) -> dict[str, bytes]:
     """{file name: content} of a folder for transformers."""
-    weights = study_package('safetensors.torch').save(convert_weights(source.model), metadata={'format': 'pt'})
+    safetensors = study_package('safetensors.torch')
+    weights = safetensors.save(convert_weights(source.model), metadata={'format': 'pt'})
     plain = {'config.json': model_config(source), 'generation_config.json': generation_config(source),
              'tokenizer_config.json': tokenizer_config(source)}
     texts = {file: json.dumps(content, indent=2) + '\n' for file, content in plain.items()}
@@ -186,15 +188,15 @@ def read_folder(folder: Path) -> tuple[Any, Any]:
     """-> transformers' model, in float64, and tokenizer"""
     transformers = study_package('transformers')
     transformers.utils.logging.disable_progress_bar()
-    return (transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, local_files_only=True),
-            transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, local_files_only=True)
+    return model, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 @torch.no_grad()
 def check_folder(source: Source, folder: Path) -> float:
     """Load the folder with transformers. -> the largest difference of its logits from ours, in float64
 
-    Raises `UserError` where it is more than rounding, or where the tokenizer does not give back every character.
+    Raises `UserError` where it is more than rounding, or the tokenizer does not give back every character.
     """
     theirs, tokenizer = read_folder(folder)
     vocab_size, block_size = source.model.config.vocab_size, source.model.config.block_size
@@ -204,8 +206,8 @@ def check_folder(source: Source, folder: Path) -> float:
     text, ids = ''.join(source.codec.stoi), list(source.codec.stoi.values())
     same_text = tokenizer(text, verbose=False)['input_ids'] == ids and tokenizer.decode(ids) == text
     if difference > TOLERANCE * ours.abs().max() or not same_text:
-        raise UserError(f'this version of transformers reads {source.path} as another model (its logits differ by '
-                        f'{difference:.1e}): pip install -r requirements-study.txt')
+        raise UserError(f'this version of transformers reads {source.path} as another model (its logits differ '
+                        f'by {difference:.1e}): pip install -r requirements-study.txt')
     return difference
 
 
