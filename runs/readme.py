@@ -32,10 +32,11 @@ import trace_memorization
 from tbtt import paper
 from tbtt.cli import Parser, UserError, run
 from tbtt.config import FIELDS, Config, load_config
-from tbtt.evaluate import NUM_SAMPLES
 from tbtt.figures import markdown_table
-from tbtt.results import find_seeds, mean_interval, read_info
+from tbtt.results import NUM_SAMPLES, find_seeds, read_info
+from tbtt.stats import mean_interval
 from tbtt.sweep import claims
+from tbtt.sweep.claims import values
 from tbtt.sweep.summary import as_the_paper, read_summaries, seed_row
 
 RESULTS = ROOT / 'results'
@@ -64,31 +65,30 @@ def single_seeds(name: str) -> list[Row]:
 
 def seeds_of(task: str, model: str, wd: bool, rows: list[Row]) -> list[Row]:
     """The seeds of one of the paper's models: those of the sweeps `rows`, else of its run folder."""
-    swept_seeds = claims.select(rows, task, model, 0.1 if wd else 0.0)
-    return swept_seeds or single_seeds(paper.run_name(task, model, wd))
+    return claims.select(rows, task, model, wd) or single_seeds(paper.run_name(task, model, wd))
 
 
-def interval(values: np.ndarray, top: float) -> str:
-    """Mean and Student's 95% interval of scores (R,) from 0 to `top`; the score alone where there is no spread
-    and so no interval."""
-    mean, half = mean_interval(values)
-    if np.ptp(values) == 0:
-        return f'{mean:.1f}' if len(values) == 1 else f'{mean:.1f} (all alike)'
+def interval(scored: np.ndarray, top: float) -> str:
+    """Mean and Student's 95% interval of scores (R,) from 0 to `top`; where they do not differ
+    there is no such interval, and the score stands alone."""
+    mean, half = mean_interval(scored)
+    if np.ptp(scored) == 0:
+        return f'{mean:.1f}' if len(scored) == 1 else f'{mean:.1f} (all alike)'
     return f'{mean:.1f} ({max(0.0, mean - half):.1f} to {min(top, mean + half):.1f})'
 
 
 def heldout(seeds: list[Row], when: str) -> str:
     """How many held-out questions are answered at the `best` or the `last` evaluation, the mean over seeds;
     blank where nothing is held out."""
-    total = seeds[0]['heldout_total']
-    if total is None:
+    if seeds[0]['heldout_total'] is None:
         return ''
-    return interval(values(seeds, f'{when}_heldout_correct') / NUM_SAMPLES, total / NUM_SAMPLES)
+    return interval(answered(seeds, when), seeds[0]['heldout_total'] / NUM_SAMPLES)
 
 
-def values(seeds: list[Row], column: str) -> np.ndarray:
-    """(R,) float, NaN where blank."""
-    return np.array([seed[column] for seed in seeds], dtype=float)
+def answered(seeds: list[Row], when: str) -> np.ndarray:
+    """(R,) held-out questions answered; where an older file leaves that open, right answers over ten."""
+    recorded = values(seeds, f'{when}_heldout_answered')
+    return np.where(np.isnan(recorded), values(seeds, f'{when}_heldout_correct') / NUM_SAMPLES, recorded)
 
 
 def stopped(seeds: list[Row], iters: int = paper.ITERS) -> str:
@@ -103,12 +103,11 @@ def results_table() -> str:
     """README: every model of the paper beside ours, at the best evaluation and at the last."""
     heads = ['', 'parameters', 'paper: right %', 'held-out, k of 4', 'our seeds', 'ours, best: right %',
              'held-out, k of 4', 'last: held-out, k of 4']
-    rows, sweeps, published = [], swept(), paper.published()
-    for task in paper.TASKS:
+    rows, sweeps = [], swept()
+    for task in paper.EXPERIMENTS:
         for model, size in zip(paper.MODELS, paper.NUM_PARAMS[task]):
-            said, seeds = published[task, model], seeds_of(task, model, False, sweeps)
-            rows.append([f'{paper.TASKS[task].lower()}, {model}', f'{size:,}', papers_score(said),
-                         papers_heldout(said), *our_cells(seeds)])
+            rows.append([f'{name(task)}, {model}', f'{size:,}', papers_score(task, model),
+                         papers_heldout(task, model), *our_cells(seeds_of(task, model, False, sweeps))])
     return markdown_table(heads, rows)
 
 
@@ -120,21 +119,27 @@ def our_cells(seeds: list[Row]) -> list[str]:
             heldout(seeds, 'best'), heldout(seeds, 'last')]
 
 
-def papers_score(row: dict[str, str]) -> str:
-    """The paper's percentage over all questions of a run; in arithmetic the mean of its two."""
-    if row['table'] == '2':
-        return f'{(float(row["addition_pct"]) + float(row["subtraction_pct"])) / 2:.1f}'
-    return f'{float(row["combined_pct"] or row["facts_pct"]):.1f}'
+def name(task: str) -> str:
+    """arithmetic, facts, or arithmetic and facts."""
+    return paper.title(paper.tasks_column(task)).lower()
 
 
-def papers_heldout(row: dict[str, str]) -> str:
+def papers_score(task: str, model: str) -> str:
+    """The paper's percentage over all questions of a run: its only or combined one, or the mean of two."""
+    scores = [paper.published_percent(task, model, score) for score in ('combined', *SCORES)]
+    combined, *parts = scores
+    return f'{np.nanmean(parts) if np.isnan(combined) else combined:.1f}'
+
+
+def papers_heldout(task: str, model: str) -> str:
     """The paper's 40/40 as four questions."""
-    return f'{int(row["heldout_correct"]) / NUM_SAMPLES:.1f}' if row['heldout_total'] else ''
+    heldout = paper.published_heldout(task, model)
+    return f'{heldout[0] / NUM_SAMPLES:.1f}' if heldout else ''
 
 
 def tables() -> str:
     """The paper's Tables 2, 3 and 4 with the runs of one seed below its rows."""
-    parts = [make_tables.make_table(task, RESULTS) for task in make_tables.TABLES]
+    parts = [make_tables.make_table(task, RESULTS) for task in paper.EXPERIMENTS]
     return '\n\n'.join([*parts, make_tables.NOTES])
 
 
@@ -144,14 +149,14 @@ def widths() -> str:
              'held-out, best', 'held-out, last', 'seeds with all held-out, best / last',
              'with none, best / last']
     groups: dict[tuple, list[Row]] = {}
-    for number, task in enumerate(paper.TASKS):
+    for number, task in enumerate(paper.EXPERIMENTS):
         for row in swept():
-            if as_the_paper(row, task):
+            if as_the_paper(row, task, but=('n_embd', 'weight_decay')):
                 size = row['n_embd'], row['num_params']
                 groups.setdefault((number, *size, row['weight_decay']), []).append(row)
     rows = []
     for (number, width, size, decay), seeds in sorted(groups.items()):
-        task = list(paper.TASKS.values())[number].lower()
+        task = name(list(paper.EXPERIMENTS)[number])
         right = [interval(values(seeds, f'{when}_combined'), 100) for when in ('best', 'last')]
         rows.append([task, f'{width:.0f}', f'{size:,.0f}', f'{decay:g}', str(len(seeds)), *right,
                      heldout(seeds, 'best'), heldout(seeds, 'last'), extreme(seeds, 1), extreme(seeds, 0)])
@@ -162,8 +167,7 @@ def extreme(seeds: list[Row], share: int) -> str:
     """How many seeds answer all (share 1) or none (0) of the held-out questions: best / last evaluation."""
     if seeds[0]['heldout_total'] is None:
         return ''
-    wanted = share * values(seeds, 'heldout_total')
-    best, last = ((values(seeds, f'{when}_heldout_correct') == wanted).sum() for when in ('best', 'last'))
+    best, last = (claims.agrees_on_heldout(seeds, when, bool(share)).sum() for when in ('best', 'last'))
     return f'{best} / {last}'
 
 
@@ -256,13 +260,13 @@ def fill_page(text: str, blocks: dict[str, Callable[[], str]]) -> str:
 def config_header(config: Config) -> dict[str, str]:
     """The lines `# Ours:` and `# Time:` of a config file, by their first words."""
     names = {paper.run_name(task, model, wd): (task, model, wd)
-             for task in paper.TASKS for model in paper.MODELS for wd in (False, True)}
-    name = config.out_dir
-    seeds = seeds_of(*names[name], swept()) if name in names else single_seeds(name)
+             for task in paper.EXPERIMENTS for model in paper.MODELS for wd in (False, True)}
+    own = single_seeds(config.out_dir)
+    seeds = seeds_of(*names[config.out_dir], swept()) if config.out_dir in names else own
     if not seeds:
         return {'# Ours:': '# Ours: not run.', '# Time:': '# Time: not run.'}
     return {'# Ours:': f'# Ours: {scores(seeds, config.max_iters)}',
-            '# Time:': f'# Time: {time_taken([*seeds, *single_seeds(name)])}'}
+            '# Time:': f'# Time: {time_taken([*seeds, *own])}'}
 
 
 def scores(seeds: list[Row], iters: int) -> str:
@@ -270,8 +274,7 @@ def scores(seeds: list[Row], iters: int) -> str:
     parts = [f'{label} {values(seeds, f"best_{score}").mean():.1f}%' for score, label in SCORES.items()
              if seeds[0][f'best_{score}'] is not None]
     if (total := seeds[0]['heldout_total']) is not None:
-        correct = values(seeds, 'best_heldout_correct').mean()
-        parts.append(f'held-out {correct / NUM_SAMPLES:.1f} of {total / NUM_SAMPLES:.0f}')
+        parts.append(f'held-out {answered(seeds, "best").mean():.1f} of {total / NUM_SAMPLES:.0f}')
     who = '1 seed' if len(seeds) == 1 else f'mean of {len(seeds)} seeds'
     return f'{", ".join(parts)} ({who}{stopped(seeds, iters)}, best evaluation).'
 

@@ -25,8 +25,9 @@ def made() -> dict[str, str]:
 
 def seed(**columns) -> dict:
     """A row of a summary: everything right at the best evaluation, half of it held out at the last."""
-    return dict(heldout_total=40, best_heldout_correct=40, last_heldout_correct=20, best_combined=100.0,
-                best_add=100.0, best_sub=100.0, best_facts=None, iter=30_000, path=Path('nowhere')) | columns
+    return dict(heldout_total=40, heldout_questions=4, best_heldout_correct=40, last_heldout_correct=20,
+                best_combined=100.0, best_add=100.0, best_sub=100.0, best_facts=None, iter=30_000,
+                path=Path('nowhere')) | columns
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
@@ -76,6 +77,7 @@ def test_held_out_scores_are_questions():
     assert readme.heldout([seed(), seed(), seed(best_heldout_correct=25)], 'best') == '3.5 (1.3 to 4.0)'
     assert readme.heldout([seed(heldout_total=None)], 'best') == ''
     assert readme.extreme([seed(), seed(last_heldout_correct=0)], 0) == '0 / 1'
+    assert readme.heldout([seed(best_heldout_correct=35, best_heldout_answered=3)], 'best') == '3.0'
 
 
 def test_intervals_stay_within_what_is_possible():
