@@ -290,7 +290,8 @@ def time_taken(seeds: list[Row]) -> str:
     seconds, num_seeds = quickest['seconds'], together[quickest['seconds']]
     time = f'{seconds:.0f} s' if seconds < 120 else f'{seconds / 60:.0f} min'
     who = '1 seed' if num_seeds == 1 else f'{num_seeds} seeds together'
-    return f'{time} ({who}; {quickest["hardware"]}; {quickest["step"]}).'
+    hardware = quickest['hardware'].replace(', 1 threads', ', 1 thread')
+    return f'{time} ({who}; {hardware}; {quickest["step"]}).'
 
 
 def fill_config(text: str, header: dict[str, str]) -> str:
