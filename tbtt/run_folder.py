@@ -20,16 +20,17 @@ import filelock
 import numpy as np
 import torch
 
+from tbtt import nanogpt
 from tbtt.atomic import COMMIT, TMP, Change, flush_folder, half_made, new_content, recover, write_files, write_folders
 from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.dataset import Dataset
 from tbtt.distributed import Ranks
-from tbtt.results import format_results, read_info, read_results
+from tbtt.results import append_row, format_results, read_info, read_results, scores
 
 LATEST, RESULTS, ABOUT, LOCK = 'ckpt.pt', 'results.csv', 'run.json', '.lock'
-BEST = {'math': 'ckpt_best_math.pt', 'facts': 'ckpt_best_facts.pt', 'combined': 'ckpt_best_combined.pt'}
+BEST = {score: f'ckpt_best_{score}.pt' for score in scores()}    # math, facts, combined
 FILES = (ABOUT, LATEST, *BEST.values(), RESULTS)    # run.json first: where another one is, it is there too
 SPARE_FILES = 100    # that may be open beside the locks
 # Settings that may change when a run goes on: they name places and the machine, or only how much is printed.
@@ -76,11 +77,15 @@ def finished(folder: Path, config: Config) -> bool:
 
 
 def check_unchanged(recorded: dict, asked: dict, folder: Path) -> None:
-    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with."""
-    for name, now in asked.items():
-        then = recorded.get(name, now)
-        if name not in MAY_CHANGE and not same(then, now):
-            raise UserError(f'{name}={now!r}, but the run in {folder} has {name}={then!r}: that cannot change under way')
+    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with: it names the
+    first, and the options that bring all of them back."""
+    then = {name: recorded[name] for name, now in asked.items()
+            if name in recorded and name not in MAY_CHANGE and not same(recorded[name], now)}
+    if then:
+        name = next(iter(then))
+        options = ' '.join(f'--{name}={value}' for name, value in then.items())
+        raise UserError(f'{name}={asked[name]!r}, but the run in {folder} has {name}={then[name]!r}: that cannot change '
+                        f'under way, it goes on with {options}')
 
 
 def same(one: object, other: object) -> bool:
@@ -145,9 +150,9 @@ class SeedFolder:
 
     def check(self, checkpoint: dict) -> None:
         """Raise `UserError` unless a checkpoint is one of these settings and these data."""
-        check_unchanged(checkpoint['config'], self.config, self.path)
+        check_unchanged(nanogpt.recorded_settings(checkpoint), self.config, self.path)
         path = self.path / LATEST
-        if not same(checkpoint['model_args'], self.model_args):
+        if not same(nanogpt.EXPANSION | checkpoint['model_args'], nanogpt.EXPANSION | self.model_args):
             raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for {self.model_args}')
         for key, now in (('meta', self.meta), ('data', self.digest)):
             if not same(checkpoint.get(key, now), now):
@@ -162,9 +167,6 @@ class SeedFolder:
                 raise UserError(f'{place} is gone, which the run wrote there with {LATEST}: bring it back, or train anew')
             return
         rows, lines = read_results(path), path.read_text().splitlines(keepends=True)
-        if lines[0] != empty:
-            raise UserError(f'{place} has other columns than ours, as a run of the paper\'s own code has, which asks other '
-                            f'questions: rename it to go on with a new one (the best checkpoints are then chosen anew)')
         keep = int(np.searchsorted(rows['iter'], checkpoint['iter_num'], side='right'))
         if checkpoint.get('results', now := digest(''.join(lines[:keep + 1]))) != now:
             raise UserError(f'{place} is not what the run wrote there with {LATEST}: bring it back, or train anew')
@@ -172,6 +174,9 @@ class SeedFolder:
         if self.closed:
             self.diverged, keep = self.diverged or int(rows['iter'][-1]), len(rows['iter'])
         self.csv = ''.join(lines[:keep + 1])
+        if 'best' not in checkpoint:    # of the paper's own code: its best checkpoints stay until one is better
+            self.best = {score: float(np.nanmax(rows[f'{score}_acc'][:keep])) for score in BEST
+                         if np.isfinite(rows[f'{score}_acc'][:keep]).any()}
         self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
         if not self.closed:    # what was not finite comes again
             self.diverged = None
@@ -190,7 +195,7 @@ class SeedFolder:
         the engine's snapshot holds of this seed."""
         files, better = {}, []
         if row is not None:
-            self.csv += format_results([row]).split('\n', 1)[1]
+            self.csv = append_row(self.csv, row)
             files[RESULTS] = self.csv.encode()
         if healthy:
             if row is not None:

@@ -264,8 +264,8 @@ def test_on_a_terminal_a_bar_shows_iteration_speed_time_and_the_loss_and_where_t
     monkeypatch.setattr(sys, 'stderr', terminal)
     monkeypatch.setattr(tbtt.progress, 'REFRESH', 0)
     monkeypatch.setenv('COLUMNS', str(columns))
-    row = dict(add_correct=490, add_total=1000, heldout_correct=23, heldout_total=40, combined_acc=49.0, train_loss=1.5,
-               val_loss=2.5)
+    row = dict(add_correct=490, add_total=1000, heldout_correct=23, heldout_total=40, heldout_answered=2, heldout_questions=4,
+               combined_acc=49.0, train_loss=1.5, val_loss=2.5)
     with tbtt.progress.Reporter(tiny_config(max_iters=30000)) as report:
         report.start(10000, 'on we go')
         report.bar.ncols, report.bar.dynamic_ncols = columns, None
@@ -311,7 +311,7 @@ def test_a_word_is_said_while_something_takes_long(capsys, monkeypatch):
 
 
 def test_a_run_that_diverges_stops_keeps_its_last_good_checkpoint_and_does_not_go_on(run):
-    settings = dict(learning_rate=1e30, decay_lr=False, grad_clip=0)
+    settings = dict(learning_rate=1000, weight_decay=1000, decay_lr=False, grad_clip=0)
     folder = run('a', status=1, **settings)
     about, results = json.loads((folder / 'run.json').read_text()), read_results(folder / 'results.csv')
     assert 0 < about['diverged'] <= 10 and results['iter'].tolist() == [0, 10]
