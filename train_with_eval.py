@@ -5,10 +5,10 @@ Train a GPT, or many seeds of it at once, and ask it every `eval_interval` steps
     python train_with_eval.py config/train_math_mini_14.py --seed=7 --out_dir=another
     python train_with_eval.py config/train_math_mini_14.py --init_from=resume
 
-Settings are the defaults below, then config files in their order, then --key=value. Writes into out_dir: results.csv (a
-row an evaluation), ckpt.pt (the latest, complete for going on), ckpt_best_math.pt, ckpt_best_facts.pt and
-ckpt_best_combined.pt (each the first with the highest score), run.json (what made the run). With --num_seeds=R above 1
-there is such a folder for each seed below out_dir.
+Settings are the defaults below, then config files in their order, then --key=value. Writes into out_dir:
+results.csv (a row an evaluation), ckpt.pt (the latest, complete for going on), ckpt_best_math.pt,
+ckpt_best_facts.pt and ckpt_best_combined.pt (each the first with the highest score), run.json (what made the
+run). With --num_seeds=R above 1 there is such a folder for each seed below out_dir.
 """
 import sys
 
@@ -45,14 +45,18 @@ def next_multiple(n: int, step: int) -> int:
 class Trainer:
     """Seeds of a run as an engine and its evaluation, on one device."""
 
-    def __init__(self, config: Config, dataset: Dataset, device: torch.device, dtype: torch.dtype, ranks: Ranks) -> None:
+    def __init__(self, config: Config, dataset: Dataset, device: torch.device, dtype: torch.dtype,
+                 ranks: Ranks) -> None:
         self.config, self.dataset, self.device, self.dtype, self.ranks = config, dataset, device, dtype, ranks
 
     def build(self, folder: RunFolder, seeds: list[SeedFolder]) -> tuple[Engine, Evaluation]:
-        """-> the engine of some seeds, which goes on from what the folder holds of them, and their evaluation"""
+        """-> the engine of some seeds, which goes on from what the folder holds of them, and their
+        evaluation"""
         numbers = [seed.seed for seed in seeds]
-        replicas = Replicas.from_seeds(self.config.model_args(self.dataset.meta['vocab_size']), numbers, self.device)
-        engine = Engine(replicas, self.dataset.train, numbers, self.config, self.device, self.dtype, self.ranks)
+        model_args = self.config.model_args(self.dataset.meta['vocab_size'])
+        replicas = Replicas.from_seeds(model_args, numbers, self.device)
+        engine = Engine(replicas, self.dataset.train, numbers, self.config, self.device, self.dtype,
+                        self.ranks)
         engine.load(folder.states(seeds, engine.snapshot()))
         max_tokens = tokens_per_pass(replicas.template.config, len(numbers), self.device)
         return engine, Evaluation(engine.forward, self.dataset, self.config, engine.seeds, max_tokens)
@@ -63,8 +67,9 @@ class Trainer:
             engine.prepare()
         num_params, made_by = engine.replicas.template.get_num_params(), provenance(self.device)
         folder.start(num_params=num_params, step=engine.path, **made_by)
-        report.start(first, f'{folder.path}: {num_params:,} parameters, {len(engine.seeds)} seed(s), from iteration '
-                            f'{first} to {self.config.max_iters} on {made_by["hardware"]}; the step is {engine.path}')
+        report.start(first, f'{folder.path}: {num_params:,} parameters, {len(engine.seeds)} seed(s), '
+                            f'from iteration {first} to {self.config.max_iters} on {made_by["hardware"]}; '
+                            f'the step is {engine.path}')
 
     def is_due(self, iteration: int) -> bool:
         """Is there an evaluation at this iteration?"""
@@ -73,7 +78,8 @@ class Trainer:
     def train(self) -> int:
         """Train until the next evaluation, measure, record, report; and again. -> exit status"""
         config, ranks = self.config, self.ranks
-        with Reporter(config, quiet=not ranks.leader) as report, RunFolder(config, self.dataset, ranks, report.say) as folder:
+        with (Reporter(config, quiet=not ranks.leader) as report,
+              RunFolder(config, self.dataset, ranks, report.say) as folder):
             for seeds, t, last in folder.legs():    # one, where all seeds stand at the same iteration
                 engine, evaluate = self.build(folder, seeds)
                 self.prepare(folder, report, engine, t)
@@ -89,7 +95,7 @@ class Trainer:
                     for t, losses in engine.run(t, min(last, next_multiple(t, config.eval_interval))):
                         folder.watch(t, losses)
                         report.step(t, losses)
-                        if report.signal and not ranks.split:    # those that share batches stop together, between two
+                        if report.signal and not ranks.split:    # who share batches stop together
                             break
                 if not folder.has(t):
                     folder.record(t, engine.snapshot())    # interrupted between two evaluations
@@ -99,10 +105,11 @@ class Trainer:
         return self.end(folder, report.signal)
 
     def end(self, folder: RunFolder, number: int) -> int:
-        """Say how the run ended, where the evaluations do not. number: the signal that stopped it. -> exit status"""
+        """Say how the run ended, where the evaluations do not. number: the signal that stopped it. -> exit
+        status"""
         if folder.going():
-            print(f'stopped after iteration {folder.iteration}, saved in {folder.path}: --init_from=resume goes on',
-                  file=sys.stderr)
+            print(f'stopped after iteration {folder.iteration}, saved in {folder.path}: '
+                  f'--init_from=resume goes on', file=sys.stderr)
             return 128 + number
         diverged = all(seed.diverged is not None for seed in folder.seeds)
         if self.ranks.leader and (diverged or not folder.started):
@@ -134,8 +141,10 @@ def main() -> int:
         if not is_out_of_memory(error):
             raise
     # Here, where the error and with it what it kept alive is gone, there is room to see how much fits.
-    fit = replicas_that_fit(config, config.model_args(dataset.meta['vocab_size']), dataset.train, device, dtype)
-    raise UserError(f'out of memory with num_seeds={config.num_seeds}: about {fit} would fit; what is on disk is whole')
+    model_args = config.model_args(dataset.meta['vocab_size'])
+    fit = replicas_that_fit(config, model_args, dataset.train, device, dtype)
+    raise UserError(f'out of memory with num_seeds={config.num_seeds}: about {fit} would fit; what is on '
+                    f'disk is whole')
 
 
 if __name__ == '__main__':

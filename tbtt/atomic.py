@@ -1,9 +1,11 @@
-"""Writing files so that a crash leaves the old ones or the new ones: never half of one, never one without the other.
+"""Writing files so that a crash leaves the old ones or the new ones: never half of one, never one without the
+other.
 
-A change has a name. Its new files are written beside their places, `ckpt.pt.NAME.tbtt.tmp`. Once a list of them,
-`tbtt.commit.json`, is on the disk, the change counts as made: the files are renamed into place, and the list goes. Where
-several folders change as one, each has a list of its own, so that whoever opens one of them alone finishes or undoes its
-part; the list also names the files of the others, so that who opens them together finishes all or none.
+A change has a name. Its new files are written beside their places, `ckpt.pt.NAME.tbtt.tmp`. Once a list of
+them, `tbtt.commit.json`, is on the disk, the change counts as made: the files are renamed into place, and the
+list goes. Where several folders change as one, each has a list of its own, so that whoever opens one of them
+alone finishes or undoes its part; the list also names the files of the others, so that who opens them
+together finishes all or none.
 """
 import errno
 import json
@@ -19,11 +21,12 @@ from tbtt.cli import UserError
 
 TMP = '.tbtt.tmp'             # the end of the name of a file that is being written
 COMMIT = 'tbtt.commit.json'   # the list
-THREADS = 16                  # that write and flush at a time: a disk flushes many files in little more time than one
+THREADS = 16                  # that write and flush at a time: a disk flushes many files at once
 
 
 class Change(NamedTuple):
-    """What a list says: the name of the change, this folder's files, and the others' as {name of a folder: files}."""
+    """What a list says: the name of the change, this folder's files, and the others' as {name of a folder:
+    files}."""
     name: str
     files: list[str]
     others: dict[str, list[str]]
@@ -81,7 +84,8 @@ def write_files(folder: Path | str, contents: dict[str, bytes]) -> None:
 
 
 def write_folders(changes: dict[Path, dict[str, bytes]]) -> None:
-    """Replace files in several folders of one parent as one: after a crash and `recover`, all are old or all are new.
+    """Replace files in several folders of one parent as one: after a crash and `recover`, all are old or all
+    are new.
 
     changes: {folder: {name: bytes}}. Raises OSError that names the file at fault; then all are old.
     """
@@ -95,7 +99,8 @@ def write_folders(changes: dict[Path, dict[str, bytes]]) -> None:
         in_parallel(write_list, files, [change_of(name, folder, files) for folder in files])
         for tmp, _, path in todo:
             if not tmp.exists():
-                raise FileNotFoundError(errno.ENOENT, 'its new content was removed by another program', str(path))
+                raise FileNotFoundError(errno.ENOENT, 'its new content was removed by another program',
+                                        str(path))
     except BaseException:
         undo(name, files)
         raise
@@ -133,25 +138,28 @@ def undo(name: str, files: dict[Path, list[str]]) -> None:
 
 
 def read_list(folder: Path, known: Collection[str]) -> Change:
-    """The list that a crash left in a folder. Raises `UserError` unless it names files among `known` and no others."""
+    """The list that a crash left in a folder. Raises `UserError` unless it names files among `known` and no
+    others."""
     path = folder / COMMIT
     try:
         found = json.loads(path.read_bytes())
         change = Change(**found)
         names = [change.files, *change.others.values()]
-        if not re.fullmatch('[0-9a-f]{8}', change.name) or not all(set(files) <= set(known) for files in names):
+        ours = all(set(files) <= set(known) for files in names)
+        if not re.fullmatch('[0-9a-f]{8}', change.name) or not ours:
             raise ValueError('it names files that no run writes')
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f'{path} is damaged ({type(error).__name__}): delete it to go on with the files as they are, or '
-                        f'start anew with --overwrite=True') from error
+        raise UserError(f'{path} is damaged ({type(error).__name__}): delete it to go on with the files as '
+                        f'they are, or start anew with --overwrite=True') from error
     return change
 
 
 def half_made(folders: Collection[Path], known: Collection[str]) -> dict[Path, Change]:
-    """The changes that a crash left half made in these folders and that count as made. -> {folder: its change}
+    """The changes that a crash left half made in these folders and that count as made. -> {folder: its
+    change}
 
-    They are those of which the folder has a list, and those of which another of the folders has one while all files of
-    this folder are still beside their places. known: the names that a list may name.
+    They are those of which the folder has a list, and those of which another of the folders has one while all
+    files of this folder are still beside their places. known: the names that a list may name.
     """
     lists = {folder: read_list(folder, known) for folder in folders if (folder / COMMIT).exists()}
     found = dict(lists)
@@ -160,7 +168,8 @@ def half_made(folders: Collection[Path], known: Collection[str]) -> dict[Path, C
             files = change.others.get(folder.name, [])
             if folder not in found and folder.parent == other.parent and files and all(
                     tmp_path(folder, change.name, file).exists() for file in files):
-                whole = {**{folder.parent / name: names for name, names in change.others.items()}, other: change.files}
+                whole = {folder.parent / name: names for name, names in change.others.items()}
+                whole[other] = change.files
                 found[folder] = change_of(change.name, folder, whole)
     return found
 
@@ -174,8 +183,8 @@ def new_content(folder: Path, change: Change | None, name: str) -> Path:
 
 
 def recover(folders: Collection[Path], known: Collection[str]) -> None:
-    """Clean up after a crash, in folders that nobody else writes into: finish the changes that count as made, undo those
-    that do not. Raises `UserError` for a list that cannot be read."""
+    """Clean up after a crash, in folders that nobody else writes into: finish the changes that count as made,
+    undo those that do not. Raises `UserError` for a list that cannot be read."""
     changes = half_made(folders, known)
     for folder, change in changes.items():
         if not (folder / COMMIT).exists():    # before anything is put in place: a crash may come in here too

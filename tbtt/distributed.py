@@ -1,9 +1,9 @@
-"""Several processes started by torchrun, one a GPU: seeds are dealt out to them; fewer seeds than processes share batches.
+"""Several processes started by torchrun, one a GPU: each trains seeds of its own, or they share batches.
 
     torchrun --standalone --nproc_per_node=4 train_with_eval.py config/train_math_mini_14.py --num_seeds=32
 
-Processes with seeds of their own train without a word to each other. They only agree at the start, where what one is
-refused stops all, and wait for each other at the end, for torchrun ends the others when one fails.
+Processes with seeds of their own train without a word to each other. They only agree at the start, where what
+one is refused stops all, and wait for each other at the end, for torchrun ends the others when one fails.
 """
 import datetime
 import os
@@ -16,7 +16,7 @@ import torch.distributed as dist
 from tbtt.cli import UserError
 from tbtt.config import Config
 
-PATIENCE = datetime.timedelta(days=365)    # a process may be done long before the others; who died is torchrun's to notice
+PATIENCE = datetime.timedelta(days=365)    # one may be done long before the others; torchrun sees who died
 
 
 class Ranks:
@@ -48,17 +48,17 @@ class Ranks:
         return self.leader or not self.split
 
     def init(self, device: torch.device) -> None:
-        """Join the other processes. On GPUs shares of a batch travel by NCCL; all else is agreed on the CPU."""
+        """Join the others. On GPUs shares of a batch travel by NCCL; all else is agreed on the CPU."""
         if self.size > 1:
             nccl = self.split and device.type == 'cuda'
             dist.init_process_group('cpu:gloo,cuda:nccl' if nccl else 'gloo', timeout=PATIENCE)
 
     def shutdown(self, status: int) -> int:
-        """Wait until all processes are here, however long that takes. -> the smallest of their exit statuses but 0 where
-        one was interrupted, and else the smallest: a run has failed where all of its seeds have."""
+        """Wait until all processes are here, however long that takes. -> the exit status of the run: that of
+        an interruption where there was one, else 1 only where all of its seeds diverged."""
         if self.size == 1:
             return status
-        for number in (signal.SIGINT, signal.SIGTERM):    # all is saved, and a wait cannot be interrupted in Python
+        for number in (signal.SIGINT, signal.SIGTERM):    # all is saved; handlers in Python would not run
             signal.signal(number, signal.SIG_DFL)
         statuses = torch.zeros(self.size, dtype=torch.int64)
         statuses[self.rank] = status

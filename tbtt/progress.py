@@ -1,5 +1,5 @@
-"""What a run tells while it trains: a bar on a terminal, plain lines elsewhere, Weights & Biases, TensorBoard; and what
-stops it from outside."""
+"""What a run tells while it trains: a bar on a terminal, plain lines elsewhere, Weights & Biases,
+TensorBoard; and what stops it from outside."""
 import contextlib
 import dataclasses
 import importlib.util
@@ -33,7 +33,8 @@ def scores_line(rows: list[dict]) -> str:
             right, total = (sum(row[f'{group}_{what}'] for row in rows) for what in ('correct', 'total'))
             text = f'{100 * right / total:.1f}%'
             if group in heldout_groups():
-                answered, questions = (sum(row[f'{group}_{what}'] for row in rows) for what in ('answered', 'questions'))
+                answered, questions = (sum(row[f'{group}_{what}'] for row in rows)
+                                       for what in ('answered', 'questions'))
                 text = f'{right}/{total} ({answered} of {questions})'
             parts.append(f'{group_label(group).lower()} {text}')
     if 'combined_acc' in rows[0]:
@@ -97,18 +98,20 @@ def wanted_logs(config: Config) -> list[type]:
 
 
 class Reporter:
-    """Tells how a run is going, in the order in which it went: a step's loss once it is computed (a GPU may be behind the
-    host), an evaluation once it is on the disk. No step waits for a line. quiet: says only what has to be said.
+    """Tells how a run is going, in the order in which it went: a step's loss once it is computed (a GPU may
+    be behind the host), an evaluation once it is on the disk. No step waits for a line. quiet: says only what
+    has to be said.
 
-    signal: the first SIGINT or SIGTERM that came, for the loop to end after its step; a second one ends the process.
+    signal: the first SIGINT or SIGTERM that came, for the loop to end after its step; a second one ends the
+    process.
     """
 
     def __init__(self, config: Config, quiet: bool = False) -> None:
         self.config, self.quiet, self.signal = config, quiet, 0
         self.kinds = [] if quiet else wanted_logs(config)
-        self.waiting, self.behind = deque(), False    # (can it be told?, tell it); is the host ahead of the device?
+        self.waiting, self.behind = deque(), False    # (can it be told?, tell it); is the device behind?
         self.logs, self.handlers, self.bar = [], {}, None
-        self.looked, self.scores = 0.0, ''    # when the bar last showed a loss; the last scores, as it shows them
+        self.looked, self.scores = 0.0, ''    # when the bar last showed a loss; the last scores there
 
     def __enter__(self) -> 'Reporter':
         return self
@@ -120,7 +123,8 @@ class Reporter:
     def start(self, iteration: int, line: str) -> None:
         """Training begins, or goes on with other seeds."""
         if self.bar is None:
-            self.handlers = {number: signal.signal(number, self.remember) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.handlers[number] = signal.signal(number, self.remember)
             self.logs = [kind(self.config) for kind in self.kinds]
             self.bar = tqdm(total=self.config.max_iters, unit='it', dynamic_ncols=True, bar_format=BAR,
                             disable=self.quiet or not sys.stderr.isatty())
@@ -139,7 +143,8 @@ class Reporter:
             timer.cancel()
 
     def step(self, iteration: int, losses: torch.Tensor) -> None:
-        """iteration: steps done; losses: (steps, R) of those since the last call, perhaps still being computed."""
+        """iteration: steps done; losses: (steps, R) of those since the last call, perhaps still being
+        computed."""
         self.behind = losses.device.type != 'cpu'
         self.bar.update(len(losses))
         if self.bar.disable:
@@ -157,7 +162,8 @@ class Reporter:
                                  lambda: self.tell(f'iter {iteration:6d}: loss {last_loss(losses):.4f}')))
 
     def evaluation(self, iteration: int, rows: list[dict], written: Future | None) -> None:
-        """An evaluation, to be told once it is `written`; None in a process that writes nothing and tells nothing."""
+        """An evaluation, to be told once it is `written`; None in a process that writes nothing and tells
+        nothing."""
         if written is not None:
             self.waiting.append((lambda: written.done() and not written.exception(),
                                  lambda: self.tell_evaluation(iteration, rows)))

@@ -14,11 +14,13 @@ from tbtt.config import ROOT
 def provenance(device: torch.device) -> dict:
     """-> {'hardware', 'commit', 'command', 'versions'} of this process."""
     return {'hardware': hardware(device), 'commit': commit(), 'command': sys.argv,
-            'versions': {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}}
+            'versions': {'python': platform.python_version(), 'torch': torch.__version__,
+                         'numpy': np.__version__}}
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit of this project's own repository, with `-dirty` behind it where files were changed; None without one.
+    """The commit of this project's own repository, with `-dirty` behind it where files were changed; None
+    without one.
 
     An unpacked archive may lie within another repository, whose commit says nothing of this project.
     """
@@ -33,7 +35,8 @@ def git(root: Path, *args: str) -> str | None:
     if shutil.which('git') is None:
         return None
     # The code that is running lies there: whoever owns the folder, git may look into it.
-    done = subprocess.run(['git', '-c', f'safe.directory={root}', '-C', root, *args], capture_output=True, text=True)
+    done = subprocess.run(['git', '-c', f'safe.directory={root}', '-C', root, *args], capture_output=True,
+                          text=True)
     return done.stdout.strip() or None
 
 

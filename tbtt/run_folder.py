@@ -1,8 +1,9 @@
 """A run's folder: who may write there, what an evaluation leaves in it, and how a run goes on from it.
 
-One seed's files lie in a folder of their own, `seed_1337` below that of the run, or for a run of one seed the run's
-folder itself. Each is locked by the process that trains the seed, and is whole by itself: seeds that were trained
-together go on alone, and those trained alone go on together. This is the only room that knows how they are named.
+One seed's files lie in a folder of their own, `seed_1337` below that of the run, or for a run of one seed the
+run's folder itself. Each is locked by the process that trains the seed, and is whole by itself: seeds that
+were trained together go on alone, and those trained alone go on together. This is the only room that knows
+how they are named.
 """
 import contextlib
 import dataclasses
@@ -21,7 +22,8 @@ import numpy as np
 import torch
 
 from tbtt import nanogpt
-from tbtt.atomic import COMMIT, TMP, Change, flush_folder, half_made, new_content, recover, write_files, write_folders
+from tbtt.atomic import (COMMIT, TMP, Change, flush_folder, half_made, new_content, recover, write_files,
+                         write_folders)
 from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.cli import UserError
 from tbtt.config import Config
@@ -34,14 +36,17 @@ BEST = {score: f'ckpt_best_{score}.pt' for score in scores()}    # math, facts, 
 FILES = (ABOUT, LATEST, *BEST.values(), RESULTS)    # run.json first: where another one is, it is there too
 SPARE_FILES = 100    # that may be open beside the locks
 # Settings that may change when a run goes on: they name places and the machine, or only how much is printed.
-MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'wandb_log', 'dataset',
-              'wandb_project', 'wandb_run_name', 'tensorboard_log', 'device', 'dtype', 'compile'}
+MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'dataset',
+              'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log', 'device', 'dtype', 'compile'}
 MAY_DIFFER = MAY_CHANGE | {'seed', 'num_seeds'}    # between the seeds of a run
 
 
 class Busy(UserError):
     """Another process has what is asked for: to wait and try again will help."""
     status = 75    # EX_TEMPFAIL of sysexits.h
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f'another training writes into {folder}: wait for it, or choose another out_dir')
 
 
 # Where seeds lie.
@@ -63,8 +68,8 @@ def begun(folder: Path) -> bool:
 
 
 def finished(folder: Path, config: Config) -> bool:
-    """Is the run of one seed in this folder done, at `max_iters` or because its loss was no longer finite? Raises
-    `UserError` where it was made with other settings than `config`, as a resume would."""
+    """Is the run of one seed in this folder done, at `max_iters` or because its loss was no longer finite?
+    Raises `UserError` where it was made with other settings than `config`, as a resume would."""
     info = read_info(folder)
     if not info.get('finished') or (folder / COMMIT).exists():    # the other files may not be in place yet
         return False
@@ -77,15 +82,15 @@ def finished(folder: Path, config: Config) -> bool:
 
 
 def check_unchanged(recorded: dict, asked: dict, folder: Path) -> None:
-    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with: it names the
-    first, and the options that bring all of them back."""
+    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with:
+    it names the first, and the options that bring all of them back."""
     then = {name: recorded[name] for name, now in asked.items()
             if name in recorded and name not in MAY_CHANGE and not same(recorded[name], now)}
     if then:
         name = next(iter(then))
         options = ' '.join(f'--{name}={value}' for name, value in then.items())
-        raise UserError(f'{name}={asked[name]!r}, but the run in {folder} has {name}={then[name]!r}: that cannot change '
-                        f'under way, it goes on with {options}')
+        raise UserError(f'{name}={asked[name]!r}, but the run in {folder} has {name}={then[name]!r}: that '
+                        f'cannot change under way, it goes on with {options}')
 
 
 def same(one: object, other: object) -> bool:
@@ -106,9 +111,10 @@ def digest(text: str) -> str:
 class SeedFolder:
     """One seed's folder: its rows as CSV text, its best scores, how far it is.
 
-    iteration: where it stands. last_evaluated: the last iteration that has a row, -1 without one. checkpoint: the state
-    to go on from, None for a fresh one. diverged: the iteration at which its loss was no longer finite, or None; closed:
-    is the row without a finite loss written? finished: does run.json say that nothing is left to do?
+    iteration: where it stands. last_evaluated: the last iteration that has a row, -1 without one. checkpoint:
+    the state to go on from, None for a fresh one. diverged: the iteration at which its loss was no longer
+    finite, or None; closed: is the row without a finite loss written? finished: does run.json say that
+    nothing is left to do?
     """
 
     def __init__(self, path: Path, seed: int, config: Config, dataset: Dataset) -> None:
@@ -153,28 +159,31 @@ class SeedFolder:
         check_unchanged(nanogpt.recorded_settings(checkpoint), self.config, self.path)
         path = self.path / LATEST
         if not same(nanogpt.EXPANSION | checkpoint['model_args'], nanogpt.EXPANSION | self.model_args):
-            raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for {self.model_args}')
+            raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for '
+                            f'{self.model_args}')
         for key, now in (('meta', self.meta), ('data', self.digest)):
             if not same(checkpoint.get(key, now), now):
-                raise UserError(f'{path} was trained on other data than {self.config["dataset"]} now holds: prepare them as '
-                                f'they were, or train anew')
+                raise UserError(f'{path} was trained on other data than {self.config["dataset"]} now holds: '
+                                f'prepare them as they were, or train anew')
 
     def read_results(self, checkpoint: dict, path: Path, info: dict) -> None:
         """Take up the rows. Raises `UserError` unless they are those that the checkpoint was written with."""
         place, empty = self.path / RESULTS, format_results([])
         if not path.exists():
             if checkpoint.get('results', digest(empty)) != digest(empty):
-                raise UserError(f'{place} is gone, which the run wrote there with {LATEST}: bring it back, or train anew')
+                raise UserError(f'{place} is gone, which the run wrote there with {LATEST}: bring it back, '
+                                f'or train anew')
             return
         rows, lines = read_results(path), path.read_text().splitlines(keepends=True)
         keep = int(np.searchsorted(rows['iter'], checkpoint['iter_num'], side='right'))
         if checkpoint.get('results', now := digest(''.join(lines[:keep + 1]))) != now:
-            raise UserError(f'{place} is not what the run wrote there with {LATEST}: bring it back, or train anew')
+            raise UserError(f'{place} is not what the run wrote there with {LATEST}: bring it back, or train '
+                            f'anew')
         self.diverged, self.closed = info.get('diverged'), not np.isfinite(rows['train_loss'][-1])
         if self.closed:
             self.diverged, keep = self.diverged or int(rows['iter'][-1]), len(rows['iter'])
         self.csv = ''.join(lines[:keep + 1])
-        if 'best' not in checkpoint:    # of the paper's own code: its best checkpoints stay until one is better
+        if 'best' not in checkpoint:    # of the paper's own code: its best stay until one is better
             self.best = {score: float(np.nanmax(rows[f'{score}_acc'][:keep])) for score in BEST
                          if np.isfinite(rows[f'{score}_acc'][:keep]).any()}
         self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
@@ -189,10 +198,10 @@ class SeedFolder:
         self.finished = True
 
     def next_files(self, iteration: int, state: dict, row: dict | None, healthy: bool) -> dict[str, bytes]:
-        """Take in an evaluation. -> the files to write at an iteration, {name: bytes}: the latest checkpoint, and where
-        there is an evaluation (`row`) the results with it and a checkpoint for every score that is strictly better than
-        before. Where the loss is not finite (not `healthy`) only the results: the last good checkpoint stays. state: what
-        the engine's snapshot holds of this seed."""
+        """Take in an evaluation. -> the files to write at an iteration, {name: bytes}: the latest checkpoint,
+        and where there is an evaluation (`row`) the results with it and a checkpoint for every score that is
+        strictly better than before. Where the loss is not finite (not `healthy`) only the results: the last
+        good checkpoint stays. state: what the engine's snapshot holds of this seed."""
         files, better = {}, []
         if row is not None:
             self.csv = append_row(self.csv, row)
@@ -203,26 +212,41 @@ class SeedFolder:
                 self.best |= {score: row[f'{score}_acc'] for score in better}
                 self.best_val_loss = min(self.best_val_loss, row['val_loss'])
             content = to_bytes({
-                **state, 'model_args': self.model_args, 'iter_num': iteration, 'best_val_loss': self.best_val_loss,
-                'config': self.config, 'meta': self.meta, 'data': self.digest, 'results': digest(self.csv),
-                'best': self.best})
+                **state, 'model_args': self.model_args, 'iter_num': iteration, 'best': self.best,
+                'best_val_loss': self.best_val_loss, 'config': self.config, 'meta': self.meta,
+                'data': self.digest, 'results': digest(self.csv)})
             files |= {name: content for name in (*(BEST[score] for score in better), LATEST)}
         return files
 
 
 def best_of(checkpoint: dict, path: Path) -> tuple[dict, float]:
-    """-> best scores, best validation loss of a checkpoint. Raises `UserError` where these or the iteration cannot be."""
+    """-> best scores, best validation loss of a checkpoint. Raises `UserError` where these or the iteration
+    cannot be."""
     best, loss = checkpoint.get('best', {}), checkpoint.get('best_val_loss', float('inf'))
     try:
         loss = float(loss)
         if checkpoint['iter_num'] < 0 or any(not 0 <= float(value) <= 100 for value in best.values()):
             raise ValueError
     except (AttributeError, RuntimeError, TypeError, ValueError):
-        raise UserError(f'{path} is damaged: iter_num {checkpoint["iter_num"]}, best {best}, best_val_loss {loss}') from None
+        raise UserError(f'{path} is damaged: iter_num {checkpoint["iter_num"]}, best {best}, best_val_loss '
+                        f'{loss}') from None
     return best, loss
 
 
 # Locks.
+
+def is_taken(folder: Path) -> bool:
+    """Has another process locked this folder? Makes nothing."""
+    if not (folder / LOCK).exists():
+        return False
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    lock.release()
+    return False
+
 
 class Locks:
     """The folders that this process has locked, and what it made to lock them."""
@@ -240,27 +264,15 @@ class Locks:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise Busy(f'another training writes into {folder}: wait for it, or choose another out_dir') from None
+            raise Busy(folder) from None
         self.held[folder] = lock
         if new:
             self.made.append(folder / LOCK)
 
-    def is_taken(self, folder: Path) -> bool:
-        """Does another process have it? Makes nothing."""
-        if folder in self.held or not (folder / LOCK).exists():
-            return False
-        lock = filelock.FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            return True
-        lock.release()
-        return False
-
     def keep(self) -> None:
         """What was made for the locks stays, for it is used."""
         for path in self.made:
-            flush_folder(path.parent)    # the names of new folders have to be on the disk as what is in them is
+            flush_folder(path.parent)    # the names of new folders, as what is in them
         self.made = []
 
     def release(self) -> None:
@@ -268,8 +280,8 @@ class Locks:
         for path in reversed(self.made):
             with contextlib.suppress(OSError):    # somebody else has put something there
                 path.rmdir() if path.is_dir() else path.unlink()
-        for lock in self.held.values():    # a file that is used stays: to delete one would let two others lock two of its name
-            lock.release()
+        for lock in self.held.values():
+            lock.release()    # the file of one that was used stays
         self.held, self.made = {}, []
 
 
@@ -277,18 +289,19 @@ def check_open_files(num_seeds: int) -> None:
     """Raise `UserError` where the locks of so many seeds are more files than a process may have open."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if 0 <= limit < num_seeds + SPARE_FILES:
-        raise UserError(f'num_seeds={num_seeds}: every seed keeps a file open, and only {limit} may be open here: '
-                        f'ulimit -n {num_seeds + SPARE_FILES} allows more, or train fewer seeds at a time')
+        raise UserError(f'num_seeds={num_seeds}: every seed keeps a file open, and only {limit} may be open '
+                        f'here: ulimit -n {num_seeds + SPARE_FILES} allows more, or train fewer seeds')
 
 
 # The run.
 
 class RunFolder:
-    """The folder of a run while this process trains seeds in it: locked against other writers, written in the background.
+    """The folder of a run while this process trains seeds in it: locked against other writers, written in the
+    background.
 
-    Entered, it has locked what it is going to write and read what it goes on from; nothing is changed before `start`.
-    Raises `UserError` where it holds another run and neither `init_from=resume` nor `overwrite` says what to do, `Busy`
-    where another process is at it.
+    Entered, it has locked what it is going to write and read what it goes on from; nothing is changed before
+    `start`. Raises `UserError` where it holds another run and neither `init_from=resume` nor `overwrite` says
+    what to do, `Busy` where another process is at it.
     """
 
     def __init__(self, config: Config, dataset: Dataset, ranks: Ranks | None = None,
@@ -296,9 +309,10 @@ class RunFolder:
         check_open_files(config.num_seeds)
         self.path, self.config, self.ranks, self.say = Path(config.out_dir), config, ranks or Ranks(), say
         self.resuming = config.init_from == 'resume'
-        everybodys = range(config.seed, config.seed + config.num_seeds)
-        self.asked = {self.path_of(seed) for seed in everybodys}    # in all processes
-        self.seeds = [SeedFolder(self.path_of(seed), seed, config, dataset) for seed in self.ranks.shard_seeds(everybodys)]
+        numbers = range(config.seed, config.seed + config.num_seeds)
+        self.asked = {self.path_of(seed) for seed in numbers}    # in all processes
+        self.seeds = [SeedFolder(self.path_of(seed), seed, config, dataset)
+                      for seed in self.ranks.shard_seeds(numbers)]
         self.leg = self.seeds    # those that are trained now
         self.locks, self.metadata, self.started = Locks(), {}, False
         self.losses, self.snapshot, self.began = [], None, time.monotonic()
@@ -325,33 +339,39 @@ class RunFolder:
             for folder in self.to_write():
                 self.locks.take(folder)
         if self.look() != before:
-            raise Busy(f'another training came to {self.path} at the same moment: look what it left, and try again')
+            raise Busy(self.path)    # it came between the two looks, and may be gone already
         if not self.resuming:
             for other in seed_folders(self.path) if self.config.num_seeds == 1 else [self.path]:
-                if self.locks.is_taken(other):    # a run of one seed and a run of many, where neither has left anything yet
-                    raise Busy(f'another training writes into {other}: wait for it, or choose another out_dir')
+                # One seed and many, where neither has left anything yet.
+                if other not in self.locks.held and is_taken(other):
+                    raise Busy(other)
 
     def look(self) -> dict[Path, int]:
-        """Raise `UserError` where what is asked for cannot be. -> what is to be overwritten, {file: time of last change}"""
+        """Raise `UserError` where what is asked for cannot be. -> what is to be overwritten, {file: time of
+        last change}"""
         if self.resuming:
             self.look_for_a_run()
         elif not self.config.overwrite:
             self.look_for_others()
         else:
             for link in self.asked.intersection(self.links()):
-                raise UserError(f'{link} is a link, and what it leads to is not overwritten: remove the link first')
+                raise UserError(f'{link} is a link, and what it leads to is not overwritten: remove the link '
+                                f'first')
             return {path: path.stat().st_mtime_ns for folder in [*self.asked, *self.others()]
                     for path in files_of(folder)}
         return {}
 
     def look_for_a_run(self) -> None:
-        """Raise `UserError` unless there is a run of these seeds to go on with; see which of them are finished."""
+        """Raise `UserError` unless there is a run of these seeds to go on with; see which of them are
+        finished."""
         if not any(begun(path) for path in self.asked):
             several = [path.name for path in seed_folders(self.path) if begun(path)]
             if several or begun(self.path):
-                raise UserError(f'{self.path} holds {", ".join(several) or "one seed"}, not what num_seeds='
-                                f'{self.config.num_seeds} and seed={self.config.seed} ask for: those cannot change under way')
-            raise UserError(f'no run in {self.path} to resume, for there is no checkpoint: train without --init_from=resume')
+                raise UserError(f'{self.path} holds {", ".join(several) or "one seed"}, not what '
+                                f'num_seeds={self.config.num_seeds} and seed={self.config.seed} ask for: '
+                                f'those cannot change under way')
+            raise UserError(f'no run in {self.path} to resume, for there is no checkpoint: train without '
+                            f'--init_from=resume')
         for seed in self.seeds:
             if finished(seed.path, self.config):
                 seed.skip()
@@ -360,7 +380,8 @@ class RunFolder:
         """Raise `UserError` unless what is there are other seeds of the same run."""
         here = [folder for folder in (self.path, *seed_folders(self.path)) if begun(folder)]
         if not all(self.is_of_this_run(folder) for folder in here):
-            raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True starts anew')
+            raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True '
+                            f'starts anew')
 
     def is_of_this_run(self, folder: Path) -> bool:
         """Does a folder hold another seed that was trained with these settings?"""
@@ -371,9 +392,10 @@ class RunFolder:
             same(theirs.get(name, mine[name]), mine[name]) for name in mine.keys() - MAY_DIFFER)
 
     def others(self) -> list[Path]:
-        """The folders in which other seeds than those that are asked for have left something, no links among them."""
-        return [folder for folder in (self.path, *seed_folders(self.path)) if folder not in self.asked and begun(folder)
-                and (folder == self.path or not folder.is_symlink())]
+        """The folders in which other seeds than those that are asked for have left something, no links among
+        them."""
+        below = [folder for folder in seed_folders(self.path) if not folder.is_symlink()]
+        return [folder for folder in (self.path, *below) if folder not in self.asked and begun(folder)]
 
     def links(self) -> list[Path]:
         return [folder for folder in seed_folders(self.path) if folder.is_symlink()]
@@ -388,7 +410,8 @@ class RunFolder:
     # Reading.
 
     def read(self, finished: bool = False) -> None:
-        """Take up the run that is on the disk; of the seeds that are finished only where asked to. Changes nothing."""
+        """Take up the run that is on the disk; of the seeds that are finished only where asked to. Changes
+        nothing."""
         if not self.resuming:
             return
         seeds = [seed for seed in self.seeds if finished or not seed.finished]
@@ -412,16 +435,19 @@ class RunFolder:
         return [seed for seed in self.seeds if not seed.is_complete(self.config.max_iters)]
 
     def legs(self) -> Iterator[tuple[list[SeedFolder], int, int]]:
-        """Which seeds to train together next, from which iteration to which: (seeds, first, last). Those that are behind
-        come first, up to an evaluation at which others stand. Seeds that diverged go along without a number: so those
-        beside them are added up in the order, and have the dropout, that they have in a run never interrupted."""
+        """Which seeds to train together next, from which iteration to which: (seeds, first, last). Those that
+        are behind come first, up to an evaluation at which others stand. Seeds that diverged go along without
+        a number: so those beside them are added up in the order, and have the dropout, that they have in a
+        run never interrupted."""
+        max_iters, interval = self.config.max_iters, self.config.eval_interval
         if not self.going() and self.ranks.writes:
             self.prepare()
         while going := self.going():
             first = min(seed.iteration for seed in going)
-            ahead = min((seed.iteration for seed in going if seed.iteration > first), default=self.config.max_iters)
-            last = min(self.config.max_iters, -(-ahead // self.config.eval_interval) * self.config.eval_interval)
-            self.leg = [seed for seed in self.seeds if seed in going and seed.iteration == first or seed.closed]
+            ahead = min((seed.iteration for seed in going if seed.iteration > first), default=max_iters)
+            last = min(max_iters, math.ceil(ahead / interval) * interval)
+            self.leg = [seed for seed in self.seeds
+                        if seed in going and seed.iteration == first or seed.closed]
             self.losses, self.began = [], time.monotonic()
             yield self.leg, first, last
             self.keep_states()
@@ -455,8 +481,8 @@ class RunFolder:
     def describe_end(self) -> str:
         """Why there is nothing to do."""
         if all(seed.closed for seed in self.seeds):
-            return (f'{self.path}: the loss was not finite at iteration {self.seeds[0].diverged}; start anew with other '
-                    f'settings, such as a smaller learning_rate')
+            return (f'{self.path}: the loss was not finite at iteration {self.seeds[0].diverged}; start anew '
+                    f'with other settings, such as a smaller learning_rate')
         return f'{self.path} is finished at iteration {self.iteration}: a larger max_iters would go on'
 
     @property
@@ -466,7 +492,8 @@ class RunFolder:
     # Writing.
 
     def start(self, **metadata: object) -> None:
-        """What made the run, for run.json. What it overwrites is removed only now, when all is ready to go."""
+        """What made the run, for run.json. What it overwrites is removed only now, when all is ready to
+        go."""
         self.metadata = metadata
         if not self.started and self.ranks.writes:
             self.prepare()
@@ -505,18 +532,20 @@ class RunFolder:
             for seed, bad in zip(self.leg, ~losses.isfinite().T.cpu()):
                 if seed.diverged is None and bad.any():
                     seed.diverged = first + int(bad.int().argmax())
-                    self.say(f'seed {seed.seed}: the loss is not finite at iteration {seed.diverged}; it stops there, and '
-                             f'its last good checkpoint stays')
+                    self.say(f'seed {seed.seed}: the loss is not finite at iteration {seed.diverged}; it '
+                             f'stops there, and its last good checkpoint stays')
         self.losses = []
 
     def healthy(self, rows: list[dict]) -> list[dict]:
         """The rows of the seeds whose loss is finite; where there are none, all."""
         return [row for row, seed in zip(rows, self.leg) if seed.diverged is None] or rows
 
-    def record(self, iteration: int, snapshot: Callable[[int], dict], rows: list[dict] | None = None) -> Future | None:
-        """Write the state at an iteration, and its evaluation where there is one, in the background: all seeds' files
-        change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the write before it, and raises
-        what that raised. -> done when all is on the disk; None in a process that writes nothing"""
+    def record(self, iteration: int, snapshot: Callable[[int], dict],
+               rows: list[dict] | None = None) -> Future | None:
+        """Write the state at an iteration, and its evaluation where there is one, in the background: all
+        seeds' files change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the write
+        before it, and raises what that raised. -> done when all is on the disk; None in a process that writes
+        nothing"""
         if rows:
             self.watch(iteration + 1, torch.tensor([[row['train_loss'] for row in rows]]))
         self.find_diverged()
@@ -540,9 +569,11 @@ class RunFolder:
                        for r, seed, row in seeds})
 
     def describe(self, seed: SeedFolder, iteration: int) -> bytes:
-        """run.json: what made the run, how far it is, and the seconds it took so far (all seeds of a process together)."""
-        info = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **self.metadata, 'iter_num': iteration,
-                'finished': seed.is_complete(self.config.max_iters), 'diverged': seed.diverged if seed.closed else None,
+        """run.json: what made the run, how far it is, and the seconds it took so far (all seeds of a process
+        together)."""
+        info = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **self.metadata,
+                'iter_num': iteration, 'finished': seed.is_complete(self.config.max_iters),
+                'diverged': seed.diverged if seed.closed else None,
                 'seconds': round(seed.seconds + time.monotonic() - self.began, 1), 'config': seed.config}
         return (json.dumps(info, indent=1) + '\n').encode()
 

@@ -1,17 +1,20 @@
 """
-Let trainings of all kinds loose on one folder, kill, stop, continue and interrupt them at random, and see what is left.
+Let trainings of all kinds loose on one folder, kill, stop, continue and interrupt them at random, and see
+what is left.
 
-    python tests/chaos.py --minutes 30 --seed 0 --out results/chaos.json
+    python tests/chaos.py --minutes 30 --seed 0 --out results/chaos
 
-On the folder of one run of four seeds work, at the same time and over the same seeds: single trainings, joint ones, pairs of
-processes as torchrun starts them, and sweeps. Some are killed from outside at any moment, some from within: before a file
-is opened, renamed or deleted, and before it is flushed, whole or cut in half, as a power cut leaves it. Some are stopped
-and continued, interrupted once or twice, or held still while others ask for what they hold.
+On the folder of one run of four seeds work, at the same time and over the same seeds: single trainings, joint
+ones, pairs of processes as torchrun starts them, and sweeps. Some are killed from outside at any moment, some
+from within: before a file is opened, renamed or deleted, and before it is flushed, whole or cut in half, as a
+power cut leaves it. Some are stopped and continued, interrupted once or twice, or held still while others ask
+for what they hold.
 
-After each round every folder has to load, and no evaluation may be gone that was ever told or on the disk; no process may
-take longer than a minute once it is let alone; and who is refused may not have changed a byte. When all seeds are done,
-their results and weights are compared with those of a run that nobody disturbed. `--seed` draws the same rounds again, as far
-as processes can be timed. The exit status is 1 where anything went wrong.
+After each round every folder has to load, and no evaluation may be gone that was ever told or on the disk; no
+process may take longer than a minute once it is let alone; and who is refused may not have changed a byte.
+When all seeds are done, their results and weights are compared with those of a run that nobody disturbed.
+`--seed` draws the same rounds again, as far as processes can be timed. The exit status is 1 where anything
+went wrong.
 """
 import argparse
 import json
@@ -41,6 +44,7 @@ from conftest import HERE, TINY, contents, options, run_script
 from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.dataset import Dataset
+from tbtt.provenance import provenance
 from tbtt.run_folder import Busy, RunFolder, seed_folder
 
 SCRIPT = 'train_with_eval.py'
@@ -86,8 +90,8 @@ class Moments:
 # Processes.
 
 def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dict) -> int:
-    """A script in a child of this process, which has torch already: a tenth of the time of a new one. prepare: called in
-    the child before. -> process id"""
+    """A script in a child of this process, which has torch already: a tenth of the time of a new one.
+    prepare: called in the child before. -> process id"""
     child = os.fork()
     if child:
         return child
@@ -108,8 +112,8 @@ def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dic
 
 
 class Training:
-    """A training, or another script, under way. fresh: an interpreter of its own; else a child of this process. All it
-    prints is in `log`."""
+    """A training, or another script, under way. fresh: an interpreter of its own; else a child of this
+    process. All it prints is in `log`."""
 
     def __init__(self, log: Path, settings: dict, prepare: Callable = lambda: None, fresh: bool = False,
                  script: str = SCRIPT, args: tuple = ()) -> None:
@@ -175,7 +179,8 @@ def tensors(value: object, name: str = '') -> dict[str, bytes]:
 
 
 def pieces(folder: Path) -> dict[str, bytes]:
-    """{place: bytes} of what has to agree: results.csv, and all numbers in the checkpoints (not the folder's name)."""
+    """{place: bytes} of what has to agree: results.csv, and all numbers in the checkpoints (not the folder's
+    name)."""
     found = {}
     for path, content in contents(folder).items():
         if path.endswith('.pt'):
@@ -199,7 +204,8 @@ def difference(one: Path, other: Path) -> int:
 class Actor:
     """One or two processes that train some seeds, and what is going to happen to them.
 
-    kind: 'single', 'joint', 'pair' (two processes, as torchrun starts them) or 'sweep'. fate: (name, seconds from the start).
+    kind: 'single', 'joint', 'pair' (two processes, as torchrun starts them) or 'sweep'. fate: (name, seconds
+    from the start).
     """
 
     def __init__(self, kind: str, seeds: range, processes: list[Training], fate: tuple[str, float]) -> None:
@@ -346,7 +352,8 @@ class Chaos:
         time.sleep(0.005)
 
     def held_still(self) -> list[Actor]:
-        """Whoever asks for what a process holds that does not move is refused, at once, and changes nothing."""
+        """Whoever asks for what a process holds that does not move is refused, at once, and changes
+        nothing."""
         holder = self.actor(tuple(kind for kind in self.kinds if kind != 'sweep'))
         holder.fate = ('held', 0)
         begin = time.monotonic()
@@ -446,7 +453,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=30)
     parser.add_argument('--seed', type=int, default=0, help='of the rounds')
-    parser.add_argument('--out', type=Path, help='a JSON file for the figures')
+    parser.add_argument('--out', help='writes the figures to OUT.json and OUT.txt')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         torch.set_num_threads(1)
@@ -459,8 +466,11 @@ def main() -> None:
             chaos.finish()
             print(chaos.report(), flush=True)
     if args.out:
-        about = {'command': ['python', *sys.argv], 'torch': torch.__version__, 'minutes': args.minutes, 'seed': args.seed}
-        args.out.write_text(json.dumps({**about, **chaos.figures()}, indent=1) + '\n')
+        command = f'python tests/chaos.py --minutes {args.minutes:g} --seed {args.seed}'
+        about = {**provenance(torch.device('cpu')), 'command': command, **chaos.figures()}
+        Path(f'{args.out}.json').write_text(json.dumps(about, indent=1) + '\n')
+        Path(f'{args.out}.txt').write_text(f'{command}    ({about["hardware"]}; torch {torch.__version__})\n'
+                                           f'{chaos.report()}\n')
     sys.exit(1 if chaos.faults else 0)
 
 

@@ -1,4 +1,5 @@
-"""Runs that die, for real: killed, interrupted, out of disk, out of folder; and that nothing is lost by it."""
+"""Runs that die, for real: killed, interrupted, out of disk, out of folder; and that nothing is lost by
+it."""
 import json
 import os
 import random
@@ -27,7 +28,8 @@ LONG = dict(SETTINGS, max_iters=100_000)
 
 @pytest.fixture
 def training(small_math, tmp_path):
-    """training(folder, prepare=..., **settings): a training under way in a process of its own; none outlives the test."""
+    """training(folder, prepare=..., **settings): a training under way in a process of its own; none outlives
+    the test."""
     started = []
 
     def start(name='run', prepare=lambda: None, **settings):
@@ -89,7 +91,8 @@ def evaluations(folder):
 
 @pytest.fixture(scope='module', params=[1, 3])
 def alone(request, small_math, tmp_path_factory):
-    """A run that nobody disturbs, of one seed and of three. -> its settings, its folder, its moments between two changes of files"""
+    """A run that nobody disturbs, of one seed and of three. -> its settings, its folder, its moments between
+    two changes of files"""
     folder = tmp_path_factory.mktemp('alone')
     settings, count = SHORT | dict(dataset=small_math, num_seeds=request.param), folder / 'moments'
 
@@ -254,7 +257,8 @@ def test_a_second_training_is_refused_while_the_first_lives_and_changes_nothing(
 
 
 def test_a_refused_start_leaves_a_live_change_alone(training, ended, small_math, tmp_path):
-    """The holder stands between its list and the renames: what is beside its places is no leftover of a crash."""
+    """The holder stands between its list and the renames: what is beside its places is no leftover of a
+    crash."""
     ended(**JOINT | dict(max_iters=2))
     held = training('run/seed_1338', **ONE | dict(max_iters=6, init_from='resume'), prepare=lambda: setattr(
         tbtt.atomic, 'put_in_place', before(tbtt.atomic.put_in_place, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGSTOP))))

@@ -43,7 +43,7 @@ class Asked:
     """In place of Children: what would have been run, and what it would have answered."""
 
     def __init__(self, *answers):
-        self.answers, self.commands = list(answers), []
+        self.answers, self.commands, self.stopping = list(answers), [], False
 
     def run(self, command, log, env):
         self.commands.append({name: value for name, _, value in (text.partition('=') for text in command)})
@@ -147,7 +147,7 @@ def test_another_number_of_seeds_or_replicas_goes_on_with_a_sweep_that_was_stopp
 @pytest.mark.parametrize('text, said', [
     ('{"finished": true}', 'damaged'), ('{"finished": true, "iter_num": "x"}', 'damaged'), ('{"fini', 'damaged'),
     ('{"finished": true, "iter_num": 20, "config": 3}', 'damaged'),
-    ('{"finished": true, "iter_num": 20, "config": {"weight_decay": 0.5}}', 'weight_decay=0.0, but the run in .*=0.5'),
+    ('{"finished": true, "iter_num": 20, "config": {"weight_decay": 0.5}}', 'weight_decay=1.0, but the run in .*=0.5'),
 ])
 def test_a_job_whose_record_is_damaged_or_of_other_settings_fails_alone(tmp_path, trained, text, said):
     first, second = Sweep(sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}"), {}, tmp_path).jobs(8)

@@ -1,7 +1,8 @@
 """How the jobs of a sweep get done: one job, many on this machine, many on a Ray cluster.
 
-The state of a sweep lies in its run folders alone: whoever takes a job looks there first, resumes what was begun, and
-waits where another process holds the folder's lock. So a retry is a resume, and engines can be mixed.
+The state of a sweep lies in its run folders alone: whoever takes a job looks there first, resumes what was
+begun, and waits where another process holds the folder's lock. So a retry is a resume, and engines can be
+mixed.
 """
 import ctypes
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from tbtt.cli import UserError, study_package
 from tbtt.config import ROOT, Config
-from tbtt.run_folder import Busy, begun, finished, seed_folder
+from tbtt.run_folder import Busy, begun, finished, is_taken, seed_folder
 from tbtt.sweep.plan import Job, Run
 
 RETRIES = 10    # of a job whose machine was lost
@@ -53,7 +54,8 @@ class Children:
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, 'ab') as file:
                 size = file.tell()
-                # A session of its own: Ctrl-C at the shell reaches the sweep alone, which tells its children once.
+                # A session of its own: Ctrl-C at the shell reaches the sweep alone, which tells its children
+                # once.
                 process = subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
                                            env={**os.environ, **env}, start_new_session=True,
                                            preexec_fn=die_with_parent if sys.platform == 'linux' else None)
@@ -78,14 +80,15 @@ libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 
 def die_with_parent() -> None:
-    """In a child, before it starts: let it be told to stop when whoever started it is gone, so that no orphan keeps a
-    run's lock from its retry."""
+    """In a child, before it starts: let it be told to stop when whoever started it is gone, so that no orphan
+    keeps a run's lock from its retry."""
     PR_SET_PDEATHSIG = 1    # of <sys/prctl.h>
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def train(job: Job, seeds: list[int], children: Children, env: dict[str, str]) -> tuple[int, str]:
-    """Train seeds of a job, and those between them, from the start or on. -> exit status, what was said last"""
+    """Train seeds of a job, and those between them, from the start or on. -> exit status, what was said
+    last"""
     folders = [seed_folder(job.folder, seed) for seed in seeds]
     place = {'out_dir': folders[0] if len(seeds) == 1 else job.folder, 'seed': seeds[0],
              'num_seeds': seeds[-1] - seeds[0] + 1}
@@ -124,7 +127,7 @@ def train_left(job: Job, children: Children, env: dict[str, str], tell: Callable
             if line != waited_for:
                 tell(f'{job} waits: {line}')
             waited_for = line
-            time.sleep(WAIT)    # whoever has it may finish it
+            wait_for(left, job, children)    # whoever has them may finish them
         elif status == 2 and begun_among(job) != before:
             continue    # somebody else began it at the same moment
         elif status:
@@ -134,12 +137,19 @@ def train_left(job: Job, children: Children, env: dict[str, str], tell: Callable
     return None
 
 
+def wait_for(seeds: list[int], job: Job, children: Children) -> None:
+    """Wait until nobody trains any of these seeds, or all is to stop."""
+    time.sleep(WAIT)
+    while any(is_taken(seed_folder(job.folder, seed)) for seed in seeds) and not children.stopping:
+        time.sleep(WAIT)
+
+
 def begun_among(job: Job) -> list[int]:
     return [seed for seed in job.seeds if begun(seed_folder(job.folder, seed))]
 
 
-def local(jobs: list[Job], prepare: Callable[[Run], None], environments: list[dict[str, str]], children: Children,
-          tell: Callable[[str], None] = print) -> Ended:
+def local(jobs: list[Job], prepare: Callable[[Run], None], environments: list[dict[str, str]],
+          children: Children, tell: Callable[[str], None] = print) -> Ended:
     """Do jobs in as many processes at a time as there are `environments`, each in one of these."""
     free = queue.Queue()
     for environment in environments:
@@ -181,19 +191,20 @@ def wants_gpu(job: Job) -> bool:
 
 
 def on_ray(jobs: list[Job], prepare: Callable[[Run], None], address: str | None, threads: int) -> Ended:
-    """Do jobs as tasks of a Ray cluster, each with `threads` cores and, where the cluster has any and the job wants one, a
-    GPU; all its machines see the folder of the sweep and the project at the same paths. A task whose machine is lost is
-    retried on another."""
+    """Do jobs as tasks of a Ray cluster, each with `threads` cores and, where the cluster has any and the job
+    wants one, a GPU; all its machines see the folder of the sweep and the project at the same paths. A task
+    whose machine is lost is retried on another."""
     os.environ.update(RAY_USAGE_STATS_ENABLED='0', RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0')
     ray = study_package('ray')
     try:
-        ray.init(address=address, include_dashboard=False if address is None else None, logging_level='warning',
-                 log_to_driver=False)
+        ray.init(address=address, include_dashboard=False if address is None else None,
+                 logging_level='warning', log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f'no Ray cluster at {address}: {" ".join(str(error).split())[:200]}') from None
     root = str(ROOT)
 
-    # A function in a function travels by value, and the job as bytes: a worker finds this project only when it runs.
+    # A function in a function travels by value, and the job as bytes: a worker finds this project only when
+    # it runs.
     def task(job: bytes) -> str | None:
         sys.path.insert(0, root)
         from tbtt.sweep import launch
