@@ -41,15 +41,17 @@ import torch
 import torch._dynamo    # as every training does in the end: children need not do it again
 
 from conftest import HERE, TINY, contents, options, run_script
+from tbtt.atomic import COMMIT
 from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.dataset import Dataset
 from tbtt.provenance import provenance
-from tbtt.run_folder import Busy, RunFolder, seed_folder
+from tbtt.run_folder import LATEST, Busy, RunFolder, seed_folder
 
 SCRIPT = 'train_with_eval.py'
 # Eleven evaluations, among them several that are the best so far, in about a second.
-SETTINGS = dict(TINY, max_iters=20, eval_interval=2, n_embd=16, batch_size=64, learning_rate=0.03, min_lr=0.003)
+SETTINGS = dict(TINY, max_iters=20, eval_interval=2, n_embd=16, batch_size=64, learning_rate=0.03,
+                min_lr=0.003)
 SEEDS = range(1, 5)
 PATIENCE = 60    # seconds for a process that is let alone
 STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}    # exit statuses of one that saved what it had
@@ -121,8 +123,8 @@ class Training:
         self.log.write_text('')
         if fresh:
             with open(log, 'wb') as file:
-                self.pid = subprocess.Popen([sys.executable, HERE / script, *args, *options(settings)], stdout=file,
-                                            stderr=subprocess.STDOUT, start_new_session=True).pid
+                self.pid = subprocess.Popen([sys.executable, HERE / script, *args, *options(settings)],
+                                            stdout=file, stderr=subprocess.STDOUT, start_new_session=True).pid
         else:
             self.pid = forked(log, prepare, script, args, settings)
 
@@ -162,6 +164,12 @@ class Training:
         return {int(t) for t in re.findall(r'^iter +(\d+): .*loss train', self.said(), re.M)}
 
 
+def rank_of_two(rank: int, port: int) -> dict[str, str]:
+    """What torchrun tells the first or the second of two processes."""
+    return dict(RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank), MASTER_ADDR='127.0.0.1',
+                MASTER_PORT=str(port))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
@@ -186,7 +194,8 @@ def pieces(folder: Path) -> dict[str, bytes]:
         if path.endswith('.pt'):
             checkpoint = torch.load(Path(folder) / path, weights_only=True)
             found |= {path + place: value for place, value in tensors(checkpoint).items()}
-            found[path + ' scores'] = repr([checkpoint[key] for key in ('iter_num', 'best_val_loss', 'best')]).encode()
+            scores = [checkpoint[key] for key in ('iter_num', 'best_val_loss', 'best')]
+            found[path + ' scores'] = repr(scores).encode()
         elif not path.endswith(('run.json', '.lock')):    # times; and nothing at all
             found[path] = content or b''
     return found
@@ -195,8 +204,10 @@ def pieces(folder: Path) -> dict[str, bytes]:
 def difference(one: Path, other: Path) -> int:
     """How many bytes differ between two runs; a file that only one of them has counts whole."""
     a, b = pieces(one), pieces(other)
-    return sum(abs(len(a.get(place, b'')) - len(b.get(place, b''))) + (place not in a or place not in b)
-               + sum(x != y for x, y in zip(a.get(place, b''), b.get(place, b''))) for place in a.keys() | b.keys())
+    both = [(a.get(place, b''), b.get(place, b'')) for place in a.keys() & b.keys()]
+    missing = [{**a, **b}[place] for place in a.keys() ^ b.keys()]
+    return (sum(abs(len(x) - len(y)) + sum(map(int.__ne__, x, y)) for x, y in both)
+            + sum(len(content) + 1 for content in missing))
 
 
 # The chaos.
@@ -254,7 +265,8 @@ class Chaos:
 
     kinds = ('single', 'joint', 'joint', 'pair')
 
-    def __init__(self, root: Path, data: Path, draw: random.Random, kinds: tuple[str, ...] = kinds, **settings: object) -> None:
+    def __init__(self, root: Path, data: Path, draw: random.Random, kinds: tuple[str, ...] = kinds,
+                 **settings: object) -> None:
         self.root, self.draw, self.kinds = Path(root), draw, kinds
         self.settings = SETTINGS | dict(dataset=data) | settings
         self.run = self.root / 'sweeps' / 'chaos' / 'train_math_mini_14'
@@ -269,8 +281,8 @@ class Chaos:
 
     def write_sweep(self) -> None:
         """The sweep file whose only run is the one that all work on."""
-        shared = {name: value for name, value in self.settings.items() if name != 'dataset'}
-        lines = [f'{name} = {value!r}' for name, value in {**shared, 'seed': SEEDS[0], 'num_seeds': len(SEEDS)}.items()]
+        shared = {**self.settings, 'seed': SEEDS[0], 'num_seeds': len(SEEDS)}
+        lines = [f'{name} = {value!r}' for name, value in shared.items() if name != 'dataset']
         self.sweep = self.root / 'sweep_chaos.py'
         self.sweep.write_text('\n'.join(["base = 'config/train_math_mini_14.py'", *lines, '']))
         shutil.copytree(self.settings['dataset'], self.root / 'sweeps' / 'chaos' / 'data' / 'as_math')
@@ -285,12 +297,13 @@ class Chaos:
     def place(self, folder: Path, seeds: range) -> dict:
         """The settings of a training of some seeds: on with what there is, else from the start."""
         out_dir = seed_folder(folder, seeds[0]) if len(seeds) == 1 else folder
-        begun = any(any(seed_folder(folder, seed).glob('*ckpt.pt')) or any(seed_folder(folder, seed).glob('*commit.json'))
-                    for seed in seeds)
+        begun = any((seed_folder(folder, seed) / name).exists()
+                    for seed in seeds for name in (LATEST, COMMIT))
         return self.settings | dict(out_dir=out_dir, seed=seeds[0], num_seeds=len(seeds),
                                     init_from='resume' if begun else 'scratch')
 
-    def training(self, folder: Path, seeds: range, environment: dict, moment: int | None = None, fresh: bool = False) -> Training:
+    def training(self, folder: Path, seeds: range, environment: dict, moment: int | None = None,
+                 fresh: bool = False) -> Training:
         def prepare() -> None:
             os.environ.update(environment)
             if moment is not None:
@@ -310,17 +323,16 @@ class Chaos:
             [SEEDS, SEEDS[:2], SEEDS[1:3], SEEDS[2:], SEEDS[1:]])
         fate = draw.choice(['alone', 'within', 'within', 'kill', 'stop', 'int', 'term', 'twice'])
         at = draw.uniform(0, 1.5 * self.seconds)
-        moment = draw.choice([draw.randint(1, 40), draw.randint(1, 400), draw.randint(1, 1200)]) if fate == 'within' else None
+        moment = draw.randint(1, draw.choice([40, 400, 1200])) if fate == 'within' else None
         self.count[f'{kind} started'] += 1
         if kind == 'sweep':
             fate, at = ('alone' if fate == 'within' else fate), draw.uniform(0, 15)
-            processes = [self.process({}, fresh=True, script='sweep.py',
-                                      args=(self.sweep, f'--sweeps_dir={self.root / "sweeps"}', f'--replicas={draw.randint(1, 4)}'))]
+            args = (self.sweep, f'--sweeps_dir={self.root / "sweeps"}', f'--replicas={draw.randint(1, 4)}')
+            processes = [self.process({}, fresh=True, script='sweep.py', args=args)]
         elif kind == 'pair':
             port, doomed = free_port(), draw.randrange(2)
-            processes = [self.training(self.run, seeds, dict(
-                RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port)),
-                moment if rank == doomed else None) for rank in range(2)]
+            processes = [self.training(self.run, seeds, rank_of_two(rank, port),
+                                       moment if rank == doomed else None) for rank in range(2)]
         else:
             processes = [self.training(self.run, seeds, {}, moment, fresh=draw.random() < 0.03)]
         return Actor(kind, seeds, processes, (fate, at))
@@ -357,8 +369,10 @@ class Chaos:
         holder = self.actor(tuple(kind for kind in self.kinds if kind != 'sweep'))
         holder.fate = ('held', 0)
         begin = time.monotonic()
-        while 'from iteration' not in holder.processes[0].said() and not holder.ended() and time.monotonic() - begin < 20:
+        while not holder.ended() and 'from iteration' not in holder.processes[0].said():
             time.sleep(0.002)
+            if time.monotonic() - begin > 20:
+                break
         time.sleep(self.draw.uniform(0, self.seconds / 2))
         holder.signal(signal.SIGSTOP)
         time.sleep(0.01)
@@ -371,7 +385,8 @@ class Chaos:
             self.count['refused by one held still'] += 1
             after = contents(self.run)
             if after != before:
-                changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+                changed = {path for path in before.keys() | after.keys()
+                           if before.get(path, 0) != after.get(path, 0)}
                 self.fault(other, f'was refused, and changed {sorted(changed)}')
         if self.draw.random() < 0.4:
             holder.signal(signal.SIGKILL)
@@ -387,8 +402,9 @@ class Chaos:
                 self.count['interruptions'] += process.status in STOPPED | {-signal.SIGINT, -signal.SIGTERM}
                 self.count['refusals'] += process.status == Busy.status
                 known = {0, Busy.status} | STOPPED | KILLED
-                another = 'another' in process.said() or 'no run in' in process.said()    # they looked before anyone began
-                if process.status not in known and not (process.status == 2 and another or actor.kind == 'sweep'):
+                # They looked before anyone began; or another process of the pair was refused.
+                fair = process.status == 2 and ('another' in process.said() or 'no run in' in process.said())
+                if process.status not in known and not (fair or actor.kind == 'sweep'):
                     self.fault(actor, f'ended with {process.status}')
                 if 'Traceback' in process.said() and 'KeyboardInterrupt' not in process.said():
                     self.fault(actor, 'shows a traceback')
@@ -397,8 +413,9 @@ class Chaos:
     def look_at_folders(self, actors: list[Actor]) -> None:
         """Does every folder load, with every evaluation that it ever had, or that anyone told?"""
         for seed in SEEDS:
-            config = Config(**{**self.place(self.run, SEEDS[seed - 1:seed]), 'compile': 'False', 'dataset': str(self.settings['dataset']),
-                               'out_dir': str(seed_folder(self.run, seed))})
+            settings = self.place(self.run, SEEDS[seed - 1:seed])
+            texts = {name: str(settings[name]) for name in ('compile', 'dataset', 'out_dir')}
+            config = Config(**settings | texts)
             try:
                 (one,), = RunFolder(config, self.dataset).peek()
             except (UserError, OSError) as error:
@@ -408,9 +425,9 @@ class Chaos:
             gone = [row for row in self.rows[seed] if row not in rows]
             there = {int(row.split(',')[0]) for row in rows}
             told = {t for actor in actors for rank, process in enumerate(actor.processes)
-                    if seed in (actor.seeds[rank::2] if actor.kind == 'pair' else actor.seeds) for t in process.told()}
+                    if seed in actor.seeds[rank::len(actor.processes)] for t in process.told()}
             if gone or told - there:
-                self.count['lost'] += len(gone) + len(told - there)
+                self.count['lost evaluations'] += len(gone) + len(told - there)
                 self.fault(None, f'seed {seed} lost {gone} and {sorted(told - there)}')
             self.rows[seed] = rows
 
@@ -438,11 +455,13 @@ class Chaos:
     def fault(self, actor: Actor | None, text: str) -> None:
         who = f'{actor.kind} of {list(actor.seeds)}: ' if actor else ''
         self.faults.append(f'round {self.count["rounds"]}: {who}{text}')
-        print(self.faults[-1], *(process.said()[-3000:] for process in (actor.processes if actor else [])), sep='\n', flush=True)
+        said = [process.said()[-3000:] for process in actor.processes] if actor else []
+        print(self.faults[-1], *said, sep='\n', flush=True)
 
     def figures(self) -> dict[str, int]:
-        names = ('rounds', 'runs', 'kills', 'interruptions', 'refusals', 'refused by one held still', 'hangs', 'differing bytes',
-                 'lost', *(f'{kind} started' for kind in sorted(set(self.kinds))))
+        names = ('rounds', 'runs', 'kills', 'interruptions', 'refusals', 'refused by one held still', 'hangs',
+                 'differing bytes', 'lost evaluations',
+                 *(f'{kind} started' for kind in sorted(set(self.kinds))))
         return {name: self.count[name] for name in names} | {'faults': len(self.faults)}
 
     def report(self) -> str:
@@ -450,15 +469,18 @@ class Chaos:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=30)
     parser.add_argument('--seed', type=int, default=0, help='of the rounds')
     parser.add_argument('--out', help='writes the figures to OUT.json and OUT.txt')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         torch.set_num_threads(1)
-        assert run_script('data/as_math/prepare.py', max_operand=4, heldout='1,3', out_dir=f'{root}/data') == 0
-        chaos = Chaos(Path(root), Path(root) / 'data', random.Random(args.seed), ('single', 'joint') * 6 + ('pair',) * 4 + ('sweep',))
+        assert run_script('data/as_math/prepare.py', max_operand=4, heldout='1,3',
+                          out_dir=f'{root}/data') == 0
+        kinds = ('single', 'joint') * 6 + ('pair',) * 4 + ('sweep',)
+        chaos = Chaos(Path(root), Path(root) / 'data', random.Random(args.seed), kinds)
         end = time.monotonic() + 60 * args.minutes
         while time.monotonic() < end:
             for _ in range(chaos.draw.randint(2, 8)):

@@ -18,7 +18,7 @@ import torch
 
 import tbtt.atomic
 import tbtt.run_folder
-from chaos import SCRIPT, SETTINGS, Chaos, Moments, Training, difference, free_port
+from chaos import SCRIPT, SETTINGS, Chaos, Moments, Training, difference, free_port, rank_of_two
 from conftest import contents, load
 from tbtt.results import read_results
 
@@ -216,8 +216,7 @@ def holder(training, tmp_path):
 
 def as_rank(rank, port):
     """What torchrun tells the first and the second of two processes."""
-    return lambda: os.environ.update(RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank), MASTER_ADDR='127.0.0.1',
-                                     MASTER_PORT=str(port))
+    return lambda: os.environ.update(rank_of_two(rank, port))
 
 
 def refused(training, tmp_path, **settings):
