@@ -4,10 +4,10 @@ import json
 import re
 import time
 
-import headers
 import pytest
-from conftest import HERE, TINY
 
+import headers
+from conftest import HERE, TINY
 from tbtt.cli import UserError
 from tbtt.config import FIELDS, GROUPS, Config, ConfigFile, load_config, names_in
 from tbtt.nanogpt import DEFAULTS
@@ -198,7 +198,7 @@ def test_weights_of_gpt2_are_refused(write):
 
 
 def test_a_script_says_what_it_reads_otherwise(command, small_math, write, tmp_path):
-    small = dict(TINY, dataset=small_math, out_dir=tmp_path / 'run', n_layer=1, n_head=2, n_embd=8)
+    small = dict(TINY, max_iters=0, dataset=small_math, out_dir=tmp_path / 'run', n_layer=1, n_embd=12)
     result = command('train_with_eval.py', write('theirs.py', SHAKESPEARE), **small, block_size=8)
     assert result.status == 0, result.err
     assert 'always_save_checkpoint' in result.out
