@@ -216,7 +216,8 @@ class ConfigFile:
         Raises `InvalidSetting` for a name that is no setting, here or there, and for a value that cannot be.
         """
         names = names_in(self.path, dataclasses.asdict(config))
-        if names.pop('base', None) != self.base:
+        base = names.pop('base', None)
+        if type(base) is not type(self.base) or base != self.base:
             raise InvalidSetting(f"{self.path}: base: expected the name of a config file, such as "
                                  f"base = 'config/train_math_mini_14.py'")
         if note := nanogpt.describe_translation(names):

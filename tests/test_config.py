@@ -106,7 +106,7 @@ def test_a_base_is_looked_for_beside_the_file_then_in_the_project(write, tmp_pat
     ({'a.py': 'base = 7'}, 'a.py: base=7'), ({'a.py': "base = {'math': 'b.py'}"}, 'a.py: base'),
     ({'a.py': "base = 'b' + '.py'", 'b.py': ''}, 'a.py: base'),
     ({'a.py': "if True:\n    base = 'b.py'", 'b.py': ''}, 'a.py: base'),
-    ({'a.py': "base = '\\0'"}, 'a.py: base')])
+    ({'a.py': "base = '\\0'"}, 'a.py: base'), ({'a.py': 'import numpy\nbase = numpy.zeros(2)'}, 'a.py: base')])
 def test_a_base_that_cannot_be_is_named_in_one_line(write, files, says):
     paths = [write(name, text) for name, text in files.items()]
     assert says in refusal(paths[0])
@@ -238,3 +238,11 @@ def test_help_has_groups_and_lists_choices(command):
     assert all(f'\n{title}:\n' in out for title in GROUPS.values())
     assert all(f'--{field.name} {{{",".join(field.metadata["choices"])}}}' in out
                for field in FIELDS.values() if field.metadata['choices'])
+
+
+# The project's own description.
+
+def test_metadata_and_citation_state_one_version():
+    stated = {re.search(r'^version[ :=]+"?([\d.]+)', (HERE / name).read_text(), re.MULTILINE)[1]
+              for name in ('pyproject.toml', 'CITATION.cff')}
+    assert len(stated) == 1
