@@ -12,9 +12,10 @@ there is such a folder for each seed below out_dir.
 """
 import sys
 
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import torch
 
-from tbtt.cli import Parser, UserError, run
 from tbtt.config import FIELDS, add_settings, load_config
 from tbtt.dataset import Dataset
 from tbtt.device import choose_device, choose_dtype

@@ -26,13 +26,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt import figures
-from tbtt.cli import Parser, UserError, run
 from tbtt.trace.corpus import ENGINES, SMALL
 from tbtt.device import choose_device
 from tbtt.trace.examples import FORMATS, TEMPLATE
