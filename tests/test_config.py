@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-import headers
 from conftest import HERE, TINY
 from tbtt.cli import UserError
 from tbtt.config import FIELDS, GROUPS, Config, ConfigFile, load_config, names_in
