@@ -315,4 +315,5 @@ NOTES = (
     f'that of a bootstrap over seeds. A claim about every seed holds where the lower end is above {NEARLY_ALL:.0%} of the '
     f'seeds, and does not hold where the upper end is below {HALF:.0%}; fewer than {SURE_SEEDS} seeds that say the same '
     f'agree, or disagree, so far, and fewer than {MIN_SEEDS} are not judged. Called alike are {SCORE_MARGIN:g} points of '
-    f'answers and {SHARE_MARGIN:g} of seeds. A threshold takes {MIN_SIZES} sizes, {MIN_SIDE} on each side. Diverged seeds are left out.')
+    f'answers and {SHARE_MARGIN:g} of seeds. A threshold takes {MIN_SIZES} sizes, {MIN_SIDE} on each side. '
+    f'Diverged seeds are left out.')
