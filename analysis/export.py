@@ -37,8 +37,8 @@ SCORES = {'addition %': 'add_acc', 'subtraction %': 'sub_acc', 'held-out %': 'he
 EMBEDDINGS = ('transformer.wte.weight', 'transformer.wpe.weight', 'lm_head.weight')    # the last is the first
 # Settings that say where a run was made, not how: they stay out of the model card.
 OF_THE_MACHINE = {
-    'out_dir', 'init_from', 'overwrite', 'device', 'compile', 'backend', 'num_seeds', 'eval_only',
-    'log_interval', 'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log', 'always_save_checkpoint'}
+    'out_dir', 'init_from', 'overwrite', 'device', 'compile', 'backend', 'num_seeds', 'eval_only', 'log_interval',
+    'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log', 'always_save_checkpoint'}
 
 
 class Source(NamedTuple):
@@ -188,8 +188,9 @@ def read_folder(folder: Path) -> tuple[Any, Any]:
     """-> transformers' model, in float64, and tokenizer"""
     transformers = study_package('transformers')
     transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, local_files_only=True)
-    return model, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    return (load(folder, dtype=torch.float64, local_files_only=True),
+            transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
 
 @torch.no_grad()
@@ -206,8 +207,8 @@ def check_folder(source: Source, folder: Path) -> float:
     text, ids = ''.join(source.codec.stoi), list(source.codec.stoi.values())
     same_text = tokenizer(text, verbose=False)['input_ids'] == ids and tokenizer.decode(ids) == text
     if difference > TOLERANCE * ours.abs().max() or not same_text:
-        raise UserError(f'this version of transformers reads {source.path} as another model (its logits differ '
-                        f'by {difference:.1e}): pip install -r requirements-study.txt')
+        raise UserError(f'this version of transformers reads {source.path} as another model (logits differ by '
+                        f'{difference:.1e}): pip install -r requirements-study.txt')
     return difference
 
 

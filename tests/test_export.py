@@ -2,6 +2,7 @@
 import json
 import pickle
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Callable
@@ -21,7 +22,7 @@ from tbtt.results import read_results
 transformers = pytest.importorskip('transformers')
 
 EXPORT = 'analysis/export.py'
-ODD = '\n\r\t\0 .,\'"ab\u0301\u2581\U0001f600\u00a0Z<'    # every character is a token, whatever it is elsewhere
+ODD = '\n\r\t\0 .,\'"ab\u0301\u2581\U0001f600\u00a0Z<'    # each one is a token, whatever it is elsewhere
 
 
 def load_folder(folder: Path, dtype: torch.dtype = torch.float32):
@@ -50,12 +51,13 @@ def random_tokens(args: dict) -> torch.Tensor:
 
 @pytest.fixture
 def nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """nano(prefix, **model_args) -> (model_args, nanoGPT's model) of tmp_path/run/ckpt.pt, as nanoGPT saves it.
-    Its weights are so large that a wrong one shows in every logit; its dataset stands in the folder."""
+    """nano(prefix, **model_args) -> (model_args, nanoGPT's model) of run/ckpt.pt in tmp_path, as nanoGPT saves it.
+    Its weights are so large that a wrong one shows in every logit; its dataset stands in that folder."""
     monkeypatch.chdir(tmp_path)
 
     def save(prefix: str = '', **changes) -> tuple[dict, NanoGPT]:
-        args = dict(n_layer=2, n_head=2, n_embd=16, block_size=12, bias=True, vocab_size=24, dropout=0.1) | changes
+        args = dict(n_layer=2, n_head=2, n_embd=16, block_size=12, bias=True, vocab_size=24, dropout=0.1)
+        args |= changes
         torch.manual_seed(0)
         model = NanoGPT(**args).eval()
         for name, parameter in model.named_parameters():
@@ -145,7 +147,8 @@ class FusedAttention(Attention):
     """nanoGPT's attention as it is where torch has a fused one."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (part.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in self.c_attn(x).chunk(3, -1))
+        parts = self.c_attn(x).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in parts)
         heads = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.c_proj(heads.transpose(1, 2).flatten(2))
 
@@ -296,9 +299,9 @@ def test_the_page_computes_our_logits(command, tiny_runs, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert command(EXPORT, out_dir=tiny_runs / 'math', to='hf_math_14').status == 0
     blocks = re.findall(r'```python\n(.*?)```', (HERE / 'docs/interchange.md').read_text(), re.DOTALL)
-    found = {}
     code, = (block for block in blocks if re.findall(r'^from (\w+)', block, re.MULTILINE)[-1] == package)
-    exec(compile(code, 'interchange.md', 'exec'), found)
+    Path('page.py').write_text(code)    # nnsight reads the source of its blocks
+    found = runpy.run_path('page.py')
     tokens = torch.tensor([load_folder('hf_math_14')[1]('<7-5=')['input_ids']])
     ours = our_logits(tiny_runs / 'math/ckpt.pt', tokens)
     assert (found['logits'] - ours).abs().max() < 1e-12
