@@ -51,8 +51,8 @@ def random_tokens(args: dict) -> torch.Tensor:
 
 @pytest.fixture
 def nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """nano(prefix, **model_args) -> (model_args, nanoGPT's model) of run/ckpt.pt in tmp_path, as nanoGPT saves it.
-    Its weights are so large that a wrong one shows in every logit; its dataset stands in that folder."""
+    """nano(prefix, **model_args) -> (model_args, nanoGPT's model) of run/ckpt.pt in tmp_path, as nanoGPT
+    saves it. Its weights are so large that a wrong one shows in every logit; its dataset stands in tmp_path."""
     monkeypatch.chdir(tmp_path)
 
     def save(prefix: str = '', **changes) -> tuple[dict, NanoGPT]:
@@ -254,7 +254,7 @@ def test_the_card_has_scores_settings_and_seed(learned, exported):
     assert 'seed 1337' in card and '| `n_embd` | `48` |' in card
     last = f'| 300 | {results["add_acc"][-1]:.4g} | {results["sub_acc"][-1]:.4g} |'
     assert f'| this checkpoint {last}' in card and f'| last evaluation {last}' in card
-    assert 'facts %' not in card and str(learned) not in card
+    assert 'Facts' not in card and str(learned) not in card
 
 
 def test_the_card_of_a_checkpoint_without_results_says_what_is_known(command, nano, tmp_path):
@@ -271,6 +271,14 @@ def test_other_text_goes_on_after_a_newline_and_an_answer_ends_there(command, na
     model, tokenizer = load_folder(exported)
     assert tokenizer.decode(model.generation_config.eos_token_id) == '\n'
     assert model.generation_config.max_length == 8
+
+
+def test_the_characters_of_a_checkpoint_without_any_are_those_of_the_dataset_named(command, nano, tmp_path):
+    nano()
+    (tmp_path / 'text').rename(tmp_path / 'elsewhere')
+    assert is_one_line(command(EXPORT, out_dir='run', to='hf'))
+    assert command(EXPORT, out_dir='run', to='hf', dataset='elsewhere').status == 0
+    assert load_folder(tmp_path / 'hf')[1].get_vocab() == {c: i for i, c in enumerate(ODD)}
 
 
 def test_a_chosen_checkpoint_is_exported(command, learned, tmp_path):
@@ -342,8 +350,8 @@ def test_a_checkpoint_that_is_no_model_is_refused(command, nano, tmp_path):
     diverged = {name: value * np.nan for name, value in checkpoint['model'].items()}
     no_text = {'vocab_size': 1, 'stoi': {'\ud800': 0}, 'itos': {0: '\ud800'}}
     for content, said in (
-            (b'no checkpoint', 'damaged'), (good[:-200], 'damaged'), ({'model': diverged}, 'not finite'),
-            ({'config': {'dataset': 'gone'}}, 'no meta.pkl'), ({'best_val_loss': 'low'}, 'best'),
+            (b'no checkpoint', 'name a checkpoint'), (good[:-200], 'ckpt.pt'), ({'model': diverged}, 'not finite'),
+            ({'config': {'dataset': 'gone'}}, 'carries no characters'), ({'best_val_loss': 'low'}, 'best'),
             ({'meta': no_text}, 'no text')):
         path.write_bytes(content if isinstance(content, bytes) else good)
         spoil(path, **content) if isinstance(content, dict) else None
