@@ -55,14 +55,15 @@ def read_source(path: Path, dataset: str | None = None) -> Source:
 
     Raises `UserError` for a checkpoint that is damaged, has no codec of text, or no finite weights.
     """
-    trained, checkpoint = load_model(path, 'cpu', dataset=dataset), read_checkpoint(path)
-    model, codec = build_model(checkpoint, path).eval(), trained.codec
+    checkpoint = read_checkpoint(path)
+    model = build_model(checkpoint, path).eval()
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f'{path} holds weights that are not finite: export one from before it diverged')
-    surrogates = [character for character in codec.stoi if '\ud800' <= character <= '\udfff']
+    trained = load_model(path, 'cpu', dataset=dataset)
+    surrogates = [character for character in trained.codec.stoi if '\ud800' <= character <= '\udfff']
     if surrogates:
         raise UserError(f'{path}: its vocabulary has {surrogates[0]!r}, which is no text')
-    return Source(path, checkpoint, model, codec, bool(trained.tasks))
+    return Source(path, checkpoint, model, trained.codec, bool(trained.tasks))
 
 
 def convert_weights(model: GPT) -> dict[str, torch.Tensor]:
