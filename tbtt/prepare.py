@@ -68,6 +68,20 @@ def skew(task, exponent, total, seed):
     return type(task)(**task.describe(), repeats=[repeats.get(i, 0) for i in range(len(task.prompts))])
 
 
+def deal(task, seed):
+    """Arithmetic whose results are dealt out to its questions at random: a table without a rule.
+
+    The results that are trained on stay the same, each as often as before; only which question has which changes. A
+    held-out question is dealt one of them too: nothing that is trained on says which.
+    """
+    seen = task.groups()['seen']
+    results = [task.results[i] for i in seen]
+    random.Random(f'{seed} results').shuffle(results)
+    dealt, draw = dict(zip(seen, results)), random.Random(f'{seed} held-out results')
+    return type(task)(**task.describe(), dealt=[dealt[i] if i in dealt else draw.choice(results or task.results)
+                                                for i in range(len(task.prompts))])
+
+
 def prepare(script, doc, kinds, skewed=False):
     """Prepare the dataset of `script` with the tasks named in `kinds` ('math', 'facts'), by its command line.
 
@@ -77,6 +91,8 @@ def prepare(script, doc, kinds, skewed=False):
     if 'math' in kinds:
         parser.add_argument('--heldout', type=pairs, default=((5, 7),), metavar='A,B[;A,B...]',
                             help='pairs of operands that are never trained on, or none (default: 5,7)')
+        parser.add_argument('--answers', choices=('right', 'shuffled'), default='right', help='shuffled deals the results out '
+                            'to the questions at random, once, and asks for what was dealt (default: right)')
         parser.add_argument('--max_operand', type=int, default=9, help='largest operand, up to 99 (default: 9)')
     if skewed:
         parser.add_argument('--exponent', type=exponent, default=1.0, help='rank r is repeated in proportion to r**-EXPONENT; '
@@ -86,19 +102,24 @@ def prepare(script, doc, kinds, skewed=False):
         if 'math' in kinds:
             parser.add_argument('--math_repeats', type=num_lines, default=1000, help='lines of arithmetic, about: each '
                                 'expression that is not held out has at least one (default: 1000)')
-    parser.add_argument('--seed', type=int, default=1337, help='of the order of lines'
-                        + ', and of what is frequent' * skewed + ' (default: 1337)')
+    if len(kinds) > 1:
+        parser.add_argument('--order', choices=('blocks', 'mixed'), default='mixed' if skewed else 'blocks',
+                            help='blocks: all arithmetic, then all facts, each in the order that it has alone; mixed: all '
+                            'lines shuffled together (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=1337, help='of the order of lines, and of all that is drawn '
+                        '(default: 1337)')
     parser.add_argument('--out_dir', default=Path(script).resolve().parent, help='(default: beside the script)')
     args = parser.parse_args()
     tasks = []
     if 'math' in kinds:
-        tasks.append(Arithmetic(args.max_operand, args.heldout))
+        task = Arithmetic(args.max_operand, args.heldout)
+        tasks.append(deal(task, args.seed) if args.answers == 'shuffled' else task)
     if 'facts' in kinds:
         tasks.append(Capitals())
     if skewed:
         totals = {task.name: args.repeats if task.name == 'facts' else args.math_repeats for task in tasks}
         tasks = [skew(task, args.exponent, totals[task.name], args.seed) for task in tasks]
-    write_dataset(args.out_dir, tasks, args.seed)
+    write_dataset(args.out_dir, tasks, args.seed, getattr(args, 'order', 'blocks'))
 
 
 def check_counts(task, lines):
@@ -120,24 +141,40 @@ def check_counts(task, lines):
     assert len(lines) == sum(wanted.values()), f'{len(lines)} lines of {task.name}, expected {sum(wanted.values())}'
 
 
-def write_dataset(folder, tasks, seed):
-    """Shuffle the tasks' lines once and write train.txt, val.txt, train.bin, val.bin and meta.pkl into `folder`.
+def shuffled(lines, seed):
+    """A copy of the lines in an order drawn from the seed."""
+    lines = list(lines)
+    random.Random(seed).shuffle(lines)
+    return lines
 
-    Validation data are the training data, by design: the question is what is recalled and what is held out.
+
+def write_dataset(folder, tasks, seed, order='blocks'):
+    """Shuffle the tasks' lines once, each task's by themselves or (order='mixed') all together, and write them.
+
     Prints the counts.
     """
-    lines = []
-    for task in tasks:
-        check_counts(task, task.lines())
-        lines += task.lines()
-    if not lines:
+    blocks = [task.lines() for task in tasks]
+    for task, lines in zip(tasks, blocks):
+        check_counts(task, lines)
+    if not any(blocks):
         raise UserError('--heldout leaves no line to train on: hold out fewer pairs')
-    random.Random(seed).shuffle(lines)
+    if order == 'mixed':
+        blocks = [sum(blocks, [])]
+    write_lines(folder, [line for block in blocks for line in shuffled(block, seed)],
+                tasks={task.name: task.describe() for task in tasks})
+    for task in tasks:
+        print_counts(task)
+
+
+def write_lines(folder, lines, **about):
+    """Write lines, in this order, as train.txt, val.txt, train.bin, val.bin and meta.pkl. about: more keys of meta.pkl.
+
+    Validation data are the training data, by design: the question is what is recalled and what is held out.
+    """
     text = ''.join(lines)
     codec = Codec.of_text(text)
     tokens = np.array(codec.encode(text), dtype='<u2').tobytes()
-    meta = {'vocab_size': len(codec.stoi), 'stoi': codec.stoi, 'itos': codec.itos,
-            'tasks': {task.name: task.describe() for task in tasks}}
+    meta = {'vocab_size': len(codec.stoi), 'stoi': codec.stoi, 'itos': codec.itos, **about}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for split in ('train', 'val'):
@@ -145,10 +182,17 @@ def write_dataset(folder, tasks, seed):
         write_file(folder / f'{split}.bin', tokens)
     write_file(folder / 'meta.pkl', pickle.dumps(meta))
     print(f'{folder}: {len(lines)} lines, {len(text):,} characters, vocabulary of {len(codec.stoi)}')
-    for task in tasks:
-        if task.repeats:
-            count, prompt = max(zip(task.repeats, task.prompts))
-            print(f'{task.name}: {sum(task.repeats)} lines, {count} of them {prompt.strip()}')
-        if task.name == 'math':
-            held = [task.prompts[i] + task.answers[i] for i in task.groups()['heldout']]
-            print(f'held out: {" ".join(held) or "nothing"}')
+
+
+def print_counts(task):
+    """What is special about a task's lines: repeats, results that were dealt, what is held out."""
+    if task.repeats:
+        count, prompt = max(zip(task.repeats, task.prompts))
+        print(f'{task.name}: {sum(task.repeats)} lines, {count} of them {prompt.strip()}')
+    if task.name == 'math':
+        if task.dealt:
+            right = type(task)(task.max_operand, task.heldout).results
+            seen = task.groups()['seen']
+            print(f'results dealt out at random: {sum(task.results[i] == right[i] for i in seen)} of {len(seen)} are right')
+        held = [task.prompts[i] + task.answers[i] for i in task.groups()['heldout']]
+        print(f'held out: {" ".join(held) or "nothing"}')

@@ -31,9 +31,21 @@ def check_repeats(repeats, trained):
     return list(repeats)
 
 
-def described_repeats(task):
-    """The part of a description that only a task with `repeats` has: without them it is what it was before they were."""
-    return {} if task.repeats is None else {'repeats': list(task.repeats)}
+def check_dealt(dealt, right):
+    """The results dealt to the prompts, as a list. Raises `UserError` unless there is one for each, out of the right ones."""
+    if not isinstance(dealt, (list, tuple)) or len(dealt) != len(right):
+        raise UserError(f'dealt: expected a list of {len(right)} whole numbers, one a prompt')
+    known = set(right)
+    for i, result in enumerate(dealt):
+        if type(result) is not int or result not in known:
+            raise UserError(f'dealt[{i}]={result!r}: expected the right result of some prompt, a whole number from '
+                            f'{min(known)} to {max(known)}')
+    return list(dealt)
+
+
+def described(task, *names):
+    """The parts of a description that only some tasks have: without them it is what it was before they were."""
+    return {name: list(getattr(task, name)) for name in names if getattr(task, name) is not None}
 
 
 class Arithmetic:
@@ -41,13 +53,14 @@ class Arithmetic:
 
     heldout: pairs of operands; every expression with just these two operands, in either order, is never trained on.
     repeats: how many training lines each of the prompts has, 0 for the held-out ones; where not given, all others have one.
-    Raises `UserError` where an operand is out of range or `repeats` does not fit the prompts.
+    dealt: what counts as the result of each prompt, where that is no longer the right one (`prepare.deal`).
+    Raises `UserError` where an operand is out of range, or `repeats` or `dealt` does not fit the prompts.
     """
     name = 'math'
     max_new_tokens = 4    # as the paper; the longest answers, 198> and -99>, just fit
     stop = None           # the first integer counts, wherever it ends
 
-    def __init__(self, max_operand=9, heldout=((5, 7),), repeats=None):
+    def __init__(self, max_operand=9, heldout=((5, 7),), repeats=None, dealt=None):
         if type(max_operand) is not int or not 1 <= max_operand <= 99:
             raise UserError(f'max_operand={max_operand!r}: expected a whole number from 1 to 99')
         self.max_operand = max_operand
@@ -58,7 +71,9 @@ class Arithmetic:
         operands = range(max_operand + 1)
         self.expressions = [(a, sign, b) for sign in '+-' for a in operands for b in operands]
         self.prompts = [f'<{a}{sign}{b}=' for a, sign, b in self.expressions]
-        self.results = [a + b if sign == '+' else a - b for a, sign, b in self.expressions]
+        right = [a + b if sign == '+' else a - b for a, sign, b in self.expressions]
+        self.dealt = None if dealt is None else check_dealt(dealt, right)
+        self.results = self.dealt or right
         self.answers = [f'{result}>' for result in self.results]    # with its end: 1 is no answer where 12 is right
         trained = [not self.is_heldout(i) for i in range(len(self.prompts))]
         self.repeats = None if repeats is None else check_repeats(repeats, trained)
@@ -88,7 +103,8 @@ class Arithmetic:
         return found is not None and int(found.group()) == self.results[i]
 
     def describe(self):
-        return {'max_operand': self.max_operand, 'heldout': [list(pair) for pair in self.heldout], **described_repeats(self)}
+        return {'max_operand': self.max_operand, 'heldout': [list(pair) for pair in self.heldout],
+                **described(self, 'repeats', 'dealt')}
 
 
 class Capitals:
@@ -121,7 +137,7 @@ class Capitals:
         return completion.split('\n')[0].strip().lower() == self.facts[i][1].lower()
 
     def describe(self):
-        return {'facts': [list(fact) for fact in self.facts], **described_repeats(self)}
+        return {'facts': [list(fact) for fact in self.facts], **described(self, 'repeats')}
 
 
 KINDS = {task.name: task for task in (Arithmetic, Capitals)}
