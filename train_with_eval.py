@@ -45,7 +45,7 @@ def train(config, dataset, device, dtype, ranks):
     """Evaluate, train `eval_interval` steps without looking up, and again. -> exit status"""
     seeds = ranks.deal(range(config.seed, config.seed + config.num_seeds))
     replicas = Replicas.from_seeds(config.model_args(dataset.meta['vocab_size']), seeds, device)
-    engine = Engine(replicas, dataset.train, seeds, config, device, dtype, ranks)
+    engine = Engine(replicas, dataset.train, seeds, config, device, dtype, ranks, dataset.newline)
     max_tokens = tokens_per_pass(replicas.template.config, len(seeds), device)
     evaluate = Evaluation(engine.forward, dataset, config, engine.seeds, max_tokens)
     log_kinds = wanted(config)

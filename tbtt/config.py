@@ -34,6 +34,11 @@ class Config:
     block_size: int = setting(9, 'characters of context', low=1)
     bias: bool = setting(False, 'biases in linear layers and layer norms')
     dropout: float = setting(0.0, 'share of activations dropped', low=0, high=0.999)
+    # the windows of a batch
+    windows: str = setting('any', 'any: anywhere in the text; line: each within one line, so that no order of lines can be '
+                           'learned', choices=('any', 'line'))
+    line_order: str = setting('fixed', 'fixed: the lines follow each other as in the text; fresh: they are dealt out anew for '
+                              'every window', choices=('fixed', 'fresh'))
     # the optimizer
     batch_size: int = setting(882, 'windows a step (and a micro-step, where gradients are accumulated)', low=1)
     gradient_accumulation_steps: int = setting(1, 'micro-steps a step', low=1)

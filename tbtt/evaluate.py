@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from tbtt import rng
-from tbtt.dataset import windows
+from tbtt.batches import NOTHING, Batches
 from tbtt.generate import generate
 from tbtt.results import SCORES
 
@@ -20,7 +20,8 @@ class Evaluation:
 
     def __init__(self, forward, dataset, config, seeds, max_tokens=2**20):
         self.evaluator = Evaluator(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens)
-        self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds, max_tokens)
+        self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds, max_tokens,
+                             config.windows, dataset.newline)
         self.train, self.val = (data.to(seeds.device, torch.int32) for data in (dataset.train, dataset.val))
         self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
 
@@ -130,34 +131,39 @@ class AnswerWindows:
 
 class Losses:
     """Mean cross-entropy (nats a character) over a split of the data: over every window where that costs no more than
-    `eval_iters` random batches would, and over those batches where it does."""
+    `eval_iters` random batches would, and over those batches where it does. windows, newline: see `Batches`; the order of
+    lines is that of the data."""
 
-    def __init__(self, forward, block_size, batch_size, eval_iters, seeds, max_tokens=2**20):
+    def __init__(self, forward, block_size, batch_size, eval_iters, seeds, max_tokens=2**20, windows='any', newline=None):
         self.forward, self.block_size, self.seeds, self.max_tokens = forward, block_size, seeds, max_tokens
+        self.windows, self.newline = windows, newline
         self.num_sampled = batch_size * eval_iters
 
     @torch.no_grad()
     def __call__(self, data, iteration):
         """data (n,) -> (R,) float64"""
-        num_windows = len(data) - self.block_size
-        if num_windows <= self.num_sampled:
-            starts = torch.arange(num_windows, device=data.device)
-        else:
-            rows = torch.arange(self.num_sampled, device=data.device)
-            starts = rng.integers(num_windows, self.seeds[:, None], rng.LOSSES, iteration, rows)
-        total = 0
-        for piece in starts.split(max(1, self.max_tokens // self.block_size), dim=-1):
-            x, y = windows(data, piece, self.block_size)
-            logits = self.forward(x).float()
-            losses = F.cross_entropy(logits, y.long().expand(len(logits), -1, -1), reduction='none')
-            total = total + losses.mean(-2).cpu().double().sum(-1)    # not every device has float64
-        return total / starts.shape[-1]
+        batches = Batches(data, self.block_size, self.windows, newline=self.newline)
+        starts, weights = batches.every()
+        if len(starts) > self.num_sampled:
+            starts = batches.sample(self.num_sampled, self.seeds[:, None], rng.LOSSES, iteration)
+            weights = torch.ones(self.num_sampled, device=data.device)
+        size = max(1, self.max_tokens // self.block_size)
+        total = count = 0
+        for piece, weight in zip(starts.split(size, dim=-1), weights.split(size)):
+            text = batches.cut(piece)
+            logits = self.forward(text[..., :-1, :].clamp(min=0)).float()
+            y = text[..., 1:, :].long().expand(len(logits), -1, -1)
+            losses = F.cross_entropy(logits, y, reduction='none', ignore_index=NOTHING)
+            total = total + (losses.sum(-2) * weight).cpu().double().sum(-1)    # not every device has float64
+            count = count + ((y >= 0).sum(-2) * weight).cpu().double().sum(-1)
+        return total / count
 
 
 def token_losses(logits, targets):
-    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32; made to be trained"""
+    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32, 0 where the target is
+    NOTHING; made to be trained"""
     logits = logits.float()
     vocabulary = torch.arange(logits.shape[-3], dtype=targets.dtype, device=logits.device)[:, None, None]
     # Masked, not indexed: the gradient of an index is a scatter, which no compiler vectorises.
     target = torch.where(targets.unsqueeze(-3) == vocabulary, logits, 0.0).sum(-3)
-    return logits.logsumexp(-3) - target
+    return torch.where(targets >= 0, logits.logsumexp(-3) - target, 0.0)
