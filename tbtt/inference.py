@@ -9,7 +9,7 @@ from tbtt.cli import UserError
 from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.evaluate import NUM_SAMPLES, Evaluator
 from tbtt.replicas import Replicas
-from tbtt.tasks import KINDS
+from tbtt.tasks import TASKS
 
 
 def add_options(parser, ckpt):
@@ -76,7 +76,7 @@ class Trained:
         A checkpoint that names no tasks (nanoGPT's) is asked the paper's. Raises `UserError` where the vocabulary lacks
         a character of the task.
         """
-        task = self.tasks.get(name) or KINDS[name]()
+        task = self.tasks.get(name) or TASKS[name]()
         evaluator = Evaluator(self.forward, self.codec, {name: task}, self.config.block_size, self.seeds)
         completions = evaluator.sample(name, self.iteration)
         right = evaluator.right(name, completions)

@@ -20,10 +20,10 @@ from tbtt.cli import UserError
 from tbtt.config import ROOT
 from tbtt.atomic import COMMIT, recover, write_files
 from tbtt.distributed import Ranks
-from tbtt.results import format_results, read_info, read_results
+from tbtt.results import append_row, format_results, read_info, read_results, scores
 
 LATEST, RESULTS, ABOUT, LOCK = 'ckpt.pt', 'results.csv', 'run.json', '.lock'
-BEST = {'math': 'ckpt_best_math.pt', 'facts': 'ckpt_best_facts.pt', 'combined': 'ckpt_best_combined.pt'}
+BEST = {score: f'ckpt_best_{score}.pt' for score in scores()}    # math, facts, combined
 BUSY = 'another training writes into'
 FILES = (LATEST, *BEST.values(), RESULTS, ABOUT)
 # Settings that may change when a run goes on: they name places and the machine, or only how much is printed.
@@ -54,7 +54,7 @@ class SeedRun:
         the engine's snapshot holds of this seed."""
         files, better = {}, []
         if row is not None:
-            self.csv += format_results([row]).split('\n', 1)[1]
+            self.csv = append_row(self.csv, row)
             files[RESULTS] = self.csv.encode()
         if healthy:
             if row is not None:

@@ -15,7 +15,7 @@ from tbtt.config import ROOT, load_config
 from tbtt.dataset import Dataset
 from tbtt.atomic import write_file
 from tbtt.results import best_row, find_seeds, format_number, last_row, parse_number, read_info, read_lines, read_results
-from tbtt.tasks import KINDS
+from tbtt.tasks import TASKS as TASK_CLASSES
 
 TASKS = {'math': 'math', 'facts': 'facts', 'both': 'math+facts'}    # name in tbtt.paper -> in the column `tasks`
 PAIR = '5,7'    # that the paper holds out, as in the column `heldout`
@@ -78,7 +78,7 @@ def data_digest(tasks):
 def papers_recipe(task, model):
     """{column: value} of how the paper trains a model in a task, whatever its size, weight decay and dropout."""
     config = load_config([ROOT / 'config' / f'train_{paper.run_name(task, model)}.py'], {})
-    tasks = {name: KINDS[name]() for name in TASKS[task].split('+')}
+    tasks = {name: TASK_CLASSES[name]() for name in TASKS[task].split('+')}
     return {'tasks': TASKS[task], 'data': data_digest(tasks), 'max_iters': paper.ITERS,
             **{name: getattr(config, name) for name in RECIPE}}
 
