@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from tbtt import rng
 from tbtt.batches import NOTHING, Batches
 from tbtt.generate import generate
+from tbtt.order import order_of
 from tbtt.results import ENOUGH, NUM_SAMPLES, score_columns
 
 TEMPERATURE, TOP_K = 0.01, 10    # of the paper
@@ -24,13 +25,21 @@ class Evaluation:
                              config.windows, dataset.newline)
         self.train, self.val = (data.to(seeds.device, torch.int32) for data in (dataset.train, dataset.val))
         self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
+        learnable = config.windows == 'any' and self.losses.exact(self.train)
+        self.order = order_of(dataset.train, dataset.newline, config.block_size) if learnable else None
+        self.other = self.order and self.order.other.to(self.train)
 
     def __call__(self, iteration):
         """-> a row of results.csv for each replica, as dicts"""
         train = self.losses(self.train, iteration)
         val = train if self.same else self.losses(self.val, iteration)
-        return [{'iter': iteration, **row, 'train_loss': a, 'val_loss': b}
+        rows = [{'iter': iteration, **row, 'train_loss': a, 'val_loss': b}
                 for row, a, b in zip(self.evaluator.rows(iteration), train.tolist(), val.tolist())]
+        if self.order:
+            for row, loss in zip(rows, self.losses(self.other, iteration).tolist()):
+                row['order_learned'] = self.order.learned(row['train_loss'])
+                row['other_order_loss'] = loss
+        return rows
 
 
 class Evaluator:
@@ -132,10 +141,17 @@ class Losses:
         self.windows, self.newline = windows, newline
         self.num_sampled = batch_size * eval_iters
 
+    def exact(self, data: torch.Tensor) -> bool:
+        """Is the loss over data (n,) that of every window?"""
+        return len(self.batches(data).every()[0]) <= self.num_sampled
+
+    def batches(self, data: torch.Tensor) -> Batches:
+        return Batches(data, self.block_size, self.windows, newline=self.newline)
+
     @torch.no_grad()
     def __call__(self, data, iteration):
         """data (n,) -> (R,) float64"""
-        batches = Batches(data, self.block_size, self.windows, newline=self.newline)
+        batches = self.batches(data)
         starts, weights = batches.every()
         if len(starts) > self.num_sampled:
             starts = batches.sample(self.num_sampled, self.seeds[:, None], rng.LOSSES, iteration)
