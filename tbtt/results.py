@@ -157,6 +157,16 @@ def answered_bounds(correct: np.ndarray, total: np.ndarray) -> tuple[np.ndarray,
     return least, np.minimum(correct // ENOUGH, questions)
 
 
+def answered_text(correct: float, total: float, answered: float = np.nan) -> str:
+    """How many questions are answered, in words: `3 of 4`; `2 to 4 of 4` where only the counts are known and leave that
+    open; nothing where nothing was asked."""
+    if not total > 0 or total % NUM_SAMPLES:
+        return ''
+    least, most = (answered, answered) if answered == answered else answered_bounds(np.array(correct), np.array(total))
+    number = f'{least:.0f}' if least == most else f'{least:.0f} to {most:.0f}'
+    return f'{number} of {total / NUM_SAMPLES:.0f}'
+
+
 def fill_answered(results: Results, group: str) -> None:
     """Where a row lacks the number of answered questions, put what its counts say, if they leave no doubt."""
     correct, total, answered, questions = (results[f'{group}_{what}']

@@ -52,8 +52,8 @@ class Task:
 
     name: in meta.pkl, run.json and summary.csv. label: in titles. max_new_tokens: sampled for an answer. stop: the
     character that ends an answer, or None. scored: the groups of prompts whose answers make up the score, each prompt in
-    one of them. heldout_group: the group that is never trained on, or None. probed: the groups of which results.csv has
-    the exact probability of the right answer. labels: {group: its name in figures and tables}. Names of tasks and of
+    one of them. heldout_group: the group that is never trained on, or None; seen_group: then the group of all others.
+    probed: the groups of which results.csv has the exact probability of the right answer. labels: {group: its name in figures and tables}. Names of tasks and of
     groups differ from those of all other tasks, as they name columns.
 
     An instance has prompts and answers, (P,) texts each, and repeats, (P,) training lines of each prompt or None for one
@@ -65,6 +65,7 @@ class Task:
     stop: str | None = None
     scored: tuple[str, ...]
     heldout_group: str | None = None
+    seen_group: str | None = None
     probed: tuple[str, ...] = ()
     labels: dict[str, str]
     prompts: list[str]
@@ -130,7 +131,7 @@ class Arithmetic(Task):
     Raises `UserError` where an operand is out of range, or `repeats` or `dealt` does not fit the prompts.
     """
     name, label = 'math', 'Arithmetic'
-    scored, heldout_group, probed = ('add', 'sub'), 'heldout', ('seen', 'heldout')
+    scored, heldout_group, seen_group, probed = ('add', 'sub'), 'heldout', 'seen', ('seen', 'heldout')
     labels = {'add': 'Addition', 'sub': 'Subtraction', 'heldout': 'Held-out', 'seen': 'Seen in training'}
     max_new_tokens = 4    # as the paper; the longest answers, 198> and -99>, just fit
     stop = None           # the first integer counts, wherever it ends
