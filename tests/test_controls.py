@@ -15,7 +15,8 @@ from tbtt.dataset import Dataset
 from tbtt.evaluate import Losses, token_losses
 from tbtt.prepare import deal
 from tbtt.replicas import Replicas
-from tbtt.results import read_results
+from tbtt.results import format_results, read_results
+from tbtt.sweep.summary import as_the_paper, data_digest, in_blocks, read_summaries, row_of_paper, seed_row, write_summary
 from tbtt.tasks import Arithmetic, Capitals, tasks_from
 
 
@@ -265,3 +266,36 @@ def test_training_takes_the_setting_and_a_resumed_run_keeps_it(command, small_ma
     assert whole['train_loss'][-1] == parts['train_loss'][-1] < whole['train_loss'][0]
     refused = command('train_with_eval.py', out_dir=tmp_path / 'parts', init_from='resume', **{**TINY, 'dataset': small_math})
     assert refused.status == 2 and next(iter(settings)) in refused.err
+
+
+# --- what a summary says of controls
+
+@pytest.mark.parametrize('control', [{'windows': 'line'}, {'line_order': 'fresh'}])
+def test_controls_are_not_taken_for_the_papers_runs(control):
+    assert as_the_paper(row_of_paper('math', 'n14'), 'math') and not as_the_paper(row_of_paper('math', 'n14') | control, 'math')
+
+
+def test_answers_without_a_rule_and_mixed_tasks_are_other_data(no_rule, datasets, tmp_path):
+    dealt, both = Dataset(no_rule, 9), Dataset(datasets['both_math_and_facts'], 24)
+    mixed = Dataset(prepared('both_math_and_facts', tmp_path / 'mixed', order='mixed'), 24)
+    assert in_blocks(dealt) and in_blocks(both) and not in_blocks(mixed)
+    papers = row_of_paper('both', 'n14')['data']
+    assert data_digest(both.tasks, in_blocks(both)) == papers != data_digest(mixed.tasks, in_blocks(mixed))
+    assert data_digest(dealt.tasks, in_blocks(dealt)) != row_of_paper('math', 'n14')['data']
+
+
+def test_runs_and_summaries_from_before_these_settings_have_the_papers(tmp_path):
+    (tmp_path / 'a').mkdir()
+    row = {'iter': 0, 'add_correct': 1, 'add_total': 10, 'sub_correct': 1, 'sub_total': 10, 'train_loss': 1, 'val_loss': 1}
+    (tmp_path / 'a/results.csv').write_text(format_results([row]))
+    about = {'seed': 1, 'num_params': 9, 'finished': True, 'config': {'n_embd': 14, 'weight_decay': 0.0}}
+    (tmp_path / 'a/run.json').write_text(json.dumps(about))
+    found = seed_row(tmp_path / 'a')
+    assert (found['windows'], found['line_order']) == ('any', 'fixed')
+    write_summary(tmp_path / 'summary.csv', [{**found, 'run': 'a', 'folder': 'a', 'tasks': 'math', 'data': 'x'}])
+    text = (tmp_path / 'summary.csv').read_text().splitlines()
+    keep = [i for i, name in enumerate(text[0].split(',')) if name not in ('windows', 'line_order', 'order_learned')]
+    (tmp_path / 'old.csv').write_text(''.join(','.join(line.split(',')[i] for i in keep) + '\n' for line in text))
+    for name in ('summary', 'old'):
+        read, = read_summaries([tmp_path / f'{name}.csv'])
+        assert (read['windows'], read['line_order'], read['order_learned']) == ('any', 'fixed', None)

@@ -9,7 +9,8 @@ import torch
 from conftest import TINY, run_script
 from tbtt.evaluate import Losses
 from tbtt.order import known_floor, order_of, unknown_floor
-from tbtt.results import read_results
+from tbtt.results import format_results, read_results
+from tbtt.sweep.summary import seed_row
 from tbtt.tasks import Arithmetic
 
 TEXTS = [['ab\n', 'a\n', 'cab\n'], ['ab\n', 'ab\n', 'b\n', '\n'], ['abcdefgh\n', 'abc\n'], ['aa\n', 'ba\n', 'aaa\n']]
@@ -127,3 +128,15 @@ def test_it_is_blank_where_no_order_can_be_learned_or_the_loss_is_an_estimate(ru
 def test_losses_say_whether_they_are_exact():
     data = torch.zeros(30, dtype=torch.int32)
     assert Losses(None, 9, 21, 1, torch.tensor([1])).exact(data) and not Losses(None, 9, 20, 1, torch.tensor([1])).exact(data)
+
+
+@pytest.mark.parametrize('answered, first, lost', [
+    ([0, 2, 4, 3, 4, 1, 0], 500, 1250), ([0, 4, 0, 4], 250, None), ([4, 4], 0, None), ([4, 0], 0, 250), ([0, 3], None, None)])
+def test_a_seeds_row_dates_when_the_rule_is_there_and_when_it_goes(tmp_path, answered, first, lost):
+    rows = [{'iter': 250 * i, 'add_correct': 9, 'add_total': 10, 'sub_correct': 9, 'sub_total': 10, 'heldout_correct': 10 * n,
+             'heldout_total': 40, 'heldout_answered': n, 'heldout_questions': 4, 'train_loss': 1, 'val_loss': 1,
+             'order_learned': 0.1 * i, 'other_order_loss': 1 + i} for i, n in enumerate(answered)]
+    (tmp_path / 'results.csv').write_text(format_results(rows))
+    row = seed_row(tmp_path)
+    assert (row.get('heldout_answered_iter'), row.get('heldout_lost_iter')) == (first, lost)
+    assert row['order_learned'] == pytest.approx(0.1 * (len(rows) - 1)) and row['other_order_loss'] == len(rows)
