@@ -124,11 +124,15 @@ class AnswerWindows:
             found.append(logits.log_softmax(1)[:, self.token[here], torch.arange(int(here.sum()), device=logits.device)])
         return torch.cat(found, 1)
 
-    def probabilities(self, forward, max_tokens):
-        """Probability of the whole right answer. -> (R, P) float64 array"""
+    def log_answers(self, forward, max_tokens):
+        """Logarithm of the probability of the whole right answer. -> (R, P) float64 array"""
         log_p = self.log_probabilities(forward, max_tokens)
         total = torch.zeros(len(log_p), self.num_prompts, device=log_p.device).index_add_(1, self.prompt, log_p)
-        return total.cpu().double().exp().numpy()
+        return total.cpu().double().numpy()
+
+    def probabilities(self, forward, max_tokens):
+        """Probability of the whole right answer. -> (R, P) float64 array"""
+        return np.exp(self.log_answers(forward, max_tokens))
 
 
 class Losses:

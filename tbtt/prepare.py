@@ -4,6 +4,8 @@ import collections
 import math
 import pickle
 import random
+import string
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from tbtt.cli import Parser, UserError
 from tbtt.dataset import Codec
 from tbtt.atomic import write_file
 from tbtt.tasks import MAX_LINES, TASKS, Arithmetic, Task
+
+CHARACTERS = string.ascii_lowercase + string.digits    # of random strings
 
 
 def pairs(text):
@@ -118,6 +122,35 @@ def prepare(script, doc, kinds, skewed=False):
     write_dataset(args.out_dir, tasks, args.seed, getattr(args, 'order', 'blocks'))
 
 
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from low to high."""
+    def convert(text):
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f'expected a whole number from {low:,} to {high:,}, got {text!r}')
+        return int(text)
+    return convert
+
+
+def prepare_strings(script: str, doc: str) -> None:
+    """Prepare random strings by the command line of `script`."""
+    parser = Parser(doc)
+    parser.add_argument('--num', type=whole_number(2, MAX_LINES), default=128, help='strings (default: 128)')
+    parser.add_argument('--length', type=whole_number(2, 1000), default=16, help='characters of each (default: 16)')
+    parser.add_argument('--alphabet', type=whole_number(2, len(CHARACTERS)), default=16, help='different characters, each as '
+                        'likely as any other (default: 16)')
+    parser.add_argument('--seed', type=int, default=1337, help='of the strings (default: 1337)')
+    parser.add_argument('--out_dir', default=Path(script).resolve().parent, help='(default: beside the script)')
+    args = parser.parse_args()
+    alphabet = CHARACTERS[:args.alphabet]
+    if 2 * args.num > len(alphabet)**args.length:
+        raise UserError(f'--num={args.num}: of the {len(alphabet)**args.length} strings of {args.length} characters out of '
+                        f'{len(alphabet)} at most half can be drawn: choose a larger --length or --alphabet')
+    lines, generator = {}, random.Random(args.seed)    # a dict keeps the order in which they were drawn
+    while len(lines) < args.num:
+        lines[''.join(generator.choices(alphabet, k=args.length)) + '\n'] = None
+    write_lines(args.out_dir, list(lines), alphabet + '\n')
+
+
 def check_counts(task: Task, lines: list[str]) -> None:
     """Count the lines of a task in a second way: those that it knows how to count, and the lines of each prompt.
 
@@ -152,19 +185,21 @@ def write_dataset(folder: str | Path, tasks: list[Task], seed: int, order: str =
         raise UserError('--heldout leaves no line to train on: hold out fewer pairs')
     if order == 'mixed':
         blocks = [sum(blocks, [])]
-    write_lines(folder, [line for block in blocks for line in shuffled(block, seed)],
+    lines = [line for block in blocks for line in shuffled(block, seed)]
+    write_lines(folder, lines, ''.join(lines),
                 tasks={task.name: task.describe() for task in tasks})
     for task in tasks:
         print_counts(task)
 
 
-def write_lines(folder: str | Path, lines: list[str], **about) -> None:
-    """Write lines, in this order, as train.txt, val.txt, train.bin, val.bin and meta.pkl. about: more keys of meta.pkl.
+def write_lines(folder: str | Path, lines: list[str], characters: str, **about) -> None:
+    """Write lines, in this order, as train.txt, val.txt, train.bin, val.bin and meta.pkl. characters: of the vocabulary.
+    about: more keys of meta.pkl.
 
     Validation data are the training data, by design: the question is what is recalled and what is held out.
     """
     text = ''.join(lines)
-    codec = Codec.of_text(text)
+    codec = Codec.of_text(characters)
     tokens = np.array(codec.encode(text), dtype='<u2').tobytes()
     meta = {'vocab_size': len(codec.stoi), 'stoi': codec.stoi, 'itos': codec.itos, **about}
     folder = Path(folder)
