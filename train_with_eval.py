@@ -72,7 +72,7 @@ def train(config, dataset, device, dtype, ranks):
         logs = [kind(config) for kind in log_kinds if ranks.leader]
         interruption, progress = Interruption(), Progress(t, config, quiet=not ranks.leader)
         progress.say(f'{folder.path}: {about["num_params"]:,} parameters, {config.num_seeds} seed(s), from iteration {t} to '
-                     f'{config.max_iters} on {about["hardware"]}; the step is {engine.path}')
+                     f'{config.max_iters} on {about["hardware"]}; the step is {engine.path}, in {str(dtype).removeprefix("torch.")}')
 
         def watch(first, losses):
             """losses (steps, R) from iteration `first` on"""
@@ -117,7 +117,7 @@ def main():
     config = read_settings()
     ranks = Ranks.from_environment(config)
     device = choose_device(config.device, ranks.local)
-    dtype = choose_dtype(config.dtype, device)
+    dtype = choose_dtype(config.dtype, device, config.n_embd)
     dataset = Dataset(config.dataset, config.block_size)
     try:
         return train(config, dataset, device, dtype, ranks)

@@ -64,7 +64,7 @@ class Config:
     # the machine
     device: str = setting('auto', 'auto (CUDA, then MPS, then the CPU), or a torch device such as cpu or cuda:1')
     dtype: str = setting('auto', 'of the arithmetic: auto is bfloat16 on a GPU that has it, float16 on one that does '
-                         'not, float32 on a CPU', choices=('auto', 'float32', 'bfloat16', 'float16'))
+                         'not; float32 on a CPU, or bfloat16 for n_embd from 256 on where the CPU multiplies in it', choices=('auto', 'float32', 'bfloat16', 'float16'))
     compile: str = setting('auto', 'auto (where it works), True or False', choices=('auto', 'True', 'False'))
 
     def check(self):

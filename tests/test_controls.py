@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from conftest import TINY, new_engine, run_script, tiny_config, train, weights
-from tbtt import rng
+from tbtt import device, rng
 from tbtt.batches import NOTHING, Batches
 from tbtt.cli import UserError
 from tbtt.dataset import Dataset
+from tbtt.device import choose_dtype
 from tbtt.evaluate import Losses, token_losses
 from tbtt.prepare import deal
 from tbtt.replicas import Replicas
 from tbtt.results import format_results, read_results
+from tbtt.sweep.plan import Sweep
 from tbtt.sweep.summary import as_the_paper, data_digest, in_blocks, read_summaries, row_of_paper, seed_row, write_summary
 from tbtt.tasks import Arithmetic, Capitals, tasks_from
 
@@ -268,6 +270,27 @@ def test_training_takes_the_setting_and_a_resumed_run_keeps_it(command, small_ma
     assert refused.status == 2 and next(iter(settings)) in refused.err
 
 
+# --- the sweeps that ask
+
+SWEEPS = {'arithmetic': 6 * 32, 'arithmetic_wide': 3 * 8, 'facts_both': 4 * 16, 'facts_both_wd': 4 * 8, 'facts_both_wide': 2 * 4,
+          'control_answers': 3 * 8, 'control_line': 3 * 8, 'control_fresh': 3 * 8, 'control_mixed': 3 * 8,
+          'control_pairs': 4 * 8, 'bits_table': 6 * 7 * 4, 'bits_strings': 6 * 7 * 4}
+
+
+@pytest.mark.parametrize('name, seeds', SWEEPS.items())
+def test_every_sweep_expands_to_its_seeds_and_its_data_can_be_prepared(name, seeds, tmp_path):
+    sweep = Sweep(f'config/sweep_{name}.py', {}, tmp_path)
+    assert len(sweep.runs) * sweep.num_seeds == seeds and len({run.name for run in sweep.runs}) == len(sweep.runs)
+    run = sweep.runs[-1]
+    sweep.prepare(run)
+    config = run.config()
+    dataset = Dataset(config.dataset, config.block_size)
+    Batches(dataset.train, config.block_size, config.windows, config.line_order, dataset.newline)
+    if name.startswith('bits'):    # what is asked of a model has to be in its sight
+        longest = max(map(len, dataset.codec.decode(dataset.train.tolist()).splitlines(keepends=True)))
+        assert longest <= config.block_size + 1 and config.windows == 'line'
+
+
 # --- what a summary says of controls
 
 @pytest.mark.parametrize('control', [{'windows': 'line'}, {'line_order': 'fresh'}])
@@ -299,3 +322,19 @@ def test_runs_and_summaries_from_before_these_settings_have_the_papers(tmp_path)
     for name in ('summary', 'old'):
         read, = read_summaries([tmp_path / f'{name}.csv'])
         assert (read['windows'], read['line_order'], read['order_learned']) == ('any', 'fixed', None)
+
+
+# --- the arithmetic of wide models
+
+@pytest.mark.parametrize('name, n_embd, able, expected', [
+    ('auto', 384, True, 'bfloat16'), ('auto', 256, True, 'bfloat16'), ('auto', 255, True, 'float32'),
+    ('auto', 384, False, 'float32'), ('float32', 384, True, 'float32'), ('bfloat16', 14, False, 'bfloat16')])
+def test_a_cpu_trains_wide_models_in_bfloat16_where_it_multiplies_in_it(monkeypatch, name, n_embd, able, expected):
+    monkeypatch.setattr(device, 'multiplies_bfloat16', lambda: able)
+    assert choose_dtype(name, torch.device('cpu'), n_embd) == getattr(torch, expected)
+
+
+def test_the_start_line_names_the_arithmetic(command, small_math, tmp_path):
+    run = {**TINY, 'max_iters': 1, 'dataset': small_math}
+    assert 'in bfloat16' in command('train_with_eval.py', out_dir=tmp_path / 'a', dtype='bfloat16', **run).out
+    assert 'in float32' in command('train_with_eval.py', out_dir=tmp_path / 'b', **run).out
