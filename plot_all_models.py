@@ -11,13 +11,14 @@ a band the range. Above each panel stands how many held-out questions are answer
 """
 from pathlib import Path
 
+from tbtt.cli import Parser, run    # first: it says what is missing
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tbtt import paper
-from tbtt.cli import Parser, run
 from tbtt.figures import BESIDE, LOSS_LOOKS, accuracy_and_loss, add_format, draw_seeds, look, save
 from tbtt.results import Results, answered_text, find_seeds, read_info, read_results, stack_seeds
 

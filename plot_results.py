@@ -10,12 +10,13 @@ range, and a black dot the percentage of the seeds that have all at 100%. --besi
 """
 from pathlib import Path
 
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbtt import paper
-from tbtt.cli import Parser, UserError, run
 from tbtt.figures import BESIDE, LOSS_LOOKS, LOSS_TOP, accuracy_and_loss, add_format, draw_seeds, legend_once, look, save
 from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, read_info, read_results, scores,
                           stack_seeds)

@@ -12,15 +12,16 @@ pairs than (5,7) were held out capacity_heldout.png, a column a set of pairs. Ta
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt import paper
-from tbtt.cli import Parser, UserError, run
 from tbtt.figures import (BESIDE, BLACK, PURPLE, add_format, draw_seeds, legend_once, look, marker, parameters_axis,
                           percent_axis, save)
 from tbtt.results import Results, group_label, read_results, stack_seeds

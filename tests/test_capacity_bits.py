@@ -112,7 +112,7 @@ def measured(tmp_path_factory):
         "base = 'config/train_math_mini_14.py'\naxes = {'n_embd': [4]}\nnum_seeds = 2\n"
         "data = {'answers': ['shuffled'], 'heldout': ['none'], 'max_operand': [1, 3]}\n" + tiny)
     (folder / 'sweep_bits_strings.py').write_text(
-        "base = 'config/train_strings_mini_14.py'\naxes = {'n_embd': [4]}\nnum_seeds = 1\ndata = {'num': [4]}\n" + tiny)
+        "base = 'config/random_strings.py'\naxes = {'n_embd': [4]}\nnum_seeds = 1\ndata = {'num': [4]}\n" + tiny)
     paths = [folder / f'sweep_bits_{name}.py' for name in ('table', 'strings')]
     result = shell('analysis/measure_capacity.py', *paths, cwd=folder)
     assert result.status == 0, result.err

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import TINY, new_engine, run_script, tiny_config, train, weights
-from tbtt import device, rng
+from tbtt import device
 from tbtt.batches import NOTHING, Batches
 from tbtt.cli import UserError
 from tbtt.dataset import Dataset

@@ -1,5 +1,5 @@
 # Random strings, at the width of n14. Not in the paper: how many bits does a model hold?
-out_dir = 'strings_mini_14'
+out_dir = 'random_strings'
 dataset = 'random_strings'
 n_embd = 14
 block_size = 16
