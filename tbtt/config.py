@@ -52,6 +52,11 @@ class Config:
     block_size: int = setting(9, 'characters of context', low=1, high=10**6)
     bias: bool = setting(False, 'biases in linear layers and layer norms')
     dropout: float = setting(0.0, 'share of activations dropped', low=0, high=0.999)
+    # the windows of a batch
+    windows: str = setting('any', 'any: anywhere in the text; line: each within one line, so that no order '
+                           'of lines can be learned', choices=('any', 'line'))
+    line_order: str = setting('fixed', 'fixed: lines follow each other as in the text; fresh: they are dealt '
+                              'out anew for every window', choices=('fixed', 'fresh'))
     # the optimizer
     batch_size: int = setting(882, 'windows a step; where gradients are accumulated, a micro-step',
                               low=1, high=10**7)
@@ -81,7 +86,8 @@ class Config:
     # the machine
     device: str = setting('auto', 'auto (CUDA, then MPS, then the CPU), or a torch device: cpu, cuda:1, ...')
     dtype: str = setting('auto', 'of the arithmetic: auto is bfloat16 on a GPU that has it, float16 on '
-                         'others, float32 on a CPU', choices=('auto', 'float32', 'bfloat16', 'float16'))
+                         'others; float32 on a CPU, but bfloat16 where it has that and n_embd is 256 or more',
+                         choices=('auto', 'float32', 'bfloat16', 'float16'))
     compile: str = setting('auto', 'auto (where it works), True or False', choices=('auto', 'True', 'False'))
 
     def check(self) -> 'Config':
@@ -112,7 +118,7 @@ class Config:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # The groups of --help, each named by its first setting.
-GROUPS = {'out_dir': 'the run', 'n_layer': 'the model', 'batch_size': 'the optimizer',
+GROUPS = {'out_dir': 'the run', 'n_layer': 'the model', 'windows': 'the windows of a batch', 'batch_size': 'the optimizer',
           'eval_interval': 'measuring', 'log_interval': 'logging', 'device': 'the machine'}
 
 
