@@ -56,7 +56,7 @@ class Trainer:
         model_args = self.config.model_args(self.dataset.meta['vocab_size'])
         replicas = Replicas.from_seeds(model_args, numbers, self.device)
         engine = Engine(replicas, self.dataset.train, numbers, self.config, self.device, self.dtype,
-                        self.ranks)
+                        self.ranks, self.dataset.newline)
         engine.load(folder.states(seeds, engine.snapshot()))
         max_tokens = tokens_per_pass(replicas.template.config, len(numbers), self.device)
         return engine, Evaluation(engine.forward, self.dataset, self.config, engine.seeds, max_tokens)
@@ -69,7 +69,7 @@ class Trainer:
         folder.start(num_params=num_params, step=engine.path, **made_by)
         report.start(first, f'{folder.path}: {num_params:,} parameters, {len(engine.seeds)} seed(s), '
                             f'from iteration {first} to {self.config.max_iters} on {made_by["hardware"]}; '
-                            f'the step is {engine.path}')
+                            f'the step is {engine.path}, in {str(self.dtype).removeprefix("torch.")}')
 
     def is_due(self, iteration: int) -> bool:
         """Is there an evaluation at this iteration?"""
@@ -129,7 +129,7 @@ def main() -> int:
     config = read_settings()
     ranks = Ranks.from_environment(config)
     device = choose_device(config.device, ranks.local)
-    dtype = choose_dtype(config.dtype, device)
+    dtype = choose_dtype(config.dtype, device, config.n_embd)
     dataset = Dataset(config.dataset, config.block_size)
     trainer = Trainer(config, dataset, device, dtype, ranks)
     try:
