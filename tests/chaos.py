@@ -321,9 +321,9 @@ class Chaos:
         first = draw.randrange(len(SEEDS))
         seeds = SEEDS[first:first + 1] if kind == 'single' else SEEDS[:4] if kind == 'sweep' else draw.choice(
             [SEEDS, SEEDS[:2], SEEDS[1:3], SEEDS[2:], SEEDS[1:]])
-        fate = draw.choice(['alone', 'within', 'within', 'kill', 'stop', 'int', 'term', 'twice'])
-        at = draw.uniform(0, 1.5 * self.seconds)
-        moment = draw.randint(1, draw.choice([40, 400, 1200])) if fate == 'within' else None
+        fate = draw.choice(['alone', 'within', 'within', 'within', 'kill', 'kill', 'stop', 'int', 'term', 'twice'])
+        at = draw.uniform(0, self.seconds)
+        moment = draw.randint(1, draw.choice([40, 200, 1000])) if fate == 'within' else None
         self.count[f'{kind} started'] += 1
         if kind == 'sweep':
             fate, at = ('alone' if fate == 'within' else fate), draw.uniform(0, 15)
@@ -480,7 +480,7 @@ def main() -> None:
         assert run_script('data/as_math/prepare.py', max_operand=4, heldout='1,3',
                           out_dir=f'{root}/data') == 0
         kinds = ('single', 'joint') * 6 + ('pair',) * 4 + ('sweep',)
-        chaos = Chaos(Path(root), Path(root) / 'data', random.Random(args.seed), kinds)
+        chaos = Chaos(Path(root), Path(root) / 'data', random.Random(args.seed), kinds, max_iters=40)
         end = time.monotonic() + 60 * args.minutes
         while time.monotonic() < end:
             for _ in range(chaos.draw.randint(2, 8)):

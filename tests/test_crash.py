@@ -21,6 +21,9 @@ import tbtt.run_folder
 from chaos import SCRIPT, SETTINGS, Chaos, Moments, Training, difference, free_port, rank_of_two
 from conftest import contents, load
 from tbtt.results import read_results
+from tbtt.sweep import launch
+from tbtt.sweep.plan import Sweep
+from test_sweep import sweep_file
 
 SHORT = dict(SETTINGS, max_iters=4)
 LONG = dict(SETTINGS, max_iters=100_000)
@@ -150,7 +153,8 @@ def test_a_power_cut_finds_every_file_on_the_disk_before_the_list_that_names_it(
     renames = [i for i, event in enumerate(events) if event[0] == 'rename']
     commit, first = renames[0], renames[2]    # two lists, then the files
     assert all(events[i][1].endswith(tbtt.atomic.COMMIT) for i in renames[:2])
-    flushed = [{event for event in part if isinstance(event, str)} for part in (events[:commit], events[commit:first], events[first:])]
+    flushed = [{event for event in events[begin:end] if isinstance(event, str)}
+               for begin, end in ((0, commit), (commit, first), (first, None))]
     names = {str(folder) for folder in folders}
     assert names <= flushed[0] and sum(path.endswith(tbtt.atomic.TMP) for path in flushed[0]) >= 4
     assert names <= flushed[1]    # the lists themselves, before anything is put in place
@@ -208,9 +212,10 @@ def holder(training, tmp_path):
     """holder(pair=False, **settings): a training that is under way in the folder, in one process or two."""
     def hold(pair=False, **settings):
         port = free_port()
-        ranks = [training(**settings, prepare=as_rank(rank, port)) for rank in range(2)] if pair else [training(**settings)]
-        assert all([rank.says('iter      2') for rank in ranks[:1]]), ranks[0].said()
-        return ranks
+        prepares = [as_rank(rank, port) for rank in range(2)] if pair else [lambda: None]
+        held = [training(**settings, prepare=prepare) for prepare in prepares]
+        assert held[0].says('iter      2'), held[0].said()
+        return held
     return hold
 
 
@@ -236,10 +241,13 @@ def refused(training, tmp_path, **settings):
     (dict(JOINT, pair=True), dict(ONE, out_dir='run/seed_1338', init_from='resume')),
     (dict(LONG), dict(LONG, init_from='resume')),
     (dict(LONG), dict(JOINT, overwrite=True)),
-], ids=['a single, a joint', 'a single, a joint over it', 'a joint, a single', 'a joint, a joint', 'a joint, a single over it',
-        'a pair, a single of the second', 'a single, the same', 'a single, a joint over it all'])
-def test_a_second_training_is_refused_while_the_first_lives_and_changes_nothing(training, ended, holder, tmp_path, first, second):
-    first, second = ({**settings, 'out_dir': tmp_path / settings.get('out_dir', 'run')} for settings in (first, second))
+], ids=['a single, a joint', 'a single, a joint over it', 'a joint, a single', 'a joint, a joint',
+        'a joint, a single over it', 'a pair, a single of the second', 'a single, the same',
+        'a single, a joint over it all'])
+def test_a_second_training_is_refused_while_the_first_lives_and_changes_nothing(
+        training, ended, holder, tmp_path, first, second):
+    first, second = ({**settings, 'out_dir': tmp_path / settings.get('out_dir', 'run')}
+                     for settings in (first, second))
     held = holder(**first)
     for one in held:
         one.kill(signal.SIGSTOP)
@@ -256,11 +264,15 @@ def test_a_second_training_is_refused_while_the_first_lives_and_changes_nothing(
 
 
 def test_a_refused_start_leaves_a_live_change_alone(training, ended, small_math, tmp_path):
-    """The holder stands between its list and the renames: what is beside its places is no leftover of a
-    crash."""
+    """The holder stands between its list and the renames: what it has beside its places is no leftover."""
     ended(**JOINT | dict(max_iters=2))
-    held = training('run/seed_1338', **ONE | dict(max_iters=6, init_from='resume'), prepare=lambda: setattr(
-        tbtt.atomic, 'put_in_place', before(tbtt.atomic.put_in_place, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGSTOP))))
+    put_in_place = tbtt.atomic.put_in_place
+
+    def stop_first(*args):
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        put_in_place(*args)
+    held = training('run/seed_1338', **ONE | dict(max_iters=6, init_from='resume'),
+                    prepare=lambda: setattr(tbtt.atomic, 'put_in_place', stop_first))
     wait_for_stop(held)
     assert any((tmp_path / 'run/seed_1338').glob(f'*{tbtt.atomic.TMP}'))
     refused(training, tmp_path, **JOINT | dict(init_from='resume'))
@@ -272,24 +284,42 @@ def test_a_refused_start_leaves_a_live_change_alone(training, ended, small_math,
     assert difference(tmp_path / 'whole', tmp_path / 'run/seed_1338') == 0
 
 
-def before(function, action):
-    """A function that does something else first."""
-    return lambda *args: (action(), function(*args))[1]
-
-
 def wait_for_stop(process):
     while Path(f'/proc/{process.pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'T':
         assert process.ended() is None, process.said()
         time.sleep(0.005)
 
 
-def test_a_run_that_comes_and_goes_between_the_look_and_the_lock_is_not_deleted(command, monkeypatch, small_math, tmp_path):
+def test_a_sweep_waits_for_who_stands_still_and_goes_on_when_he_dies(training, monkeypatch, tmp_path):
+    monkeypatch.setattr(launch, 'WAIT', 0.05)
+    sweep = Sweep(sweep_file(tmp_path, num_seeds=2), {}, tmp_path)
+    job, = sweep.jobs(8)
+    sweep.prepare(job.run)
+    place = job.folder / 'seed_1338'
+    held = training(**vars(job.run.config()) | dict(seed=1338, num_seeds=1, out_dir=place, max_iters=100_000))
+    assert held.says('iter     10'), held.said()
+    held.kill(signal.SIGSTOP)
+    before, ended, said = contents(place), [], []
+    waiting = threading.Thread(target=lambda: ended.append(launch.do(job, launch.Children(), {}, said.append)))
+    waiting.start()
+    while not said:
+        time.sleep(0.01)
+    assert not ended and str(place) in said[0] and contents(place) == before and not launch.done(job)
+    held.kill()
+    held.wait()
+    waiting.join(60)
+    assert ended == [None] and len(said) == 1 and launch.done(job)
+
+
+def test_a_run_that_comes_and_goes_between_the_look_and_the_lock_is_not_deleted(
+        command, monkeypatch, small_math, tmp_path):
     settings = SHORT | dict(dataset=small_math, out_dir=tmp_path / 'run')
     take, came = tbtt.run_folder.Locks.take, []
 
     def slow(self, folder):
         if not came:
-            came.append(Training(tmp_path / 'log', settings, lambda: setattr(tbtt.run_folder.Locks, 'take', take)).wait())
+            other = Training(tmp_path / 'log', settings, lambda: setattr(tbtt.run_folder.Locks, 'take', take))
+            came.append(other.wait())
         take(self, folder)
     for second in (dict(), dict(overwrite=True)):
         came.clear()

@@ -5,18 +5,15 @@ import re
 import shutil
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
-import filelock
 import pytest
 import torch
 
 from conftest import HERE, TINY, contents, run_script, shell, start
-from tbtt.sweep import launch
 from tbtt.cli import UserError
-from tbtt.sweep.launch import Children, do
+from tbtt.sweep.launch import Children
 from tbtt.sweep.plan import Sweep, shard
 from tbtt.results import read_results
 from tbtt.sweep.summary import read_summaries
@@ -276,23 +273,6 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(tmp
         'dataset': tmp_path / 'tiny' / 'data' / 'as_math'})
     assert alone.status == 0, alone.err
     assert same_weights(run, tmp_path / 'alone')
-
-
-def test_a_sweep_waits_for_an_orphan_that_still_holds_a_seed_and_goes_on_when_it_dies(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, 'WAIT', 0.1)
-    sweep = Sweep(sweep_file(tmp_path, num_seeds=2), {}, tmp_path)
-    job, = sweep.jobs(8)
-    sweep.prepare(job.run)
-    place = job.folder / 'seed_1338'
-    place.mkdir(parents=True)
-    ended, said = [], []
-    with filelock.FileLock(place / '.lock'):
-        retry = threading.Thread(target=lambda: ended.append(do(job, Children(), {}, said.append)))
-        retry.start()
-        wait_for(lambda: said)
-        assert not ended and not list(job.folder.rglob('ckpt.pt')) and str(place) in said[0]
-    retry.join(60)
-    assert ended == [None] and len(list(job.folder.rglob('ckpt.pt'))) == 2
 
 
 def test_two_sweeps_at_once_leave_what_one_leaves(swept, tmp_path):
