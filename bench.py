@@ -24,19 +24,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tbtt import markdown, slow
-from tbtt.command import Parser, UserError, run
+from tbtt import baseline, figures
+from tbtt.cli import Parser, UserError, run
 from tbtt.config import ROOT, load_config
-from tbtt.corpus import Corpus
+from tbtt.trace.corpus import Corpus
 from tbtt.dataset import Dataset, texts
 from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.engine import Engine
 from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluation
-from tbtt.memorization import overlap
+from tbtt.trace.memorization import overlap
 from tbtt.paper import MODELS, TASKS
 from tbtt.prepare import write_dataset
 from tbtt.replicas import Replicas
-from tbtt.run import provenance
+from tbtt.run_folder import provenance
 from tbtt.tasks import Arithmetic, Capitals
 
 SECTIONS = ('step', 'evaluation', 'replicas', 'run', 'trace')
@@ -56,9 +56,9 @@ class Setup:
         args = config.model_args(self.dataset.meta['vocab_size'])
         seeds = list(range(config.seed, config.seed + num_seeds))
         self.replicas = Replicas.from_seeds(args, seeds, device)
-        self.slow_model = slow.SlowGPT(args).to(device)
+        self.slow_model = baseline.SlowGPT(args).to(device)
         self.slow_model.load_state_dict(self.replicas.state_dict(self.replicas.flat[0]))
-        self.slow_optimizer = slow.slow_optimizer(self.slow_model, config)
+        self.slow_optimizer = baseline.slow_optimizer(self.slow_model, config)
         self.engine = Engine(self.replicas, self.dataset.train, seeds, config, device, self.dtype)
         self.evaluation = Evaluation(self.engine.forward, self.dataset, config, self.engine.seeds)
 
@@ -71,7 +71,7 @@ class Setup:
     def plain_loop(self):
         """The same model and step without the axis of replicas."""
         weights = {name: value[0].clone() for name, value in self.replicas.named(self.replicas.flat).items()}
-        return slow.PlainLoop(self.replicas.template, weights, self.config)
+        return baseline.PlainLoop(self.replicas.template, weights, self.config)
 
     def plain_steps(self, plain, count):
         """`count` steps of a plain loop on the same batches. -> its last loss"""
@@ -85,7 +85,7 @@ class Setup:
         self.slow_model.train()
         starts, rates = self.engine.stretch(0, count)
         for batch, rate in zip(starts[:, 0, 0].tolist(), rates.tolist()):
-            loss = slow.slow_step(self.slow_model, self.slow_optimizer, self.dataset.train, batch, rate, self.config,
+            loss = baseline.slow_step(self.slow_model, self.slow_optimizer, self.dataset.train, batch, rate, self.config,
                                   self.dtype)
         return loss
 
@@ -100,11 +100,11 @@ class Setup:
             return self.slow_answers_and_loss()
 
     def slow_answers_and_loss(self):
-        right = {name: slow.slow_score(self.slow_model, task, self.dataset.codec, NUM_SAMPLES, TEMPERATURE, TOP_K)
+        right = {name: baseline.slow_score(self.slow_model, task, self.dataset.codec, NUM_SAMPLES, TEMPERATURE, TOP_K)
                  for name, task in self.dataset.tasks.items()}
         for data in (self.dataset.train, self.dataset.val):
             batches = torch.randint(len(data) - self.config.block_size, (self.config.eval_iters, self.config.batch_size))
-            loss = slow.slow_losses(self.slow_model, data, batches)
+            loss = baseline.slow_losses(self.slow_model, data, batches)
         return right, loss
 
 
@@ -216,7 +216,7 @@ def bench_trace(tasks, sizes, folder, device):
     for task in tasks:
         args = [f'--dataset={folder / task}', f'--out_dir={folder / "traced" / task}', f'--device={device}']
         untrained = ['train_with_eval.py', f'config/train_{task}_{MODELS["n14"]}.py', '--max_iters=0', '--compile=False']
-        for command in (untrained, ['trace_memorization.py']):
+        for command in (untrained, ['analysis/trace_memorization.py']):
             command[0] = str(ROOT / command[0])
             begin = time.perf_counter()
             subprocess.run([sys.executable, *command, *args], check=True, stdout=subprocess.DEVNULL)
@@ -302,7 +302,7 @@ def report(about):
         rows.append([row['what'], milliseconds(row['ours_ms']), *against, remark(row)])
     return (f'{about["hardware"]}; torch {about["versions"]["torch"]}, Python {about["versions"]["python"]}; commit '
             f'{about["commit"]}; peak memory {about["peak_memory_mb"]:.0f} MB. Medians, smallest and largest in brackets.\n\n'
-            + markdown.table(['what', 'ours, ms', 'slow twin, ms', 'times faster', ''], rows))
+            + figures.markdown_table(['what', 'ours, ms', 'slow twin, ms', 'times faster', ''], rows))
 
 
 def names(known):

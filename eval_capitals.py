@@ -8,10 +8,10 @@ iteration. --json prints the same for programs. Takes a few seconds.
 """
 import json
 
-from tbtt.command import Parser, run
+from tbtt.cli import Parser, run
 from tbtt.evaluate import NUM_SAMPLES
-from tbtt.run import BEST
-from tbtt.trained import Trained, add_options, totals
+from tbtt.run_folder import BEST
+from tbtt.inference import Trained, add_options, totals
 
 
 def main():

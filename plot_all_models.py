@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tbtt import paper
-from tbtt.command import Parser, run
+from tbtt.cli import Parser, run
 from tbtt.figures import LOOK, accuracy_and_loss, draw_seeds, save
 from tbtt.results import find_seeds, read_info, read_results, stack_seeds
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tbtt import paper
-from tbtt.command import Parser, UserError, run
+from tbtt.cli import Parser, UserError, run
 from tbtt.figures import LOOK, LOSS_TOP, accuracy_and_loss, draw_seeds, save
 from tbtt.results import best_row, find_seeds, read_info, read_results, stack_seeds
 

@@ -7,11 +7,11 @@ Prints each sample with its prompt, and a line of dashes after each.
 """
 from pathlib import Path
 
-from tbtt import draws
-from tbtt.command import Parser, UserError, run
+from tbtt import rng
+from tbtt.cli import Parser, UserError, run
 from tbtt.generate import generate
-from tbtt.run import LATEST
-from tbtt.trained import Trained, add_options
+from tbtt.run_folder import LATEST
+from tbtt.inference import Trained, add_options
 
 
 def positive(kind):
@@ -51,7 +51,7 @@ def main():
     trained = Trained(args)
     prompt = trained.codec.encode(start)
     completions = generate(
-        trained.forward, [prompt], trained.seeds, draws.SAMPLES, num_samples=args.num_samples,
+        trained.forward, [prompt], trained.seeds, rng.SAMPLES, num_samples=args.num_samples,
         max_new_tokens=args.max_new_tokens, block_size=trained.config.block_size, temperature=args.temperature,
         top_k=args.top_k)
     for row in completions.row[0, 0].tolist():

@@ -18,12 +18,12 @@ import sys
 import torch
 from tqdm import tqdm
 
-from tbtt.command import Parser, UserError, run
+from tbtt.cli import Parser, UserError, run
 from tbtt.device import choose_device
-from tbtt.estimate import Estimates
-from tbtt.launch import Children, check_address, done, local, on_ray
-from tbtt.plan import ON_CPU, Sweep, shard
-from tbtt.summary import summarise, write_summary
+from tbtt.sweep.estimate import Estimates
+from tbtt.sweep.launch import Children, check_address, done, local, on_ray
+from tbtt.sweep.plan import ON_CPU, Sweep, shard
+from tbtt.sweep.summary import summarise, write_summary
 
 
 def read_arguments():

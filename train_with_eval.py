@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from tbtt.command import Parser, UserError, run
+from tbtt.cli import Parser, UserError, run
 from tbtt.config import FIELDS, add_settings, load_config
 from tbtt.dataset import Dataset
 from tbtt.device import choose_device, choose_dtype
@@ -23,9 +23,9 @@ from tbtt.evaluate import Evaluation
 from tbtt.logs import wanted
 from tbtt.memory import is_out_of_memory, replicas_that_fit, tokens_per_pass
 from tbtt.progress import Interruption, Progress, scores_line
-from tbtt.ranks import Ranks
+from tbtt.distributed import Ranks
 from tbtt.replicas import Replicas
-from tbtt.run import RunFolder, provenance
+from tbtt.run_folder import RunFolder, provenance
 
 
 def read_settings():

@@ -19,7 +19,7 @@ for wd in "" _wd; do
     done
     if compgen -G "results/*_m*$wd/" > /dev/null; then
         $python plot_all_models.py --root_dir results --output_dir results ${wd:+--wd}
-        $python make_tables.py --root_dir results ${wd:+--wd} > "results/tables$wd.md"
+        $python analysis/make_tables.py --root_dir results ${wd:+--wd} > "results/tables$wd.md"
     fi
 done
 for summary in "$from"/sweeps/*/summary.csv; do
@@ -35,7 +35,7 @@ for summary in "$from"/sweeps/*/summary.csv; do
             cp "$csv" "$(dirname "$csv")/run.json" "$to/$(dirname "${csv#"$sweep"/}")"
         done
     fi
-    $python plot_capacity.py "$summary" --output_dir "$to"
-    $python make_tables.py --claims "$summary" > "$to/claims.md"
+    $python analysis/plot_capacity.py "$summary" --output_dir "$to"
+    $python analysis/make_tables.py --claims "$summary" > "$to/claims.md"
 done
 $python tests/test_readme.py

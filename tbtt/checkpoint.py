@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from model import GPT, GPTConfig
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.config import ROOT
 from tbtt.dataset import Codec, check_meta, read_meta
 from tbtt.tasks import tasks_from

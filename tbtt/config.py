@@ -6,7 +6,7 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
-from tbtt.command import InvalidSetting, UserError, true_or_false, unknown_name
+from tbtt.cli import InvalidSetting, UserError, true_or_false, unknown_name
 
 ROOT = Path(__file__).resolve().parent.parent    # the folder of the scripts, whatever folder they are run from
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.config import ROOT
 from tbtt.tasks import tasks_from
 

@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from tbtt.command import UserError
+from tbtt.cli import UserError
 
 
 def choose_device(name, local_rank=0):

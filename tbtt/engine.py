@@ -5,13 +5,13 @@ from typing import NamedTuple
 import torch
 from torch.func import functional_call, grad_and_value
 
-from tbtt import draws
+from tbtt import rng
 from tbtt.checkpoint import build_model, pack_optimizer, unpack_optimizer
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.dataset import texts
 from tbtt.device import autocast
 from tbtt.evaluate import token_losses
-from tbtt.ranks import Ranks
+from tbtt.distributed import Ranks
 
 WORTH_COMPILING = 1000    # steps; compiling takes about as long as some thousand eager steps of the smallest model
 
@@ -175,7 +175,7 @@ class Engine:
     def stretch(self, first, last):
         """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B) and learning rates."""
         config, micro = self.config, self.config.gradient_accumulation_steps
-        starts = draws.batch_starts(self.seeds, first, last, micro * config.batch_size,
+        starts = rng.batch_starts(self.seeds, first, last, micro * config.batch_size,
                                     len(self.data) - config.block_size)
         rates = torch.tensor([learning_rate(config, t) for t in range(first, last)], device=self.device)
         return self.ranks.share(starts.unflatten(-1, (micro, -1)).movedim(-2, 1)).contiguous(), rates
@@ -186,7 +186,7 @@ class Engine:
         self.replicas.template.train()
         if first % self.config.eval_interval == 0:
             share = self.ranks.rank if self.ranks.split else 0    # dealt seeds differ in the seed itself
-            torch.manual_seed(int(draws.random_bits(int(self.seeds[0]), draws.DROPOUT, first, share)))
+            torch.manual_seed(int(rng.random_bits(int(self.seeds[0]), rng.DROPOUT, first, share)))
         elif self.stream is not None:
             self.random().set_state(self.stream)
         t = first

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tbtt import draws
+from tbtt import rng
 from tbtt.dataset import windows
 from tbtt.generate import generate
 from tbtt.results import SCORES
@@ -49,7 +49,7 @@ class Evaluator:
         """Sampled answers to a task. -> Completions"""
         task = self.tasks[name]
         stop = None if task.stop is None else self.codec.stoi[task.stop]
-        return generate(self.forward, self.prompts[name], self.seeds, draws.ANSWERS, iteration, num_samples=NUM_SAMPLES,
+        return generate(self.forward, self.prompts[name], self.seeds, rng.ANSWERS, iteration, num_samples=NUM_SAMPLES,
                         max_new_tokens=task.max_new_tokens, block_size=self.block_size, temperature=TEMPERATURE,
                         top_k=TOP_K, stop=stop, max_tokens=self.max_tokens)
 
@@ -144,7 +144,7 @@ class Losses:
             starts = torch.arange(num_windows, device=data.device)
         else:
             rows = torch.arange(self.num_sampled, device=data.device)
-            starts = draws.integers(num_windows, self.seeds[:, None], draws.LOSSES, iteration, rows)
+            starts = rng.integers(num_windows, self.seeds[:, None], rng.LOSSES, iteration, rows)
         total = 0
         for piece in starts.split(max(1, self.max_tokens // self.block_size), dim=-1):
             x, y = windows(data, piece, self.block_size)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tbtt.command import UserError
-from tbtt.files import write_file
+from tbtt.cli import UserError
+from tbtt.atomic import write_file
 
 LOOK = {
     'add_acc': dict(label='Addition', color='tab:green', linestyle='-', linewidth=1.8),
@@ -54,3 +54,8 @@ def save(figure, path, dpi=150):
     figure.savefig(picture, format=kind, dpi=dpi)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, picture.getvalue())
+
+
+def markdown_table(heads, rows):
+    """Markdown of texts: heads (C,), rows of (C,) each."""
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in (heads, ['---'] * len(heads), *rows))

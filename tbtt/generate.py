@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import torch
 
-from tbtt.draws import gumbel
+from tbtt.rng import gumbel
 
 STEPS = 20    # as many steps' noise is drawn at once: it takes as long as that of one
 

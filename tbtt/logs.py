@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from statistics import mean
 
-from tbtt.command import UserError
+from tbtt.cli import UserError
 
 
 def means(rows):

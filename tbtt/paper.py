@@ -2,7 +2,7 @@
 import csv
 from pathlib import Path
 
-from tbtt.command import UserError
+from tbtt.cli import UserError
 
 ITERS = 30_000                                                  # iterations of every run
 TASKS = {'math': 'Arithmetic', 'facts': 'Facts', 'both': 'Arithmetic and facts'}

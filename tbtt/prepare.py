@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tbtt.command import Parser, UserError
+from tbtt.cli import Parser, UserError
 from tbtt.dataset import Codec
-from tbtt.files import write_file
+from tbtt.atomic import write_file
 from tbtt.tasks import MAX_LINES, Arithmetic, Capitals
 
 

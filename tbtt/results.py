@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tbtt.command import UserError
+from tbtt.cli import UserError
 
 # What does not apply to a run (facts in an arithmetic run) is blank. `add_*` and `sub_*` count all pairs of operands,
 # the held-out ones included. `*_acc` are percent. `*_prob` are means over prompts of the exact probability of the right

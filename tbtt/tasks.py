@@ -7,7 +7,7 @@ import csv
 import re
 from pathlib import Path
 
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.config import ROOT
 
 FACTS = ROOT / 'data' / 'facts_char' / 'capitals.csv'

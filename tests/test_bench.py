@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import bench
-from tbtt import slow
+from tbtt import baseline
 from tbtt.engine import Engine
 from tbtt.evaluate import NUM_SAMPLES
 
@@ -42,9 +42,9 @@ def test_the_slow_twin_finds_the_same_loss_and_about_the_same_estimate(folder):
     setup = bench.Setup('math', 'n14', folder, CPU)
     row, = setup.evaluate()
     data, block_size = setup.dataset.train, setup.config.block_size
-    exact = slow.slow_losses(setup.slow_model, data, [list(range(len(data) - block_size))])
+    exact = baseline.slow_losses(setup.slow_model, data, [list(range(len(data) - block_size))])
     assert row['train_loss'] == pytest.approx(exact, rel=1e-5)
-    estimate = slow.slow_losses(setup.slow_model, data, torch.randint(len(data) - block_size, (5, 882)))
+    estimate = baseline.slow_losses(setup.slow_model, data, torch.randint(len(data) - block_size, (5, 882)))
     assert row['train_loss'] == pytest.approx(estimate, rel=0.01)
 
 
@@ -57,7 +57,7 @@ def test_the_slow_twin_gives_the_answers_of_ours_where_nothing_is_left_to_chance
     evaluator = setup.evaluation.evaluator
     completions = evaluator.sample('facts', 0)
     for i in (0, 25, 49):
-        theirs = slow.slow_generate(setup.slow_model.eval(), codec.encode(task.prompts[i]), 20, 0.01, 10)
+        theirs = baseline.slow_generate(setup.slow_model.eval(), codec.encode(task.prompts[i]), 20, 0.01, 10)
         ours = completions.tokens[completions.row[0, i, 0]].tolist()
         assert ours == theirs[:len(ours)]
     assert completions.row.shape == (1, 50, NUM_SAMPLES)

@@ -6,10 +6,10 @@ import pytest
 
 from conftest import run_script
 from tbtt.results import format_results, wilson_interval
-from tbtt.summary import PAIR, papers_recipe, read_summaries, write_summary
+from tbtt.sweep.summary import PAIR, papers_recipe, read_summaries, write_summary
 
 pytest.importorskip('scipy')
-claims = importlib.import_module('tbtt.claims')
+claims = importlib.import_module('tbtt.sweep.claims')
 
 
 def seeds(task, model, count, decay=0.0, **scores):
@@ -224,7 +224,7 @@ def summary(tmp_path):
 
 
 def test_the_verdicts_are_printed(summary, capsys):
-    assert run_script('make_tables.py', '--claims', summary) == 0
+    assert run_script('analysis/make_tables.py', '--claims', summary) == 0
     out = capsys.readouterr().out
     assert '| math n14, last | 40/40 | 4 of 4 seeds (51 to 100%) at 40/40 | 4 | holds |' in out
     assert out.count('Verdict: ') == 5
@@ -262,7 +262,7 @@ def test_the_training_figure_draws_a_line_a_width(summary):
 
 @pytest.mark.parametrize('kind, head', [('png', b'\x89PNG'), ('svg', b'<?xml'), ('pdf', b'%PDF')])
 def test_figures_are_written_in_every_format(summary, tmp_path, kind, head):
-    assert run_script('plot_capacity.py', summary, f'--output_dir={tmp_path / "out"}', f'--format={kind}') == 0
+    assert run_script('analysis/plot_capacity.py', summary, f'--output_dir={tmp_path / "out"}', f'--format={kind}') == 0
     assert all((tmp_path / 'out' / f'{name}.{kind}').read_bytes().startswith(head)
                for name in ('capacity', 'capacity_training'))
 
@@ -271,13 +271,13 @@ def test_without_the_seeds_beside_only_the_first_figure_is_drawn(summary, tmp_pa
     (tmp_path / 'alone').mkdir()
     alone = tmp_path / 'alone' / 'summary.csv'
     alone.write_bytes(summary.read_bytes())
-    assert run_script('plot_capacity.py', alone, f'--output_dir={tmp_path / "out"}') == 0
+    assert run_script('analysis/plot_capacity.py', alone, f'--output_dir={tmp_path / "out"}') == 0
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['capacity.png'] and 'left out' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('script, args', [
-    ('plot_capacity.py', ['nothing.csv']), ('plot_capacity.py', ['--format=gif']), ('make_tables.py', ['--claims']),
-    ('make_tables.py', ['--claims', 'nothing.csv'])])
+    ('analysis/plot_capacity.py', ['nothing.csv']), ('analysis/plot_capacity.py', ['--format=gif']), ('analysis/make_tables.py', ['--claims']),
+    ('analysis/make_tables.py', ['--claims', 'nothing.csv'])])
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, script, args):
     monkeypatch.chdir(tmp_path)
     assert run_script(script, *args) == 2
@@ -291,12 +291,12 @@ def test_runs_that_were_trained_differently_are_not_averaged(summary, capsys):
     other = lines[1].replace('seed_0', 'seed_9').split(',')    # "5,7" stands before and is quoted: one comma more
     other[at + 1], other[0] = '0.5', 'other'
     summary.write_text('\n'.join([*lines, ','.join(other)]) + '\n')
-    assert run_script('plot_capacity.py', summary) == 2
+    assert run_script('analysis/plot_capacity.py', summary) == 2
     assert 'differ in learning_rate, 0.01 and 0.5' in capsys.readouterr().err
 
 
 def test_a_summary_without_such_runs_says_what_to_train(summary, capsys):
-    assert run_script('plot_capacity.py', summary, '--weight_decay=0.5') == 2
+    assert run_script('analysis/plot_capacity.py', summary, '--weight_decay=0.5') == 2
     assert 'config/sweep_capacity.py' in capsys.readouterr().err
 
 
@@ -309,5 +309,5 @@ def test_other_held_out_pairs_have_a_figure_of_their_own(tmp_path):
     assert [label.get_text() for label in axes.get_xticklabels()] == ['0,9', '1,2', '2 pairs']
     assert sum(len(points.get_offsets()) for points in axes.collections if len(points.get_offsets()) == 3) == 18
     write_summary(tmp_path / 'summary.csv', rows)
-    assert run_script('plot_capacity.py', tmp_path / 'summary.csv', f'--output_dir={tmp_path}') == 0
+    assert run_script('analysis/plot_capacity.py', tmp_path / 'summary.csv', f'--output_dir={tmp_path}') == 0
     assert [path.name for path in tmp_path.glob('*.png')] == ['capacity_heldout.png']

@@ -9,7 +9,7 @@ from conftest import DATASETS, HERE, TINY, contents, load, options, shell, start
 from tbtt.config import FIELDS
 from tbtt.dataset import Dataset
 
-SCRIPTS = [str(path.relative_to(HERE)) for path in (*HERE.glob('*.py'), *HERE.glob('data/*/prepare.py'))
+SCRIPTS = [str(path.relative_to(HERE)) for path in (*HERE.glob('*.py'), *HERE.glob('analysis/*.py'), *HERE.glob('data/*/prepare.py'))
            if "__name__ == '__main__'" in path.read_text()]
 NOT_IN_A_CLONE = shutil.ignore_patterns('.*', '__pycache__', '*.bin', '*.pkl', '*.pt', 'train.txt', 'val.txt', 'tests',
                                         'results')
@@ -54,7 +54,7 @@ def test_plot_all_models_as_in_the_readme(clone):
 
 
 def test_make_tables_as_in_the_readme(clone):
-    assert '| n14' in succeed(clone, 'make_tables.py')
+    assert '| n14' in succeed(clone, 'analysis/make_tables.py')
 
 
 def test_sample_as_in_the_readme(clone):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-import tbtt.files
-import tbtt.run
+import tbtt.atomic
+import tbtt.run_folder
 from conftest import TINY, contents, load, shell
 from crash_torture import SCRIPT, SETTINGS, Torture, Training, difference, evaluations
 from tbtt.results import read_results
@@ -102,7 +102,7 @@ def test_a_run_killed_at_random_moments_is_the_run_that_was_not(torture):
 
 
 def test_a_run_killed_before_its_first_evaluation_starts_anew_without_a_word(training, ended, run, tmp_path):
-    ended('other', prepare=lambda: setattr(tbtt.run, 'write_files', die), status=-signal.SIGKILL)
+    ended('other', prepare=lambda: setattr(tbtt.run_folder, 'write_files', die), status=-signal.SIGKILL)
     ended('other')
     assert difference(run, tmp_path / 'other') == 0
 
@@ -116,10 +116,10 @@ def test_what_a_crash_leaves_lying_about_is_cleaned_up_and_nothing_of_the_users(
     for name, content in mine.items():
         (run / name).write_bytes(content)
     for name in ('ckpt.pt', 'results.csv'):
-        (run / f'{name}{tbtt.files.BESIDE}').write_bytes(b'half')
+        (run / f'{name}{tbtt.atomic.BESIDE}').write_bytes(b'half')
     before = unlocked(run)
     ended(init_from='resume')
-    assert unlocked(run) == {path: content for path, content in before.items() if not path.endswith(tbtt.files.BESIDE)
+    assert unlocked(run) == {path: content for path, content in before.items() if not path.endswith(tbtt.atomic.BESIDE)
                              or path in mine}
 
 
@@ -136,7 +136,7 @@ def test_a_power_cut_finds_every_file_on_the_disk_before_the_list_that_names_it(
     monkeypatch.setattr(os, 'fsync', lambda fd: (events.append(os.readlink(f'/proc/self/fd/{fd}')), fsync(fd)))
     monkeypatch.setattr(os, 'replace', lambda old, new: (events.append(('rename', str(new))), replace(old, new)))
     (tmp_path / 'seed_1').mkdir()
-    tbtt.files.write_files(tmp_path, {'a': b'a', 'seed_1/b': b'b'})
+    tbtt.atomic.write_files(tmp_path, {'a': b'a', 'seed_1/b': b'b'})
     commit, first = [i for i, event in enumerate(events) if event[0] == 'rename'][:2]
     folders = {str(tmp_path), str(tmp_path / 'seed_1')}
     assert folders <= {event for event in events[:commit] if isinstance(event, str)}
@@ -165,7 +165,7 @@ def test_a_signal_ends_the_step_saves_and_says_where(training, ended, tmp_path, 
 
 
 def test_a_second_ctrl_c_goes_at_once_and_corrupts_nothing(training, ended, tmp_path):
-    one = training(**LONG, prepare=lambda: slow(tbtt.run, 'to_bytes', 0.2))
+    one = training(**LONG, prepare=lambda: slow(tbtt.run_folder, 'to_bytes', 0.2))
     assert one.says('iter      4')
     one.kill(signal.SIGINT)
     time.sleep(0.05)
@@ -299,7 +299,7 @@ def test_a_loss_that_is_not_finite_is_in_the_results_and_not_in_a_checkpoint(end
 def test_the_last_good_checkpoint_is_written_though_the_disk_is_slower_than_the_loss(ended, tmp_path):
     def prepare():
         ill(1338, 3)
-        slow(tbtt.run, 'to_bytes', 0.3)
+        slow(tbtt.run_folder, 'to_bytes', 0.3)
     ended(prepare=prepare, num_seeds=3)
     assert load(tmp_path / 'run/seed_1338/ckpt.pt')['iter_num'] == 2
     assert [load(tmp_path / f'run/seed_{seed}/ckpt.pt')['iter_num'] for seed in (1337, 1339)] == [4, 4]

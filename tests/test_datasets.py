@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import DATASETS, HERE, contents
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.dataset import Dataset, windows
 from tbtt.prepare import check_counts, skew, zipf
 from tbtt.tasks import Arithmetic, Capitals, tasks_from

@@ -7,7 +7,7 @@ import torch
 
 from conftest import checkpoints, equal_weights, new_engine, tiny_config, train, weights
 from nanogpt import NanoGPT, slice_batch
-from tbtt import draws
+from tbtt import rng
 from tbtt.engine import learning_rate
 
 STATM = Path('/proc/self/statm')
@@ -40,7 +40,7 @@ def test_a_replica_is_the_run_that_its_seed_would_be_alone(math_data, R, iterati
 def test_seeds_differ_in_weights_and_in_batches(math_data):
     engine = new_engine(math_data.train, 17, tiny_config(num_seeds=2))
     assert not equal_weights(weights(engine, 0), weights(engine, 1))
-    starts = draws.batch_starts(engine.seeds, 0, 1, 16, 100)[0]
+    starts = rng.batch_starts(engine.seeds, 0, 1, 16, 100)[0]
     assert not torch.equal(starts[0], starts[1])
 
 
@@ -54,7 +54,7 @@ def test_steps_are_those_of_torchs_adamw_and_clipping_over_nanogpts_groups(math_
     optimizer = model.optimizer(config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
     losses, micro = train(engine, 0, 12)[:, 0], config.gradient_accumulation_steps
     for t in range(12):
-        starts = draws.batch_starts(engine.seeds, t, t + 1, 16 * micro, len(math_data.train) - 9)[0, 0]
+        starts = rng.batch_starts(engine.seeds, t, t + 1, 16 * micro, len(math_data.train) - 9)[0, 0]
         loss = model.loss(*slice_batch(math_data.train, starts, 9))
         assert losses[t].item() == pytest.approx(loss.item(), abs=2e-5)
         loss.backward()

@@ -6,8 +6,8 @@ import torch
 
 from conftest import equal_weights, new_engine, tiny_config, train, weights
 from nanogpt import NanoGPT, slice_batch
-from tbtt.command import UserError
-from tbtt.draws import ANSWERS, gumbel
+from tbtt.cli import UserError
+from tbtt.rng import ANSWERS, gumbel
 from tbtt.evaluate import AnswerWindows, Evaluator, Losses
 from tbtt.replicas import Replicas
 from tbtt.tasks import Arithmetic, Capitals

@@ -9,8 +9,8 @@ import torch
 
 import plot_frequency
 from conftest import TINY, run_script
-from tbtt.run import LATEST
-from tbtt.trained import Trained
+from tbtt.run_folder import LATEST
+from tbtt.inference import Trained
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +26,7 @@ def skewed(tmp_path_factory):
 
 
 def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
-    assert run_script('plot_frequency.py', skewed / 'one', skewed / 'two', f'--output_dir={tmp_path / "out"}') == 0
+    assert run_script('analysis/plot_frequency.py', skewed / 'one', skewed / 'two', f'--output_dir={tmp_path / "out"}') == 0
     with open(tmp_path / 'out' / 'frequency.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     counts = {(row['run'], row['seed'], row['task']): 0 for row in rows}
@@ -52,7 +52,7 @@ def test_what_is_recalled_is_the_percentage_of_the_samples_that_are_right(skewed
 
 def test_runs_of_one_name_in_different_folders_are_told_apart(skewed, tmp_path, capsys):
     other = shutil.copytree(skewed / 'two', tmp_path / 'other' / 'one')
-    assert run_script('plot_frequency.py', skewed / 'one', other, '--device=cpu', f'--output_dir={tmp_path}') == 0
+    assert run_script('analysis/plot_frequency.py', skewed / 'one', other, '--device=cpu', f'--output_dir={tmp_path}') == 0
     with open(tmp_path / 'frequency.csv', newline='') as file:
         assert {(row['run'], row['seed']) for row in csv.DictReader(file)} == {
             (str(skewed / 'one'), '1337'), (str(other), '1337'), (str(other), '1338')}
@@ -92,16 +92,16 @@ def test_the_figure_draws_means_over_octaves():
 @pytest.mark.parametrize('args', [['nothing'], [], ['--ckpt=x']])
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, args):
     monkeypatch.chdir(tmp_path)
-    assert run_script('plot_frequency.py', *args) == 2
+    assert run_script('analysis/plot_frequency.py', *args) == 2
     said = capsys.readouterr().err
     assert said.startswith('error: ') and len(said.splitlines()) == 1
 
 
 def test_a_seed_without_the_checkpoint_is_named(skewed, capsys):
-    assert run_script('plot_frequency.py', skewed / 'two', '--ckpt=other.pt') == 2
+    assert run_script('analysis/plot_frequency.py', skewed / 'two', '--ckpt=other.pt') == 2
     assert 'no checkpoint' in (said := capsys.readouterr().err) and 'seed_1337/other.pt' in said
 
 
 def test_data_without_frequencies_are_said_to_be(learned, capsys):
-    assert run_script('plot_frequency.py', learned) == 2
+    assert run_script('analysis/plot_frequency.py', learned) == 2
     assert 'without frequencies' in capsys.readouterr().err

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from nanogpt import NanoGPT
-from tbtt.draws import gumbel
+from tbtt.rng import gumbel
 from tbtt.generate import generate
 from tbtt.replicas import Replicas
 

@@ -9,7 +9,7 @@ import torch
 
 from conftest import LEARNS, contents, load
 from nanogpt import NanoGPT, slice_batch
-from tbtt import draws
+from tbtt import rng
 from tbtt.config import Config
 from tbtt.engine import learning_rate
 from tbtt.results import read_results
@@ -51,7 +51,7 @@ def step(model, optimizer, data, t, config):
     """One step of nanoGPT's loop, on the batch that ours draws for iteration t."""
     for group in optimizer.param_groups:
         group['lr'] = learning_rate(config, t)
-    starts = draws.batch_starts(torch.tensor([config.seed]), t, t + 1, config.batch_size, len(data) - config.block_size)
+    starts = rng.batch_starts(torch.tensor([config.seed]), t, t + 1, config.batch_size, len(data) - config.block_size)
     model.loss(*slice_batch(data, starts[0, 0], config.block_size)).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
     optimizer.step()

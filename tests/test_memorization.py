@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tbtt.corpus import split
-from tbtt.counting import NumpyCounter
+from tbtt.trace.corpus import split
+from tbtt.trace.counters import NumpyCounter
 from tbtt.dataset import Codec
-from tbtt.examples import Example
-from tbtt.grams import Characters
-from tbtt.memorization import Statistics, correlate, draw_examples, one_sample, resampled
+from tbtt.trace.examples import Example
+from tbtt.trace.ngrams import Characters
+from tbtt.trace.memorization import Statistics, correlate, draw_examples, one_sample, resampled
 
 stats = pytest.importorskip('scipy.stats')
-from tbtt.tracing import coefficients
+from tbtt.trace.sources import coefficients
 
 ALPHABET = 'abcd\n'
 TEXTS = st.text('abcd', min_size=1, max_size=6)
@@ -89,7 +89,7 @@ def test_the_infinity_gram_of_an_n_gram_is_of_its_tokens_behind_all_that_stands_
 def test_documents_that_no_longer_fit_the_cache_are_found_again(monkeypatch):
     documents, pairs = ['ac', 'bcd', 'ad', 'abcd'], [('ab', 'cd'), ('b', 'dca'), ('ba', 'cc')]
     expected = statistics(documents, pairs).points(1)
-    monkeypatch.setattr('tbtt.memorization.CACHED', 1)
+    monkeypatch.setattr('tbtt.trace.memorization.CACHED', 1)
     found = statistics(documents, pairs)
     assert found.points(1) == expected and len(found.cache) == 1
     assert found.cached == sum(each.nbytes for each in found.cache.values())
@@ -113,7 +113,7 @@ def made_up(N, examples=20, seed=0):
 
 @pytest.mark.parametrize('limit', [0, 2048])
 def test_a_bootstrap_sample_is_scored_as_scipy_scores_it(monkeypatch, limit):
-    monkeypatch.setattr('tbtt.memorization.MATRIX', limit)
+    monkeypatch.setattr('tbtt.trace.memorization.MATRIX', limit)
     data, model, example = made_up(60)
     weights, which = draw_examples(example, seed=1, draws=30)
     assert (weights.sum(1) == len(set(example))).all() and (np.unique(example)[which] == example).all()
@@ -153,8 +153,8 @@ def test_the_seed_decides_on_the_bootstrap_and_on_nothing_else():
 @pytest.mark.parametrize('work, asked, draws', [(10**9, 1000, 1000), (60 * 300, 1000, 300), (60, 1000, 200), (60, 50, 50)])
 def test_many_points_are_drawn_less_often_and_it_is_said(monkeypatch, work, asked, draws):
     drawn = []
-    monkeypatch.setattr('tbtt.memorization.WORK', work)
-    monkeypatch.setattr('tbtt.memorization.draw_examples', lambda *args: drawn.append(args[2]) or draw_examples(*args))
+    monkeypatch.setattr('tbtt.trace.memorization.WORK', work)
+    monkeypatch.setattr('tbtt.trace.memorization.draw_examples', lambda *args: drawn.append(args[2]) or draw_examples(*args))
     data, model, example = made_up(60)
     assert correlate(data, model[None], example, seed=0, draws=asked)['draws'] == draws and drawn == [draws]
 

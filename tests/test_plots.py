@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from plot_all_models import draw_grid
 from plot_results import draw_run
 from tbtt import paper
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.figures import LOOK, save
 from tbtt.results import format_results
 
@@ -246,9 +246,9 @@ def test_a_mistake_is_one_line_and_changes_nothing(tmp_path, args, says):
     assert sorted(tmp_path.rglob('*')) == before
 
 
-@pytest.mark.parametrize('name', ['plot_results.py', 'plot_all_models.py', 'make_tables.py'])
+@pytest.mark.parametrize('name', ['plot_results.py', 'plot_all_models.py', 'analysis/make_tables.py'])
 def test_help_shows_the_exact_command_and_needs_no_torch(tmp_path, name):
     done = script(name, '--help', cwd=tmp_path)
     assert done.returncode == 0 and f'    python {name}' in done.stdout
-    code = f'import sys; sys.path.insert(0, {str(HERE)!r}); import {name[:-3]}; sys.exit("torch" in sys.modules)'
+    code = f'import sys; sys.path.insert(0, {str(HERE)!r}); import {name[:-3].replace("/", ".")}; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0

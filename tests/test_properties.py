@@ -23,11 +23,11 @@ import train_with_eval
 from conftest import HERE, TINY, contents, run_script
 from crash_torture import SCRIPT, tensors
 from tbtt.checkpoint import build_model, codec_of, read_checkpoint, unpack_optimizer
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.config import FIELDS, load_config
 from tbtt.dataset import Dataset
 from tbtt.results import NEEDED, read_info, read_results
-from tbtt.run import RunFolder
+from tbtt.run_folder import RunFolder
 
 CASES = int(os.environ.get('TBTT_CASES', 300))    # of all properties together, about
 SECONDS = 10    # for one case; then it hangs

@@ -36,8 +36,8 @@ def crash():
 
 def verdicts():
     """The verdicts on the paper's claims from results/capacity/."""
-    from tbtt import claims
-    from tbtt.summary import read_summaries
+    from tbtt.sweep import claims
+    from tbtt.sweep.summary import read_summaries
     return claims.report(claims.judge(read_summaries([HERE / 'results' / 'capacity' / 'summary.csv'])))
 
 
@@ -78,7 +78,7 @@ def test_the_readmes_numbers_are_those_of_the_committed_files(name):
 
 
 def test_the_findings_in_words_are_those_of_the_summary():
-    from tbtt.summary import read_summaries
+    from tbtt.sweep.summary import read_summaries
     every = read_summaries([HERE / 'results' / 'capacity' / 'summary.csv'])
     rows = [row for row in every if not row['weight_decay']]
     text = ' '.join(README.read_text().split('## What we found')[1].split('<!-- claims -->')[0].split())
@@ -138,8 +138,8 @@ def test_the_findings_on_frequency_are_those_of_the_tables():
 
 def test_every_file_of_the_tree_is_in_the_readme():
     tree = README.read_text().split('## What is where')[1]
-    paths = [path.relative_to(HERE).as_posix() for folder in ('.', 'tbtt') for path in (HERE / folder).glob('*.py')]
-    assert not [path for path in paths if path not in tree and path != 'tbtt/__init__.py']
+    paths = [path.relative_to(HERE).as_posix() for folder in ('.', 'analysis', 'tbtt', 'tbtt/sweep', 'tbtt/trace') for path in (HERE / folder).glob('*.py')]
+    assert not [path for path in paths if path not in tree and not path.endswith('__init__.py')]
 
 
 def test_what_the_readme_names_is_there():

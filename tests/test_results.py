@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.results import (COLUMNS, best_row, find_seeds, format_results, last_row, mean_interval, read_info,
                           read_results, stack_seeds, t_quantile, wilson_interval)
 

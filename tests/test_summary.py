@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 import filelock
 import pytest
 
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.results import format_results
-from tbtt.summary import read_summaries, seed_row, write_summary
+from tbtt.sweep.summary import read_summaries, seed_row, write_summary
 
 
 def results_with(rows):

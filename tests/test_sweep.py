@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from conftest import HERE, TINY, contents, run_script, shell, start
-from tbtt import launch
-from tbtt.command import UserError
-from tbtt.launch import Children, do
-from tbtt.plan import Sweep, shard
+from tbtt.sweep import launch
+from tbtt.cli import UserError
+from tbtt.sweep.launch import Children, do
+from tbtt.sweep.plan import Sweep, shard
 from tbtt.results import read_results
-from tbtt.summary import read_summaries
+from tbtt.sweep.summary import read_summaries
 
 SHARED = {**TINY, 'compile': 'False', 'n_embd': 6}
 

@@ -6,10 +6,10 @@ import filelock
 import pytest
 
 from conftest import TINY, contents, shell
-from tbtt import launch
-from tbtt.command import UserError
-from tbtt.launch import Children, do, move_up, range_of, where_next
-from tbtt.plan import Sweep
+from tbtt.sweep import launch
+from tbtt.cli import UserError
+from tbtt.sweep.launch import Children, do, move_up, range_of, where_next
+from tbtt.sweep.plan import Sweep
 from test_sweep import SHARED, sweep_file
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from make_tables import make_table
 from tbtt import paper
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.results import format_results
 
 HERE = Path(__file__).parents[1]
@@ -119,7 +119,7 @@ def test_the_published_sizes_are_our_parameter_counts():
 
 def test_the_script_prints_three_tables_from_any_folder(tmp_path):
     write_run(tmp_path / 'runs/math_mini_14', [(30000, 1000, 1000, 40, None)])
-    done = subprocess.run([sys.executable, HERE / 'make_tables.py', '--root_dir', 'runs'], cwd=tmp_path,
+    done = subprocess.run([sys.executable, HERE / 'analysis/make_tables.py', '--root_dir', 'runs'], cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith('#')] == [
@@ -128,6 +128,6 @@ def test_the_script_prints_three_tables_from_any_folder(tmp_path):
 
 
 def test_a_missing_root_folder_is_one_line_and_status_2(tmp_path):
-    done = subprocess.run([sys.executable, HERE / 'make_tables.py', '--root_dir=nowhere'], cwd=tmp_path,
+    done = subprocess.run([sys.executable, HERE / 'analysis/make_tables.py', '--root_dir=nowhere'], cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode == 2 and not done.stdout and done.stderr.count('\n') == 1 and 'nowhere' in done.stderr

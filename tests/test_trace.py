@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from tbtt.command import Parser
-from tbtt.examples import task_examples
+from tbtt.cli import Parser
+from tbtt.trace.examples import task_examples
 from tbtt.results import read_results
-from tbtt.run import LATEST
-from tbtt.trained import Trained
+from tbtt.run_folder import LATEST
+from tbtt.inference import Trained
 from test_memorization import occurrences
 
 pytest.importorskip('scipy.stats')
-from tbtt.tracing import KINDS, Row    # need scipy only when they compute
+from tbtt.trace.sources import KINDS, Row    # need scipy only when they compute
 from trace_memorization import LISTS, add_options, compare, draw_trace, separate
 
-SCRIPT = 'trace_memorization.py'
+SCRIPT = 'analysis/trace_memorization.py'
 
 
 # The script, of our checkpoints.
@@ -98,7 +98,7 @@ def test_seeds_of_different_data_are_no_model(command, learned, tmp_path):
 
 def test_a_file_in_the_place_of_the_trace_is_refused_before_the_work(command, learned, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('mine')
-    monkeypatch.setattr('tbtt.tracing.trace', lambda args: pytest.fail('worked first'))
+    monkeypatch.setattr('tbtt.trace.sources.trace', lambda args: pytest.fail('worked first'))
     result = command(SCRIPT, out_dir=learned, trace_dir=tmp_path / 'file', device='cpu')
     assert result.status == 2 and 'is a file: name a folder' in result.err and len(result.err.splitlines()) == 1
     assert (tmp_path / 'file').read_text() == 'mine'

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from tbtt.command import UserError
-from tbtt.examples import read_examples, task_examples
+from tbtt.cli import UserError
+from tbtt.trace.examples import read_examples, task_examples
 from tbtt.tasks import Arithmetic, Capitals
 
 GSM8K = {'question': 'Tom has 3 bags of 4 nuts. How many nuts?',

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-import tbtt.scoring
-from tbtt.command import UserError
-from tbtt.corpus import Corpus
-from tbtt.examples import Example
-from tbtt.grams import Words, grams
-from tbtt.memorization import Statistics
-from tbtt.scoring import TransformersModel
-from tbtt.similarity import Similarity
+import tbtt.trace.models
+from tbtt.cli import UserError
+from tbtt.trace.corpus import Corpus
+from tbtt.trace.examples import Example
+from tbtt.trace.ngrams import Words, grams
+from tbtt.trace.memorization import Statistics
+from tbtt.trace.models import TransformersModel
+from tbtt.trace.similarity import Similarity
 
 transformers = pytest.importorskip('transformers')
 tokenizers = pytest.importorskip('tokenizers')
 
-SCRIPT = 'trace_memorization.py'
+SCRIPT = 'analysis/trace_memorization.py'
 CITIES = ['Paris', 'Rome', 'Oslo', 'Lima', 'Cairo', 'Delhi', 'Tokyo', 'Quito', 'Accra', 'Dakar', 'Hanoi', 'Sofia']
 COUNTRIES = ['France', 'Italy', 'Norway', 'Peru', 'Egypt', 'India', 'Japan', 'Ecuador', 'Ghana', 'Senegal', 'Vietnam',
              'Bulgaria']
@@ -86,7 +86,7 @@ def examples(count=len(EXAMPLES)):
 @pytest.mark.parametrize('kind', ['gpt_neox', 'gpt2'])
 @pytest.mark.parametrize('max_logits', [1, 2**14, 2**27])
 def test_batched_log_probabilities_are_those_of_one_text_at_a_time(models, monkeypatch, kind, max_logits):
-    monkeypatch.setattr(tbtt.scoring, 'MAX_LOGITS', max_logits)
+    monkeypatch.setattr(tbtt.trace.models, 'MAX_LOGITS', max_logits)
     model = TransformersModel(str(models[kind]), 'cpu')
     asked = [*examples(), Example('quiz', 'Hm', 'é', 'Hm ')]    # one character of two tokens
     found = model.log_probabilities(asked)

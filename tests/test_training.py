@@ -11,7 +11,7 @@ import torch
 
 import tbtt.progress
 from conftest import LEARNS, TINY, contents, equal_weights, load, tiny_config
-from tbtt.files import recover, write_files
+from tbtt.atomic import recover, write_files
 from tbtt.results import best_row, read_results
 
 SCRIPT = 'train_with_eval.py'

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tbtt.command import run
+from tbtt.cli import run
 from tbtt.prepare import prepare
 
 if __name__ == '__main__':

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from conftest import HERE, TINY, options, shell
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.config import Config
-from tbtt.ranks import Ranks
+from tbtt.distributed import Ranks
 from tbtt.results import read_results
 
 TRAIN = 'train_with_eval.py'

@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 
-from tbtt.command import UserError, study_package
-from tbtt.counting import SEPARATOR
+from tbtt.cli import UserError, study_package
+from tbtt.trace.counters import SEPARATOR
 
 LETTER = r'[\w\p{M}]'                                # with the marks on it: accents, vowels of Arabic, of Indian scripts
 WORD = fr"{LETTER}+(?:['’.,-]{LETTER}+)*"            # it's, co-operation, 3.14; the punctuation around them is no part

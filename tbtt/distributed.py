@@ -7,7 +7,7 @@ import os
 import torch
 import torch.distributed as dist
 
-from tbtt.command import UserError
+from tbtt.cli import UserError
 
 
 class Ranks:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from tbtt.command import UserError
+from tbtt.cli import UserError
 
 OUTPUT = '{output}'
 TEMPLATE = '{input} {output}'

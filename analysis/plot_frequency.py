@@ -1,6 +1,6 @@
 """Draw how well runs answer what was frequent in training and what was rare.
 
-    python plot_frequency.py facts_skewed_mini_14 facts_skewed_mini_28 facts_skewed_mini_56
+    python analysis/plot_frequency.py facts_skewed_mini_14 facts_skewed_mini_28 facts_skewed_mini_56
 
 Asks the checkpoints of runs on data with frequencies (data/facts_skewed, data/both_skewed; folders of several seeds too)
 every question of training ten times, as eval_capitals.py does, prints how much is recalled of what was how frequent, and
@@ -10,6 +10,7 @@ into --output_dir. Takes seconds.
 import argparse
 import csv
 import io
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -17,14 +18,15 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from tbtt import markdown
-from tbtt.command import Parser, UserError, run
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt import figures
+from tbtt.cli import Parser, UserError, run
 from tbtt.evaluate import NUM_SAMPLES
 from tbtt.figures import save
-from tbtt.files import write_file
+from tbtt.atomic import write_file
 from tbtt.paper import TASKS
-from tbtt.run import LATEST
-from tbtt.trained import Trained, find_checkpoints
+from tbtt.run_folder import LATEST
+from tbtt.inference import Trained, find_checkpoints
 
 
 class Row(NamedTuple):
@@ -115,7 +117,7 @@ def table(rows):
         for (name, parameters, seeds), each in found.items():
             cells = [f'{each[octave][1]:.0f}%' if octave in each else '' for octave in columns]
             lines.append([name, f'{parameters:,}', str(seeds), *cells])
-        parts.append(markdown.table([task, 'parameters', 'seeds', *heads], lines))
+        parts.append(figures.markdown_table([task, 'parameters', 'seeds', *heads], lines))
     return '\n\n'.join(parts)
 
 

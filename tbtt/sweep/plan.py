@@ -8,7 +8,7 @@ from pathlib import Path
 
 import filelock
 
-from tbtt.command import InvalidSetting, UserError, unknown_name
+from tbtt.cli import InvalidSetting, UserError, unknown_name
 from tbtt.config import FIELDS, ROOT, Config, find_file, load_config, names_in, set_value
 
 OWN = {'out_dir', 'dataset', 'init_from', 'overwrite', 'seed', 'num_seeds', 'eval_only'}    # set by the sweep, no axis

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tbtt.command import study_package
-from tbtt.grams import first_of_output, grams
+from tbtt.cli import study_package
+from tbtt.trace.ngrams import first_of_output, grams
 
 FEWEST = 10           # points that a correlation is computed of
 DRAWS = 1000          # of the bootstrap

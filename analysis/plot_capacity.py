@@ -1,24 +1,26 @@
 """Draw what a sweep over widths found: which sizes learn the rule, which recall the facts, and how surely.
 
-    python plot_capacity.py sweeps/capacity/summary.csv
-    python plot_capacity.py sweeps/capacity/summary.csv more/summary.csv --weight_decay=0.1 --format=svg
+    python analysis/plot_capacity.py sweeps/capacity/summary.csv
+    python analysis/plot_capacity.py sweeps/capacity/summary.csv more/summary.csv --weight_decay=0.1 --format=svg
 
 Reads summary.csv of one or several sweeps (finished seeds only) and writes capacity.png, the scores against parameters,
 capacity_training.png, the probability of the right answer over training (where the seeds' results.csv are still beside the
 summary), and where other pairs than (5,7) were held out capacity_heldout.png, a column a set of pairs, into --output_dir.
 Takes seconds.
 """
+import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt import paper
-from tbtt.command import Parser, UserError, run
+from tbtt.cli import Parser, UserError, run
 from tbtt.figures import save
 from tbtt.results import read_results, stack_seeds, wilson_interval
-from tbtt.summary import PAIR, RECIPE, TASKS, read_summaries
+from tbtt.sweep.summary import PAIR, RECIPE, TASKS, read_summaries
 
 NEAR = 4    # times larger or smaller
 PANELS = {tasks: name for name, tasks in TASKS.items()}    # tasks of a summary -> name in tbtt.paper

@@ -1,18 +1,20 @@
 """Print Tables 2, 3 and 4 of the paper as Markdown, with our runs below the paper's.
 
-    python make_tables.py
-    python make_tables.py --wd                    (the twins with weight decay: math_mini_14_wd, ...)
-    python make_tables.py --claims sweeps/capacity/summary.csv      (a verdict on each of the paper's claims)
+    python analysis/make_tables.py
+    python analysis/make_tables.py --wd                    (the twins with weight decay: math_mini_14_wd, ...)
+    python analysis/make_tables.py --claims sweeps/capacity/summary.csv      (a verdict on each of the paper's claims)
 
 Reads results.csv and run.json in the paper's twelve run folders (math_mini_14, ..., both_mlt) under --root_dir and
 writes to standard output only, in less than a second. What is missing is blank.
 """
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from tbtt import markdown, paper
-from tbtt.command import Parser, UserError, run
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt import figures, paper
+from tbtt.cli import Parser, UserError, run
 from tbtt.results import best_row, find_seeds, last_row, mean_interval, read_info, read_results, wilson_interval
 
 NOTES = """\
@@ -97,7 +99,7 @@ def make_table(task, root, wd=False):
         rows.append([model, f'{size:,}', *paper_cells(numbers[task, model], columns)])
         rows += [['', '', *our_cells(protocol, seeds, unfinished, columns)] for protocol in PROTOCOLS]
     heading = f'### Table {table}: {paper.TASKS[task]}' + ' (ours with weight decay 0.1 and no dropout)' * wd
-    return f'{heading}\n\n{markdown.table(heads, rows)}'
+    return f'{heading}\n\n{figures.markdown_table(heads, rows)}'
 
 
 def main():
@@ -106,8 +108,8 @@ def main():
     parser.add_argument('--claims', nargs='+', type=Path, metavar='SUMMARY', help='judge the claims by these summary.csv')
     args = parser.parse_args()
     if args.claims:
-        from tbtt import claims    # needs scipy, which the tables do not
-        from tbtt.summary import read_summaries
+        from tbtt.sweep import claims    # needs scipy, which the tables do not
+        from tbtt.sweep.summary import read_summaries
         print(claims.report(claims.judge(read_summaries(args.claims))))
         return
     print('\n\n'.join([*(make_table(task, args.root_dir, args.wd) for task in TABLES), NOTES]))

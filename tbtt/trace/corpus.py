@@ -16,9 +16,9 @@ import filelock
 import numpy as np
 from tqdm import tqdm
 
-from tbtt.command import UserError, study_package
-from tbtt.counting import SEPARATOR, InfiniGramCounter, NumpyCounter, build_table
-from tbtt.files import write_file
+from tbtt.cli import UserError, study_package
+from tbtt.trace.counters import SEPARATOR, InfiniGramCounter, NumpyCounter, build_table
+from tbtt.atomic import write_file
 
 SHARD = 2**26         # tokens, in half a gigabyte of index; sorting it takes twice a gigabyte
 PIECE = 2**21         # bytes of a corpus that are tokenized at once

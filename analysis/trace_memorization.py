@@ -2,9 +2,9 @@
 Trace answers to the training data: distributional memorization (Wang et al., arXiv 2407.14985), the rank correlation
 between the probability that a model gives an answer and the probability that the statistics of its data give it.
 
-    python trace_memorization.py --out_dir=facts_mini_28
-    python trace_memorization.py --out_dir facts_mini_14 facts_mini_28 facts_mini_56
-    python trace_memorization.py --model=EleutherAI/pythia-70m --corpus=wiki.jsonl --task=triviaqa --examples=verified.json
+    python analysis/trace_memorization.py --out_dir=facts_mini_28
+    python analysis/trace_memorization.py --out_dir facts_mini_14 facts_mini_28 facts_mini_56
+    python analysis/trace_memorization.py --model=EleutherAI/pythia-70m --corpus=wiki.jsonl --task=triviaqa --examples=verified.json
 
 Of a run, the corpus is the dataset that it was trained on, and its tasks are the examples; n-grams are of characters and
 documents are lines. Several seeds (RUN/seed_1337, ...) are one model: each is traced, and the coefficient is their mean.
@@ -29,16 +29,17 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from tbtt import markdown
-from tbtt.command import Parser, UserError, run
-from tbtt.corpus import ENGINES, SMALL
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt import figures
+from tbtt.cli import Parser, UserError, run
+from tbtt.trace.corpus import ENGINES, SMALL
 from tbtt.device import choose_device
-from tbtt.examples import FORMATS, TEMPLATE
-from tbtt.files import write_files
-from tbtt.memorization import COEFFICIENTS
-from tbtt.run import LATEST, provenance
-from tbtt.tracing import KINDS, RULES, Row, trace
-from tbtt.trained import seed_number
+from tbtt.trace.examples import FORMATS, TEMPLATE
+from tbtt.atomic import write_files
+from tbtt.trace.memorization import COEFFICIENTS
+from tbtt.run_folder import LATEST, provenance
+from tbtt.trace.sources import KINDS, RULES, Row, trace
+from tbtt.inference import seed_number
 
 BESIDE = 0.04    # between what the figure draws beside each other: in n, and as a share of the parameters
 LISTS = ('out_dir', 'model', 'corpus', 'examples')
@@ -132,7 +133,7 @@ def compare(models):
         rows = [[model['model'], f'{model["parameters"]:,}', str(len(model['seeds'])),
                  *('{:.2f} ({:.2f} to {:.2f})'.format(each[n]['coefficient'], *each[n]['interval']) if each.get(n) else ''
                    for n in lengths)] for model, each in zip(models, found)]
-        parts.append(markdown.table([task, 'parameters', 'seeds', *(f'n = {n}' for n in lengths)], rows))
+        parts.append(figures.markdown_table([task, 'parameters', 'seeds', *(f'n = {n}' for n in lengths)], rows))
     return '\n\n'.join(parts)
 
 

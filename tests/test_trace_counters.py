@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tbtt.corpus
-from tbtt.command import UserError
-from tbtt.corpus import Corpus, read_ids, split
-from tbtt.counting import NumpyCounter, sort_suffixes
+import tbtt.trace.corpus
+from tbtt.cli import UserError
+from tbtt.trace.corpus import Corpus, read_ids, split
+from tbtt.trace.counters import NumpyCounter, sort_suffixes
 from tbtt.dataset import Codec
-from tbtt.grams import Characters, grams
-from tbtt.memorization import infinity_gram, overlap
+from tbtt.trace.ngrams import Characters, grams
+from tbtt.trace.memorization import infinity_gram, overlap
 
 CORPORA = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=8)
 GRAMS = st.lists(st.integers(0, 4), min_size=1, max_size=4)
@@ -154,7 +154,7 @@ def test_n_grams_of_characters_and_words():
 def test_an_index_is_used_again_and_built_anew_when_the_corpus_changes(tmp_path, monkeypatch):
     assert indexed(tmp_path, [[1, 2], [3]]).count((1,)) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(tbtt.corpus, 'build_table', None)
+        patch.setattr(tbtt.trace.corpus, 'build_table', None)
         corpus = Corpus([tmp_path / 'corpus.bin'], Ids(), END, 'infini-gram')
         assert corpus.counter().count((3,)) == 1
     assert indexed(tmp_path, [[1, 2], [1, 3]]).documents((1,)).tolist() == [0, 1]
@@ -209,9 +209,9 @@ def test_tokenizing_goes_on_where_it_was_stopped(tmp_path, monkeypatch, name):
     for path in whole.folder.iterdir():
         path.unlink()
     stopped(file, 5, monkeypatch)
-    read, first = getattr(tbtt.corpus, reader), []
+    read, first = getattr(tbtt.trace.corpus, reader), []
     ends = [end for _, end in read(file, 0, 8, Ids(), END)]
-    monkeypatch.setattr(tbtt.corpus, reader, lambda file, byte, *rest: (first.append(byte), read(file, byte, *rest))[1])
+    monkeypatch.setattr(tbtt.trace.corpus, reader, lambda file, byte, *rest: (first.append(byte), read(file, byte, *rest))[1])
     again = Corpus([file], Ids(), END, piece=8, shard=20)
     assert {path.name: path.read_bytes() for path in again.folder.glob('*.[0-9]*')} == kept
     assert first == [ends[3]]    # the fifth piece is not in the manifest; those before it are not read again
@@ -325,6 +325,6 @@ def test_numpy_counts_small_corpora_unless_told(tmp_path, monkeypatch):
     write_bin(tmp_path / 'c.bin', [[1, 2]])
     assert isinstance(Corpus([tmp_path / 'c.bin'], Ids(), END).counter(), NumpyCounter)
     pytest.importorskip('infini_gram')
-    monkeypatch.setattr(tbtt.corpus, 'SMALL', 2)
+    monkeypatch.setattr(tbtt.trace.corpus, 'SMALL', 2)
     assert Corpus([tmp_path / 'c.bin'], Ids(), END).engine == 'infini-gram'
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tbtt import markdown, paper
-from tbtt.command import study_package
+from tbtt import figures, paper
+from tbtt.cli import study_package
 from tbtt.results import wilson_interval
-from tbtt.summary import as_the_paper
+from tbtt.sweep.summary import as_the_paper
 
 optimize, stats = study_package('scipy.optimize'), study_package('scipy.stats')
 
@@ -276,7 +276,7 @@ def report(claims):
         parts = [part for part in claim.parts if part.seeds]
         if parts:
             rows = [[part.what, part.paper, part.ours, str(part.seeds), part.verdict] for part in parts]
-            lines += [markdown.table(['', 'paper', 'ours', 'seeds', 'verdict'], rows), '']
+            lines += [figures.markdown_table(['', 'paper', 'ours', 'seeds', 'verdict'], rows), '']
     notes = ('Best: at the evaluation that the paper reports.', f"Shares with Wilson's {LEVEL:.0%} interval, means ± half of",
              "Student's, thresholds with that of a bootstrap over seeds.", f'Called alike within {SCORE_MARGIN:g} points of',
              f'answers and {SHARE_MARGIN:g} of seeds; fewer than {MIN_SEEDS} seeds are not judged, diverged ones left out.')

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from tbtt.checkpoint import build_model, codec_of, read_checkpoint
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.evaluate import NUM_SAMPLES, Evaluator
 from tbtt.replicas import Replicas

@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tbtt.command import UserError
-from tbtt.corpus import Corpus, split
-from tbtt.counting import NumpyCounter
+from tbtt.cli import UserError
+from tbtt.trace.corpus import Corpus, split
+from tbtt.trace.counters import NumpyCounter
 from tbtt.dataset import Dataset
-from tbtt.examples import read_examples, task_examples
-from tbtt.grams import Characters
-from tbtt.memorization import DRAWS, FEWEST, LEVEL, ZERO, Statistics, correlate
-from tbtt.scoring import OurModel, TransformersModel
-from tbtt.similarity import Similarity
-from tbtt.trained import find_checkpoints
+from tbtt.trace.examples import read_examples, task_examples
+from tbtt.trace.ngrams import Characters
+from tbtt.trace.memorization import DRAWS, FEWEST, LEVEL, ZERO, Statistics, correlate
+from tbtt.trace.models import OurModel, TransformersModel
+from tbtt.trace.similarity import Similarity
+from tbtt.inference import find_checkpoints
 
 RULES = {
     'points': 'one for each example and distinct n-gram of its output, at its first place there; the model is asked for the '
@@ -33,7 +33,7 @@ KINDS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}
 
 
 class Row(NamedTuple):
-    """A `Point` (tbtt/memorization.py) of one seed of a model, as it stands in trace.csv. The log-probabilities are natural
+    """A `Point` (tbtt/trace/memorization.py) of one seed of a model, as it stands in trace.csv. The log-probabilities are natural
     logarithms."""
     model: str
     parameters: int

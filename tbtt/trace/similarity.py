@@ -1,9 +1,9 @@
 """Which n-grams mean related things: the cosine similarity of their embeddings, by a model of the package `transformers`."""
 import torch
 
-from tbtt.command import UserError, study_package
+from tbtt.cli import UserError, study_package
 from tbtt.device import choose_device
-from tbtt.scoring import load
+from tbtt.trace.models import load
 
 BATCH = 256      # n-grams
 LONGEST = 512    # tokens of one, where a model has no limit: more are cut off

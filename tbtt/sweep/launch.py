@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import filelock
 
-from tbtt.command import UserError, study_package
+from tbtt.cli import UserError, study_package
 from tbtt.config import ROOT
-from tbtt.files import COMMIT, put_in_place
+from tbtt.atomic import COMMIT, put_in_place
 from tbtt.results import read_info
-from tbtt.run import BUSY, LATEST, LOCK, check_unchanged
+from tbtt.run_folder import BUSY, LATEST, LOCK, check_unchanged
 
 RETRIES = 10    # of a job whose machine was lost
 WAIT = 2.0    # seconds between two looks at a folder that another process holds
@@ -287,7 +287,7 @@ def on_ray(jobs, prepare, address, threads, num_gpus):
     # A function in a function travels by value, and the job as bytes: a worker finds this project only when it runs.
     def task(job):
         sys.path.insert(0, root)
-        from tbtt import launch
+        from tbtt.sweep import launch
         return launch.do(pickle.loads(job), launch.Children(), {'OMP_NUM_THREADS': str(threads)})
 
     remote = ray.remote(num_cpus=threads, num_gpus=num_gpus, max_retries=RETRIES)(task)

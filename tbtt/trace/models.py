@@ -1,6 +1,6 @@
 """How probable a model holds the outputs of examples, token by token: our checkpoints, and causal models of `transformers`.
 
-Both have `name`, `parameters`, `seed` (None where there is none), `language` (tbtt/grams.py) and
+Both have `name`, `parameters`, `seed` (None where there is none), `language` (tbtt/trace/ngrams.py) and
     log_probabilities(examples)    for each example the natural log-probabilities of its output's tokens, teacher-forced
                                    behind its prompt, (tokens,) float64
 """
@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from tbtt.command import UserError, study_package
+from tbtt.cli import UserError, study_package
 from tbtt.device import choose_device
 from tbtt.evaluate import AnswerWindows
-from tbtt.grams import Characters, Words, first_of_output
-from tbtt.trained import Trained
+from tbtt.trace.ngrams import Characters, Words, first_of_output
+from tbtt.inference import Trained
 
 MAX_TOKENS = 2**20    # of a forward pass of ours
 MAX_LOGITS = 2**27    # of a forward pass of theirs: half a gigabyte

@@ -10,10 +10,10 @@ import filelock
 import numpy as np
 
 from tbtt import paper
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.config import ROOT, load_config
 from tbtt.dataset import Dataset
-from tbtt.files import write_file
+from tbtt.atomic import write_file
 from tbtt.results import best_row, find_seeds, format_number, last_row, parse_number, read_info, read_lines, read_results
 from tbtt.tasks import KINDS
 

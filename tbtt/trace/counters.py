@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tbtt.command import UserError, study_package
+from tbtt.cli import UserError, study_package
 
 SEPARATOR = 2**16 - 1
 

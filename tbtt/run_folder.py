@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from tbtt.checkpoint import read_checkpoint, to_bytes
-from tbtt.command import UserError
+from tbtt.cli import UserError
 from tbtt.config import ROOT
-from tbtt.files import COMMIT, recover, write_files
-from tbtt.ranks import Ranks
+from tbtt.atomic import COMMIT, recover, write_files
+from tbtt.distributed import Ranks
 from tbtt.results import format_results, read_info, read_results
 
 LATEST, RESULTS, ABOUT, LOCK = 'ckpt.pt', 'results.csv', 'run.json', '.lock'
