@@ -155,7 +155,7 @@ def bench_step(tasks, sizes, folder, device):
             count, slow_count = (50, 20) if device.type == 'cuda' or not large else (1, 1)
             ours, obvious = in_turn([(lambda: setup.steps(count), count),
                                      (lambda: setup.slow_steps(slow_count), slow_count)], 3 if large else 5, device)
-            row = {'what': f'step {size} {task}', 'ours_ms': ours, 'slow_ms': obvious, 'path': setup.engine.path,
+            row = {'what': f'step {size} {task}', 'ours_ms': ours, 'slow_ms': obvious, 'path': setup.engine.mode,
                    'prepare_s': prepare}
             if large:
                 rate = step_operations(setup.config, setup.dataset.meta['vocab_size']) / (ours['median'] / 1e3)
@@ -179,13 +179,13 @@ def bench_replicas(tasks, sizes, folder, device):
     plain = setup.plain_loop()
     ours, without = in_turn([(lambda: setup.steps(200), 200), (lambda: setup.plain_steps(plain, 200), 200)], 9, device)
     yield {'what': 'step n14 math, 1 seed, beside a plain loop', 'ours_ms': ours, 'slow_ms': without,
-           'path': setup.engine.path}
+           'path': setup.engine.mode}
     for num_seeds in (1, 8, 32, 128):
         setup = Setup('math', 'n14', folder, device, num_seeds)
         setup.engine.prepare()
         count = 100 if device.type == 'cuda' else max(1, 64 // num_seeds)
         ours, = in_turn([(lambda: setup.steps(count), count)], 5, device)
-        yield {'what': f'step n14 math, {num_seeds} seeds', 'ours_ms': ours, 'path': setup.engine.path,
+        yield {'what': f'step n14 math, {num_seeds} seeds', 'ours_ms': ours, 'path': setup.engine.mode,
                'per_seed_ms': ours['median'] / num_seeds}
 
 

@@ -67,12 +67,12 @@ def train(config, dataset, device, dtype, ranks):
             return 0
         engine.load(checkpoints)
         engine.prepare()
-        about = {'num_params': replicas.template.get_num_params(), 'step': engine.path, **provenance(device)}
+        about = {'num_params': replicas.template.get_num_params(), 'step': engine.mode, **provenance(device)}
         folder.begin(**about)
         logs = [kind(config) for kind in log_kinds if ranks.leader]
         interruption, progress = Interruption(), Progress(t, config, quiet=not ranks.leader)
         progress.say(f'{folder.path}: {about["num_params"]:,} parameters, {config.num_seeds} seed(s), from iteration {t} to '
-                     f'{config.max_iters} on {about["hardware"]}; the step is {engine.path}')
+                     f'{config.max_iters} on {about["hardware"]}; the step is {engine.mode}')
 
         def watch(first, losses):
             """losses (steps, R) from iteration `first` on"""

@@ -10,7 +10,7 @@ from torch.func import functional_call, grad_and_value
 
 from model import GPTConfig
 from tbtt.device import autocast
-from tbtt.evaluate import token_losses
+from tbtt.engine import token_losses
 
 
 class SlowBlock(nn.Module):

@@ -60,7 +60,8 @@ class Config:
     device: str = setting('auto', 'auto (CUDA, then MPS, then the CPU), or a torch device such as cpu or cuda:1')
     dtype: str = setting('auto', 'of the arithmetic: auto is bfloat16 on a GPU that has it, float16 on one that does '
                          'not, float32 on a CPU', choices=('auto', 'float32', 'bfloat16', 'float16'))
-    compile: str = setting('auto', 'auto (where it works), True or False', choices=('auto', 'True', 'False'))
+    compile: str = setting('auto', 'auto (the fastest that works), True, False, or fused (small models on a CPU)',
+                           choices=('auto', 'True', 'False', 'fused'))
 
     def check(self):
         """Raise `InvalidSetting` for the first value that cannot be, naming it and what was expected."""

@@ -152,12 +152,3 @@ class Losses:
             losses = F.cross_entropy(logits, y.long().expand(len(logits), -1, -1), reduction='none')
             total = total + losses.mean(-2).cpu().double().sum(-1)    # not every device has float64
         return total / starts.shape[-1]
-
-
-def token_losses(logits, targets):
-    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32; made to be trained"""
-    logits = logits.float()
-    vocabulary = torch.arange(logits.shape[-3], dtype=targets.dtype, device=logits.device)[:, None, None]
-    # Masked, not indexed: the gradient of an index is a scatter, which no compiler vectorises.
-    target = torch.where(targets.unsqueeze(-3) == vocabulary, logits, 0.0).sum(-3)
-    return logits.logsumexp(-3) - target

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from model import GPTConfig
+from tbtt.config import Config
 from tbtt.fused.build import NotHere, build
+from tbtt.replicas import Replicas
 
-WIDEST = 8 * 2**20    # bytes of a thread's tile and of a seed's weights: beyond, they lie in no cache, and BLAS is faster
+CACHE = 8 * 2**20     # bytes that a thread passes over again and again: beyond, they lie in no cache, and BLAS is faster
 MERGE = 2**22         # windows of a dataset for which it is still looked up which of them a batch has twice
-LAUNCH = 50           # steps without looking up
+LAUNCH = 0.25         # seconds of a launch
+LANES = 16            # windows of a tile; as in step.c
 
 POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
@@ -26,11 +30,22 @@ class Job(ctypes.Structure):
                 ('num_distinct', INT), ('arrived', INT), ('round', INT), ('taken', INT)]
 
 
-def shape_of(config, vocab_size: int) -> dict[str, int]:
-    """The constants of step.c. config: has the settings of a model"""
-    T = config.block_size
-    return {'V': vocab_size, 'T': T, 'C': config.n_embd, 'H': config.n_head, 'L': config.n_layer,
-            'F': config.mlp_expansion * config.n_embd, 'BIAS': int(config.bias), 'S': 1}
+def shape_of(model: GPTConfig) -> dict[str, int]:
+    """The constants of step.c."""
+    return {'V': model.vocab_size, 'T': model.block_size, 'C': model.n_embd, 'H': model.n_head, 'L': model.n_layer,
+            'F': model.mlp_expansion * model.n_embd, 'BIAS': int(model.bias)}
+
+
+def check_fits(model: GPTConfig) -> None:
+    """Raise `NotHere` for a model that the kernel has not, or not in the cache."""
+    if model.dropout:
+        raise NotHere('it has no dropout')
+    V, T, C, H, L, F, _ = shape_of(model).values()
+    weights = L * (4 * C + 2 * F) * C + V * C
+    tile = LANES * T * (L * (7 * C + 2 * F + H * T) + 7 * C + F + V)
+    if 4 * (2 * weights + tile) > CACHE:
+        raise NotHere(f'the model is too large for it: a tile of {LANES} windows and the weights take '
+                      f'{4 * (2 * weights + tile) / 2**20:.0f} MB, and it is made for {CACHE / 2**20:.0f}')
 
 
 class Workspace:
@@ -66,21 +81,23 @@ def in_threads(work: Callable[[int, int], None], threads: int) -> None:
 
 
 class Kernel:
-    """The fused step of R replicas.
+    """The fused step of R replicas of a model.
 
     data (n,) int32; config: the settings of a run. flags: more of the compiler's. Raises `NotHere`, whose text says why,
     where the kernel does not have this model or cannot be built.
     """
 
-    def __init__(self, replicas, data: torch.Tensor, config, flags: tuple[str, ...] = ()):
+    def __init__(self, replicas: Replicas, data: torch.Tensor, config: Config, flags: tuple[str, ...] = ()) -> None:
         model = replicas.template.config
-        if config.dropout:
-            raise NotHere('it has no dropout')
+        check_fits(model)
         self.library = build(shape_of(model), flags)
         self.library.workspace_bytes.restype = self.library.num_params.restype = LONG
         self.library.train.argtypes, self.library.train.restype = (ctypes.POINTER(Job), INT), None
-        self.data, self.config = data, config
-        self.windows, self.seconds, self.size = len(data) - model.block_size, 0.0, 1
+        self.library.infer.argtypes, self.library.infer.restype = (POINTER, POINTER, POINTER, *4 * [LONG], POINTER), None
+        if self.library.num_params() != replicas.flat.shape[1]:
+            raise NotHere('its weights are laid out differently')
+        self.data, self.config, self.vocab_size = data, config, model.vocab_size
+        self.windows, self.steps = len(data) - model.block_size, 1
         self.workspaces = {}
 
     def workspace(self, name: str | int, threads: int) -> Workspace:
@@ -109,21 +126,19 @@ class Kernel:
         R, threads = starts.shape[2], torch.get_num_threads()
         losses = torch.empty(len(starts), R)
         rest = R - R % threads    # so many seeds are dealt one a thread; each of the rest is shared by all threads
-        queue = iter(range(rest))
 
-        def train_whole_seeds(i, granted):
-            for r in queue:
-                self.library.train(self.job(r, self.workspace(i, 1), state, starts, lr, losses, gradient), 0)
+        def train_seeds(i: int, granted: int) -> None:
+            for r in range(i, rest, granted):
+                job = self.job(r, self.workspace(i, 1), state, starts, lr, losses, gradient)
+                self.library.train(job, 0)
 
-        if rest:
-            in_threads(train_whole_seeds, threads)
+        def train_together(i: int, granted: int) -> None:
+            shared.threads = granted
+            self.library.train(shared, i)
+
+        in_threads(train_seeds, threads if rest else 0)
         for r in range(rest, R):
-            job = self.job(r, self.workspace('shared', threads), state, starts, lr, losses, gradient)
-
-            def train_together(i, granted):
-                job.threads = granted
-                self.library.train(job, i)
-
+            shared = self.job(r, self.workspace('shared', threads), state, starts, lr, losses, gradient)
             in_threads(train_together, threads)
         return losses
 
@@ -132,12 +147,30 @@ class Kernel:
         first = 0
         while first < len(starts):
             begin = time.perf_counter()
-            yield self.launch(state, starts[first:first + self.size], lr[first:first + self.size])
-            first += self.size
-            self.size = min(max(1, int(self.size * 0.25 / (time.perf_counter() - begin))), 1000)
+            losses = self.launch(state, starts[first:first + self.steps], lr[first:first + self.steps])
+            seconds = time.perf_counter() - begin
+            yield losses
+            first += len(losses)
+            self.steps = min(max(1, int(self.steps * LAUNCH / seconds)), 1000)
 
     def gradient(self, state, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One step's: starts (micro-steps, R, B) -> gradient (R, parameters), losses (R,)"""
         gradient = torch.empty_like(state[0])
         losses = self.launch(state, starts[None], torch.zeros(1), gradient)
         return gradient, losses[0]
+
+    def forward(self, params: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """params (R, parameters); tokens (R, T, B), or (T, B) for all alike -> logits (R, V, T, B)"""
+        R, (T, B) = len(params), tokens.shape[-2:]
+        tokens = tokens.to(torch.int32).expand(R, T, B).contiguous()
+        logits = torch.empty(R, self.vocab_size, T, B)
+        tiles = -(-B // LANES)
+        threads = min(torch.get_num_threads(), tiles)
+
+        def infer(i: int, granted: int) -> None:
+            for r in range(R):
+                self.library.infer(self.workspace(i, 1).address, params[r].data_ptr(), tokens[r].data_ptr(), T, B,
+                                   tiles * i // granted, tiles * (i + 1) // granted, logits[r].data_ptr())
+
+        in_threads(infer, threads)
+        return logits

@@ -4,11 +4,11 @@ cache. step.py beside this file compiles it for one shape of model and calls it.
 
 Read it beside model.py. Sizes are constants of the compiler (-DV=17 -DT=9 ...):
     V vocabulary, T positions of a block, C features, H heads, L layers, F features of the MLP's hidden layer,
-    BIAS whether layers have biases (0 or 1), S subtiles of a tile
+    BIAS whether layers have biases (0 or 1)
 
-A batch is cut into tiles of S x 16 windows. Within a tile a tensor is a plane [N][features][16]: N = S * T columns (a
-column is a position of a subtile), and the 16 windows of a subtile side by side, which is what one instruction handles.
-"x (N, C)" in a comment is such a plane. Everything that a tile needs stays in the first two caches until it is done.
+A batch is cut into tiles of 16 windows. Within a tile a tensor is a plane [T][features][16]: the 16 windows side by side,
+which is what one instruction handles. "x (T, C)" in a comment is such a plane. Everything that a tile needs stays in the
+first two caches until it is done.
 
 Two savings that change no number but the rounding:
     merge   A batch draws windows with repetition. Each distinct one is computed once, weighted by how often it came.
@@ -96,7 +96,16 @@ INLINE vec choose(ivec mask, vec yes, vec no) {
     return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
 }
 
-INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }    /* b where a is no number */
+/* The larger of two; b where one of them is no number. */
+INLINE vec larger(vec a, vec b) {
+#if W == 16
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif W == 8
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
 
 #if W == 16
 #define FIRST_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
@@ -145,7 +154,7 @@ INLINE void add_lane_sums(float *out, vec x[LANES / W][LANES]) {
 
 /* e^x of x <= 0, by the polynomial of Cephes; what would be denormal is about 1e-38. */
 INLINE vec exponential(vec x) {
-    x = choose(x < -87.3f, splat(-87.3f), x);
+    x = larger(splat(-87.3f), x);
     const vec shifted = muladd(x, splat(1.44269504f), splat(12582912.0f));    /* rounds: the integer is in the lowest bits */
     const vec k = shifted - 12582912.0f;
     vec r = muladd(k, splat(-0.693359375f), x);
@@ -189,14 +198,13 @@ INLINE vec root(vec x) {
 
 /* ---- what lies where ---- */
 
-#define N (S * T)
 #define D (C / H)
 #define ROUND_UP(n, to) (((n) + (to) - 1) / (to) * (to))
 #define ODD(n) ((n) | 1)                    /* an odd length of row: columns do not fall onto each other in the cache */
 #define ENTRY ROUND_UP(4 * C, LANES)        /* of the table: x, q, k, v of a (position, token) */
 #define ROW ODD(ENTRY)                      /* of the plane x, q, k, v */
 #define CHUNKS 4
-#define GROUPS ROUND_UP(V, S * LANES)       /* tokens, filled up to whole tiles */
+#define TOKENS ROUND_UP(V, LANES)           /* filled up to whole tiles */
 
 /* The weights of a replica, as tbtt/replicas.py has them: in the order of the model's named parameters. */
 struct layer {
@@ -228,23 +236,23 @@ struct gradient {
         float qkv_bias SUMS(BIAS * 3 * C), proj_bias SUMS(BIAS * C), fc_bias SUMS(BIAS * F), out_bias SUMS(BIAS * C);
     } h[L];
     float head PACKED(V, C), head_bias SUMS(BIAS * V);
-    float wpe[T] SUMS(C), wte[ROUND_UP(C, 1)][GROUPS];
+    float wpe[T] SUMS(C), wte[ROUND_UP(C, 1)][TOKENS];
     float loss[LANES];
 } __attribute__((aligned(64)));
 
 /* What is kept of a tile between forward and backward, and what is passed along. */
 struct tile {
-    float rows[L][N][ROW][LANES];           /* x (of layer 0 only: the residual stream), then q, k, v of a layer */
-    float drows[N][ROW][LANES];             /* their gradients, layer after layer */
-    float norm_1[L][N][ODD(C)][LANES], norm_2[L][N][ODD(C)][LANES], norm_f[N][ODD(C)][LANES];    /* normalised x */
-    float scale_1[L][N][LANES], scale_2[L][N][LANES], scale_f[N][LANES];    /* 1 / standard deviation */
-    float weights[L][S][H][T][T][LANES];    /* of attention */
-    float heads[L][N][ODD(C)][LANES];       /* what attention returns, before its projection */
-    float hidden[L][N][ODD(F)][LANES], slope[L][N][ODD(F)][LANES];    /* GELU and its derivative */
-    float logits[N][ODD(V)][LANES];
-    float dheads[N][ODD(C)][LANES], dnorm[N][ODD(C)][LANES], dhidden[N][ODD(F)][LANES], dweights[T][T][LANES];
-    int32_t ids[S][T + 1][LANES];           /* tokens; the last is a target only */
-    float share[S][LANES];                  /* of the batch, that a window has */
+    float rows[L][T][ROW][LANES];           /* x (of layer 0 only: the residual stream), then q, k, v of a layer */
+    float drows[T][ROW][LANES];             /* their gradients, layer after layer */
+    float norm_1[L][T][ODD(C)][LANES], norm_2[L][T][ODD(C)][LANES], norm_f[T][ODD(C)][LANES];    /* normalised x */
+    float scale_1[L][T][LANES], scale_2[L][T][LANES], scale_f[T][LANES];    /* 1 / standard deviation */
+    float weights[L][H][T][T][LANES];    /* of attention */
+    float heads[L][T][ODD(C)][LANES];       /* what attention returns, before its projection */
+    float hidden[L][T][ODD(F)][LANES], slope[L][T][ODD(F)][LANES];    /* GELU and its derivative */
+    float logits[T][ODD(V)][LANES];
+    float dheads[T][ODD(C)][LANES], dnorm[T][ODD(C)][LANES], dhidden[T][ODD(F)][LANES], dweights[T][T][LANES];
+    int32_t ids[T + 1][LANES];           /* tokens; the last is a target only */
+    float share[LANES];                     /* of the batch, that a window has */
 } __attribute__((aligned(64)));
 
 struct chunk {
@@ -319,15 +327,15 @@ INLINE void product_columns(const int columns, const int outs, const int ins, fl
                       bias ? bias + o : 0, add);
 }
 
-/* y (N, outs) = w x, x (N, ins), with bias (outs,) or null; or added to what y holds */
+/* y (T, outs) = w x, x (T, ins), with bias (outs,) or null; or added to what y holds */
 INLINE void product(const int outs, const int ins, float *y, const int y_row, const float *x, const int x_row,
                     const float *w, const int w_out, const int w_in, const float *bias, const bool add) {
-    int n = 0;
-    for (; n + COLUMNS <= N; n += COLUMNS)
-        product_columns(COLUMNS, outs, ins, y + n * y_row * LANES, y_row, x + n * x_row * LANES, x_row, w, w_out, w_in,
+    int t = 0;
+    for (; t + COLUMNS <= T; t += COLUMNS)
+        product_columns(COLUMNS, outs, ins, y + t * y_row * LANES, y_row, x + t * x_row * LANES, x_row, w, w_out, w_in,
                         bias, add);
-    if (N % COLUMNS)
-        product_columns(N % COLUMNS, outs, ins, y + n * y_row * LANES, y_row, x + n * x_row * LANES, x_row, w, w_out,
+    if (T % COLUMNS)
+        product_columns(T % COLUMNS, outs, ins, y + t * y_row * LANES, y_row, x + t * x_row * LANES, x_row, w, w_out,
                         w_in, bias, add);
 }
 
@@ -344,14 +352,14 @@ INLINE void weight_block(const int outs, const int ins, float *dw, const float *
     vec total[LANES / W][LANES] = {0};
     UNROLL for (int p = 0; p < LANES / W; p++) {
         vec sum[BLOCK_OUTS][BLOCK_INS] = {0};
-        for (int n = 0; n < N; n++) {
+        for (int t = 0; t < T; t++) {
             vec left[BLOCK_OUTS], right[BLOCK_INS];
             UNROLL for (int o = 0; o < outs; o++) {
-                left[o] = load(dy + (n * dy_row + o) * LANES + p * W);
+                left[o] = load(dy + (t * dy_row + o) * LANES + p * W);
                 PIN(left[o]);
             }
             UNROLL for (int j = 0; j < ins; j++) {
-                right[j] = load(x + (n * x_row + j) * LANES + p * W);
+                right[j] = load(x + (t * x_row + j) * LANES + p * W);
                 PIN(right[j]);
                 UNROLL for (int o = 0; o < outs; o++) sum[o][j] = muladd(left[o], right[j], sum[o][j]);
             }
@@ -383,16 +391,16 @@ INLINE void linear_backward_weight(const int outs, const int ins, float *dw, flo
         weight_blocks(outs % BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
     for (o = 0; BIAS && o < outs; o += LANES) {
         vec total[LANES / W][LANES] = {0};
-        for (int n = 0; n < N; n++)
+        for (int t = 0; t < T; t++)
             for (int k = 0; k < LANES && o + k < outs; k++)
-                for (int p = 0; p < LANES / W; p++) total[p][k] += load(dy + (n * dy_row + o + k) * LANES + p * W);
+                for (int p = 0; p < LANES / W; p++) total[p][k] += load(dy + (t * dy_row + o + k) * LANES + p * W);
         add_lane_sums(dbias + o, total);
     }
 }
 
-/* norm (N, C) = (x - mean) / deviation, scale (N,) = 1 / deviation; gain and bias are in the weights that follow */
+/* norm (T, C) = (x - mean) / deviation, scale (T,) = 1 / deviation; gain and bias are in the weights that follow */
 INLINE void layernorm_forward(float *norm, float *scale, const float *x, const int x_row) {
-    for (int n = 0; n < N; n++, norm += ODD(C) * LANES, scale += LANES, x += x_row * LANES)
+    for (int t = 0; t < T; t++, norm += ODD(C) * LANES, scale += LANES, x += x_row * LANES)
         for_parts {
             vec sum = {0}, squares = {0};
             for (int c = 0; c < C; c++) sum += load(x + c * LANES + part);
@@ -408,10 +416,10 @@ INLINE void layernorm_forward(float *norm, float *scale, const float *x, const i
         }
 }
 
-/* dx (N, C) += what comes back through the layer norm, from dnorm (N, C); or is that, where nothing was there before */
+/* dx (T, C) += what comes back through the layer norm, from dnorm (T, C); or is that, where nothing was there before */
 INLINE void layernorm_backward(float *dx, const int dx_row, const float *dnorm, const float *norm, const float *scale,
                                const bool add) {
-    for (int n = 0; n < N; n++, dx += dx_row * LANES, dnorm += ODD(C) * LANES, norm += ODD(C) * LANES, scale += LANES)
+    for (int t = 0; t < T; t++, dx += dx_row * LANES, dnorm += ODD(C) * LANES, norm += ODD(C) * LANES, scale += LANES)
         for_parts {
             vec sum = {0}, dot = {0};
             for (int c = 0; c < C; c++) {
@@ -427,10 +435,10 @@ INLINE void layernorm_backward(float *dx, const int dx_row, const float *dnorm, 
         }
 }
 
-/* hidden (N, F) becomes GELU of it, exactly: x times the normal distribution's P(x); slope (N, F) its derivative.
+/* hidden (T, F) becomes GELU of it, exactly: x times the normal distribution's P(x); slope (T, F) its derivative.
    P by Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which shares its exponential with the derivative. */
 INLINE void gelu_forward(float *hidden, float *slope) {
-    for (int n = 0; n < N; n++, hidden += ODD(F) * LANES, slope += ODD(F) * LANES)
+    for (int t = 0; t < T; t++, hidden += ODD(F) * LANES, slope += ODD(F) * LANES)
         for (int i = 0; i < F * LANES; i += W) {
             const vec x = load(hidden + i), size = larger(x, -x);
             const vec bell = exponential(x * x * -0.5f);
@@ -446,7 +454,7 @@ INLINE void gelu_forward(float *hidden, float *slope) {
 }
 
 INLINE void gelu_backward(float *dhidden, const float *slope) {
-    for (int n = 0; n < N; n++, dhidden += ODD(F) * LANES, slope += ODD(F) * LANES)
+    for (int t = 0; t < T; t++, dhidden += ODD(F) * LANES, slope += ODD(F) * LANES)
         for (int i = 0; i < F * LANES; i += W) store(dhidden + i, load(dhidden + i) * load(slope + i));
 }
 
@@ -579,29 +587,27 @@ INLINE void softmax_backward(float *dweights, const float *weights) {
 }
 
 static void attention_forward(struct tile *tile, const int l) {
-    for (int s = 0; s < S; s++)
-        for (int h = 0; h < H; h++) {
-            const float *q = tile->rows[l][s * T][C + h * D], *k = q + C * LANES, *v = k + C * LANES;
-            float *weights = tile->weights[l][s][h][0][0];
-            dots(weights, q, ROW, k, ROW);
-            softmax_forward(weights);
-            mix_keys(tile->heads[l][s * T][h * D], ODD(C), weights, v, ROW);
-        }
+    for (int h = 0; h < H; h++) {
+        const float *q = tile->rows[l][0][C + h * D], *k = q + C * LANES, *v = k + C * LANES;
+        float *weights = tile->weights[l][h][0][0];
+        dots(weights, q, ROW, k, ROW);
+        softmax_forward(weights);
+        mix_keys(tile->heads[l][0][h * D], ODD(C), weights, v, ROW);
+    }
 }
 
 static void attention_backward(struct tile *tile, const int l) {
-    for (int s = 0; s < S; s++)
-        for (int h = 0; h < H; h++) {
-            const float *q = tile->rows[l][s * T][C + h * D], *k = q + C * LANES, *v = k + C * LANES;
-            float *dq = tile->drows[s * T][C + h * D], *dk = dq + C * LANES, *dv = dk + C * LANES;
-            const float *weights = tile->weights[l][s][h][0][0], *dy = tile->dheads[s * T][h * D];
-            float *dweights = tile->dweights[0][0];
-            dots(dweights, dy, ODD(C), v, ROW);
-            mix_queries(dv, ROW, weights, dy, ODD(C));
-            softmax_backward(dweights, weights);
-            mix_keys(dq, ROW, dweights, k, ROW);
-            mix_queries(dk, ROW, dweights, q, ROW);
-        }
+    for (int h = 0; h < H; h++) {
+        const float *q = tile->rows[l][0][C + h * D], *k = q + C * LANES, *v = k + C * LANES;
+        float *dq = tile->drows[0][C + h * D], *dk = dq + C * LANES, *dv = dk + C * LANES;
+        const float *weights = tile->weights[l][h][0][0], *dy = tile->dheads[0][h * D];
+        float *dweights = tile->dweights[0][0];
+        dots(dweights, dy, ODD(C), v, ROW);
+        mix_queries(dv, ROW, weights, dy, ODD(C));
+        softmax_backward(dweights, weights);
+        mix_keys(dq, ROW, dweights, k, ROW);
+        mix_queries(dk, ROW, dweights, q, ROW);
+    }
 }
 
 /* ---- the model on one tile ---- */
@@ -643,26 +649,25 @@ static void forward(struct tile *tile, const struct params *params, const struct
 
 /* The tile's share of the loss, added to loss (LANES,); logits become their gradients. */
 static void crossentropy(struct tile *tile, float *loss) {
-    for (int n = 0; n < N; n++)
+    for (int t = 0; t < T; t++) {
+        float (*logits)[LANES] = tile->logits[t], right[LANES] __attribute__((aligned(64)));
+        const int32_t *target = tile->ids[t + 1];
+        const float *share = tile->share;
+        for (int i = 0; i < LANES; i++) right[i] = logits[target[i]][i];
         for_parts {
-            float *logits = tile->logits[n][0] + part;
-            const ivec target = *(const ivec *)(tile->ids[n / T][n % T + 1] + part);
-            const vec share = load(tile->share[n / T] + part);
-            vec most = load(logits), sum = {0}, right = {0};
-            for (int v = 1; v < V; v++) most = larger(load(logits + v * LANES), most);
+            vec most = load(logits[0] + part), sum = {0};
+            for (int v = 1; v < V; v++) most = larger(load(logits[v] + part), most);
             for (int v = 0; v < V; v++) {
-                const vec x = load(logits + v * LANES) - most, e = exponential(x);
-                right = choose(target == v, x, right);
-                store(logits + v * LANES, e);
+                const vec e = exponential(load(logits[v] + part) - most);
+                store(logits[v] + part, e);
                 sum += e;
             }
-            store(loss + part, muladd(share, logarithm(sum) - right, load(loss + part)));
-            const vec factor = share / sum;
-            for (int v = 0; v < V; v++) {
-                const vec d = load(logits + v * LANES) * factor;
-                store(logits + v * LANES, choose(target == v, d - share, d));
-            }
+            const vec of_window = logarithm(sum) + most - load(right + part), factor = load(share + part) / sum;
+            store(loss + part, muladd(load(share + part), of_window, load(loss + part)));
+            for (int v = 0; v < V; v++) store(logits[v] + part, load(logits[v] + part) * factor);
         }
+        for (int i = 0; i < LANES; i++) logits[target[i]][i] -= share[i];
+    }
 }
 
 /* From the gradients of the logits to those of the rows of layer 0, in drows. */
@@ -694,23 +699,27 @@ static void backward(struct tile *tile, const struct params *params, const struc
 
 INLINE int min(int a, int b) { return a < b ? a : b; }
 
-/* Lane i of subtile s stands for token first + s * 16 + i; lanes beyond the vocabulary repeat its last. */
-INLINE int token_of(int first, int s, int lane) { return min(first + s * LANES + lane, V - 1); }
-
+/* x of tokens first, first + 1, ...; lanes beyond the vocabulary repeat its last token. */
 static void embed(struct tile *tile, const struct params *params, int first) {
-    for (int n = 0; n < N; n++)
+    for (int t = 0; t < T; t++)
         for (int c = 0; c < C; c++)
             for (int i = 0; i < LANES; i++)
-                tile->rows[0][n][c][i] = params->wte[token_of(first, n / T, i)][c] + params->wpe[n % T][c];
+                tile->rows[0][t][c][i] = params->wte[min(first + i, V - 1)][c] + params->wpe[t][c];
 }
 
 static void table_forward(struct tile *tile, const struct params *params, const struct folded *folded,
                           float table[T][V][ENTRY], int first) {
     embed(tile, params, first);
     qkv_forward(tile, folded, 0);
-    for (int n = 0; n < N; n++)
-        for (int i = 0; i < LANES && first + n / T * LANES + i < V; i++)
-            for (int f = 0; f < 4 * C; f++) table[n % T][first + n / T * LANES + i][f] = tile->rows[0][n][f][i];
+    for (int t = 0; t < T; t++)
+        for_parts
+            for (int f = 0; f < ENTRY; f += W) {
+                const int token = first + part;
+                vec block[W];
+                UNROLL for (int i = 0; i < W; i++) block[i] = load(tile->rows[0][t][f + i] + part);
+                transpose(block);
+                UNROLL for (int i = 0; i < W; i++) if (token + i < V) store(table[t][token + i] + f, block[i]);
+            }
 }
 
 /* Sum the table's gradients over the chunks, which are zero afterwards, and pass them on to the weights. */
@@ -718,50 +727,57 @@ static void table_backward(struct tile *tile, const struct params *params, struc
                            struct gradient *gradient, int first) {
     embed(tile, params, first);
     layernorm_forward(tile->norm_1[0][0][0], tile->scale_1[0][0], tile->rows[0][0][0], ROW);
-    memset(tile->drows, 0, sizeof tile->drows);
-    for (int n = 0; n < N; n++)
-        for (int i = 0; i < LANES && first + n / T * LANES + i < V; i++)
-            for (int k = 0; k < CHUNKS; k++) {
-                float *entry = workspace->chunks[k].table[n % T][first + n / T * LANES + i];
-                for (int f = 0; f < 4 * C; f++) tile->drows[n][f][i] += entry[f];
-                memset(entry, 0, ENTRY * sizeof(float));
+    for (int t = 0; t < T; t++)
+        for_parts
+            for (int f = 0; f < ENTRY; f += W) {
+                const int token = first + part;
+                vec block[W] = {0};
+                for (int k = 0; k < CHUNKS; k++)
+                    UNROLL for (int i = 0; i < W; i++) {
+                        if (token + i >= V) continue;
+                        float *entry = workspace->chunks[k].table[t][token + i] + f;
+                        block[i] += load(entry);
+                        store(entry, splat(0.0f));
+                    }
+                transpose(block);
+                UNROLL for (int i = 0; i < W; i++) store(tile->drows[t][f + i] + part, block[i]);
             }
     qkv_backward(tile, &workspace->folded, gradient, 0);
-    for (int n = 0; n < N; n++)
+    for (int t = 0; t < T; t++)
         for (int c = 0; c < C; c++)
-            for (int i = 0; i < LANES; i++) gradient->wte[c][first + n / T * LANES + i] += tile->drows[n][c][i];
-    for (int n = 0; n < N; n++)
+            for (int i = 0; i < LANES; i++) gradient->wte[c][first + i] += tile->drows[t][c][i];
+    for (int t = 0; t < T; t++)
         for (int c = 0; c < C; c += LANES) {
             vec total[LANES / W][LANES] = {0};
             for (int k = 0; k < LANES && c + k < C; k++)
-                for (int p = 0; p < LANES / W; p++) total[p][k] = load(tile->drows[n][c + k] + p * W);
-            add_lane_sums(gradient->wpe[n % T] + c, total);
+                for (int p = 0; p < LANES / W; p++) total[p][k] = load(tile->drows[t][c + k] + p * W);
+            add_lane_sums(gradient->wpe[t] + c, total);
         }
 }
 
 /* Rows of layer 0 from the table. */
 static void table_gather(struct tile *tile, float table[T][V][ENTRY]) {
-    for (int n = 0; n < N; n++)
+    for (int t = 0; t < T; t++)
         for_parts
             for (int f = 0; f < ENTRY; f += W) {
                 vec block[W];
                 UNROLL for (int i = 0; i < W; i++)
-                    block[i] = load(table[n % T][tile->ids[n / T][n % T][part + i]] + f);
+                    block[i] = load(table[t][tile->ids[t][part + i]] + f);
                 transpose(block);
-                UNROLL for (int i = 0; i < W; i++) store(tile->rows[0][n][f + i] + part, block[i]);
+                UNROLL for (int i = 0; i < W; i++) store(tile->rows[0][t][f + i] + part, block[i]);
             }
 }
 
 /* Their gradients back into the table's. */
 static void table_scatter(float table[T][V][ENTRY], struct tile *tile) {
-    for (int n = 0; n < N; n++)
+    for (int t = 0; t < T; t++)
         for_parts
             for (int f = 0; f < ENTRY; f += W) {
                 vec block[W];
-                UNROLL for (int i = 0; i < W; i++) block[i] = load(tile->drows[n][f + i] + part);
+                UNROLL for (int i = 0; i < W; i++) block[i] = load(tile->drows[t][f + i] + part);
                 transpose(block);
                 UNROLL for (int i = 0; i < W; i++) {
-                    float *entry = table[n % T][tile->ids[n / T][n % T][part + i]] + f;
+                    float *entry = table[t][tile->ids[t][part + i]] + f;
                     store(entry, load(entry) + block[i]);
                 }
             }
@@ -805,7 +821,7 @@ static void merge(struct job *job, int64_t step) {
 }
 
 /* folded w and bias of a linear layer that follows a layer norm */
-static void fold(const int outs, float w[][C], float *bias, float from[][C], const float *from_bias, const float *gain,
+static void fold(const int outs, float w[][C], float *bias, const float from[][C], const float *from_bias, const float *gain,
                  const float *shift, const int scaled, const float scale) {
     for (int o = 0; o < outs; o++) {
         const float s = o < scaled ? scale : 1.0f;
@@ -817,10 +833,10 @@ static void fold(const int outs, float w[][C], float *bias, float from[][C], con
     }
 }
 
-static void fold_all(struct folded *folded, struct params *params) {
+static void fold_all(struct folded *folded, const struct params *params) {
     const float scale = 1.0f / sqrtf(D);
     for (int l = 0; l < L; l++) {
-        struct layer *h = &params->h[l];
+        const struct layer *h = &params->h[l];
         fold(3 * C, folded->h[l].qkv, folded->h[l].qkv_bias, h->qkv, h->qkv_bias, h->ln_1, h->ln_1_bias, C, scale);
         fold(F, folded->h[l].fc, folded->h[l].fc_bias, h->fc, h->fc_bias, h->ln_2, h->ln_2_bias, 0, 1.0f);
     }
@@ -830,19 +846,18 @@ static void fold_all(struct folded *folded, struct params *params) {
 /* Tile `number` of the batch: its windows' tokens and shares. Lanes beyond the batch repeat its last with share 0. */
 static void read_tile(struct tile *tile, const struct job *job, int number) {
     const float whole = 1.0f / ((float)job->num_micro * (float)job->batch * T);
-    for (int s = 0; s < S; s++)
-        for (int i = 0; i < LANES; i++) {
-            const int w = (number * S + s) * LANES + i, kept = min(w, job->num_distinct - 1);
-            tile->share[s][i] = w == kept ? (float)job->counts[w] * whole : 0.0f;
-            const int32_t *text = job->data + job->distinct[kept];
-            for (int t = 0; t <= T; t++) tile->ids[s][t][i] = text[t];
-        }
+    for (int i = 0; i < LANES; i++) {
+        const int w = number * LANES + i, kept = min(w, job->num_distinct - 1);
+        tile->share[i] = w == kept ? (float)job->counts[w] * whole : 0.0f;
+        const int32_t *text = job->data + job->distinct[kept];
+        for (int t = 0; t <= T; t++) tile->ids[t][i] = text[t];
+    }
 }
 
 /* The gradients of a chunk's tiles. */
 static void run_chunk(struct job *job, struct tile *tile, int number) {
     struct chunk *chunk = &job->workspace->chunks[number];
-    const int tiles = ROUND_UP(job->num_distinct, S * LANES) / (S * LANES);
+    const int tiles = ROUND_UP(job->num_distinct, LANES) / LANES;
     memset(&chunk->gradient, 0, sizeof chunk->gradient);
     for (int i = tiles * number / CHUNKS; i < tiles * (number + 1) / CHUNKS; i++) {
         read_tile(tile, job, i);
@@ -1006,8 +1021,8 @@ static void restore_denormals(uint64_t before) {
 }
 
 static void table_tiles(struct job *job, struct tile *tile) {
-    for (int i; (i = take(job)) < GROUPS / (S * LANES);)
-        table_forward(tile, (struct params *)job->params, &job->workspace->folded, job->workspace->table, i * S * LANES);
+    for (int i; (i = take(job)) < TOKENS / LANES;)
+        table_forward(tile, (struct params *)job->params, &job->workspace->folded, job->workspace->table, i * LANES);
 }
 
 /* Thread `thread` of a job: its steps, and where job->gradient is not null, one gradient instead. */
@@ -1028,8 +1043,8 @@ void train(struct job *job, int thread) {
         barrier(job);
         /* A chunk's gradient takes every CHUNKS-th tile of the table, in their order. */
         for (int k; (k = take(job)) < CHUNKS;)
-            for (int i = k; i < GROUPS / (S * LANES); i += CHUNKS)
-                table_backward(tile, params, workspace, &workspace->chunks[k].gradient, i * S * LANES);
+            for (int i = k; i < TOKENS / LANES; i += CHUNKS)
+                table_backward(tile, params, workspace, &workspace->chunks[k].gradient, i * LANES);
         barrier(job);
         if (thread == 0) {
             job->losses[step * job->loss_stride] = reduce(workspace, params);
@@ -1038,6 +1053,28 @@ void train(struct job *job, int thread) {
             else
                 update(job, job->lr[step]);
         }
+    }
+    restore_denormals(denormals);
+}
+
+/* Logits (V, columns, batch) of tokens (columns, batch), columns <= T, for tiles first to last - 1 of the batch. */
+void infer(struct workspace *workspace, const float *weights, const int32_t *tokens, int64_t columns, int64_t batch,
+           int64_t first, int64_t last, float *logits) {
+    const struct params *params = (const struct params *)weights;
+    struct tile *tile = workspace->tiles;
+    const uint64_t denormals = flush_denormals();
+    fold_all(&workspace->folded, params);
+    for (int i = 0; i < TOKENS; i += LANES) table_forward(tile, params, &workspace->folded, workspace->table, i);
+    for (int64_t number = first; number < last; number++) {
+        const int64_t begin = number * LANES, count = batch - begin < LANES ? batch - begin : LANES;
+        for (int t = 0; t < T; t++)    /* what is beyond the columns is seen by no column, beyond the batch by nobody */
+            for (int i = 0; i < LANES; i++)
+                tile->ids[t][i] = t < columns ? tokens[t * batch + begin + (i < count ? i : 0)] : 0;
+        table_gather(tile, workspace->table);
+        forward(tile, params, &workspace->folded);
+        for (int v = 0; v < V; v++)
+            for (int64_t t = 0; t < columns; t++)
+                memcpy(logits + (v * columns + t) * batch + begin, tile->logits[t][v], (size_t)count * sizeof(float));
     }
     restore_denormals(denormals);
 }
