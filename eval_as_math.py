@@ -7,13 +7,15 @@ Prints a table an operation (right answers of ten; held-out pairs in brackets) a
 run's own evaluation at that iteration. --json prints the same for programs. Takes a few seconds.
 """
 import json
+from pathlib import Path
 
 from tbtt.cli import Parser, run
 from tbtt.evaluate import NUM_SAMPLES
 from tbtt.run_folder import BEST
-from tbtt.inference import Trained, add_options, totals
+from tbtt.inference import add_options, load_model, totals
 
 NAMES = {'add': 'addition', 'sub': 'subtraction', 'heldout': 'held-out', 'seen': 'seen in training'}
+SHOWN = 6    # expressions with a wrong answer, between the tables and the totals
 
 
 def grid(task, right, sign):
@@ -32,7 +34,7 @@ def main():
     add_options(parser, ckpt=BEST['math'])
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the tables')
     args = parser.parse_args()
-    trained = Trained(args)
+    trained = load_model(Path(args.out_dir) / args.ckpt, args.device, args.seed, args.dataset)
     task, right, wrong = trained.ask('math')
     counts = totals(task, right)
     if args.json:
@@ -45,10 +47,12 @@ def main():
     print('{checkpoint}, iteration {iteration:,}, {parameters:,} parameters\n'.format(**trained.about()))
     for sign in '+-':
         print(grid(task, right, sign) + '\n')
-    for i, text in wrong.items():
+    for i, text in list(wrong.items())[:SHOWN]:
         mark = 'held out' if task.is_heldout(i) else 'seen in training'
         print(f'{task.prompts[i]}{task.results[i]}> was answered {text.strip()!r} '
               f'({NUM_SAMPLES - right[i]} of {NUM_SAMPLES} wrong, {mark})')
+    if len(wrong) > SHOWN:
+        print(f'{len(wrong) - SHOWN} more expressions were answered wrongly: --json has them all')
     for group, (correct, total) in counts.items():
         print(f'{NAMES[group]:>17}: {correct}/{total} = {100 * correct / total:.1f}%')
 

@@ -2,79 +2,127 @@
 
     python plot_all_models.py
     python plot_all_models.py --wd                (the twins with weight decay: math_mini_14_wd, ...)
+    python plot_all_models.py --beside=older      (the runs in another folder in grey behind)
 
 Reads results.csv in the paper's twelve run folders (math_mini_14, ..., both_mlt) under --root_dir and writes
 grid_math.png, grid_facts.png and grid_combined.png (with --wd: grid_math_wd.png, ...) into --output_dir, in about five
 seconds. A run that is missing leaves a panel that says which command makes it. Of many seeds a line is the median and
-a band the range.
+a band the range. Above each panel stands how many held-out questions are answered at the end.
 """
 from pathlib import Path
 
+from tbtt.cli import Parser, run    # first: it says what is missing
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tbtt import paper
-from tbtt.cli import Parser, run
-from tbtt.figures import LOOK, accuracy_and_loss, draw_seeds, save
-from tbtt.results import find_seeds, read_info, read_results, stack_seeds
-
-GRIDS = {'math': 'grid_math', 'facts': 'grid_facts', 'both': 'grid_combined'}
-LINES = {'math': ('add_acc', 'sub_acc'), 'facts': ('facts_acc',), 'both': ('add_acc', 'sub_acc', 'facts_acc')}
+from tbtt.figures import BESIDE, LOSS_LOOKS, accuracy_and_loss, add_format, draw_seeds, look, save
+from tbtt.results import Results, answered_text, find_seeds, read_info, read_results, stack_seeds
 
 
-def draw_panel(axes, loss, found, task):
+def groups_of(experiment: str) -> list[str]:
+    """The groups of questions of an experiment, held-out ones last and so on top."""
+    return [*(group for task in paper.tasks_of(experiment) for group in task.scored), *heldout_of(experiment)]
+
+
+def heldout_of(experiment: str) -> list[str]:
+    """Its groups that are never trained on."""
+    return [task.heldout_group for task in paper.tasks_of(experiment) if task.heldout_group]
+
+
+def read_seeds(found: list[Path]) -> Results:
+    """The seeds in these folders, stacked."""
+    return stack_seeds([read_results(seed / 'results.csv') for seed in found])
+
+
+def draw_panel(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> None:
     """One model's run, whose seeds are in the folders `found`, over thousands of iterations."""
-    results = stack_seeds([read_results(seed / 'results.csv') for seed in found])
+    results = read_seeds(found)
     thousands = results['iter'] / 1000
-    draw_seeds(loss, thousands, results['train_loss'], LOOK['train_loss'])
-    for column in LINES[task]:
-        draw_seeds(axes, thousands, results[column], LOOK[column])
+    draw_seeds(loss, thousands, results['train_loss'], LOSS_LOOKS['train_loss'])
+    for group in groups_of(experiment):
+        draw_seeds(axes, thousands, results[f'{group}_acc'], look(group))
     axes.set_xlim(0, max(thousands[-1], axes.get_xlim()[1]))
 
 
-def draw_missing(axes, name):
+def heldout_text(found: list[Path], experiment: str) -> str:
+    """How many held-out questions are answered at the end: `held-out 3 of 4`; of several seeds, how many answer all."""
+    texts = []
+    for group in heldout_of(experiment):
+        seeds = [read_results(seed / 'results.csv') for seed in found]
+        answered = [answered_text(*(seed[f'{group}_{what}'][-1] for what in ('correct', 'total', 'answered')))
+                    for seed in seeds]
+        if all(answered) and len(answered) == 1:
+            texts.append(f'held-out {answered[0]} at the end')
+        elif all(answered) and answered:
+            every = sum(text.split()[0] == text.split()[-1] for text in answered)
+            texts.append(f'{every} of {len(answered)} seeds answer all {answered[0].split()[-1]} held-out questions')
+    return ', '.join(texts)
+
+
+def draw_beside(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> None:
+    """The same run of another folder: medians in grey, each in the dashes of what it is."""
+    results = read_seeds(found)
+    for group in groups_of(experiment):
+        style = BESIDE | dict(linestyle=look(group)['linestyle'], label='_beside')
+        draw_seeds(axes, results['iter'] / 1000, results[f'{group}_acc'], style, band=False)
+    style = BESIDE | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label='_beside')
+    draw_seeds(loss, results['iter'] / 1000, results['train_loss'], style, band=False)
+
+
+def draw_missing(axes: Axes, name: str) -> None:
     """Say in an empty panel how its run is made."""
     axes.text(0.5, 0.5, f'no results yet: make them with\n{paper.train_command(name)}', transform=axes.transAxes,
               ha='center', va='center', fontsize=8, color='0.35')
 
 
-def panel_title(model, task, found):
-    """n14 (1,456 parameters), and the number of seeds if there are several."""
-    size = found and read_info(found[0]).get('num_params') or paper.num_params(paper.run_name(task, model))
-    return f'{model} ({size:,} parameters)' + f', {len(found)} seeds' * (len(found) > 1)
+def panel_title(model: str, experiment: str, found: list[Path]) -> str:
+    """n14 (1,456 parameters), the number of seeds if there are several, and what they answer of what is held out."""
+    size = found and read_info(found[0]).get('num_params') or paper.num_params(paper.run_name(experiment, model))
+    title = f'{model} ({size:,} parameters)' + (f', {len(found)} seeds' if len(found) > 1 else '')
+    heldout = heldout_text(found, experiment)
+    return f'{title}\n{heldout}' if heldout else title
 
 
-def legend_below(figure, task, with_band):
+def legend_below(figure: Figure, experiment: str, with_band: bool, beside: Path | None) -> None:
     """One legend for the whole figure, complete even where runs are missing."""
-    handles = [Line2D([], [], **LOOK[column]) for column in (*LINES[task], 'train_loss')]
-    handles += [Patch(color='0.82', label='Range over seeds')] * with_band
-    figure.legend(handles=handles, loc='outside lower center', ncols=len(handles), frameon=False)
+    handles = [Line2D([], [], **look(group)) for group in groups_of(experiment)]
+    handles.append(Line2D([], [], **LOSS_LOOKS['train_loss']))
+    if with_band:
+        handles.append(Patch(color='0.82', label='Range over seeds'))
+    if beside:
+        handles.append(Line2D([], [], **BESIDE, label=f'the same of {beside.resolve().name}'))
+    figure.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 5), frameon=False)
 
 
-def draw_grid(task, root, wd=False):
-    """Figure of 2 x 2 panels, one a model of the paper, from the runs of `task` below the folder `root`."""
-    figure = Figure(figsize=(9.5, 6.4), layout='constrained')
-    figure.suptitle(paper.TASKS[task] + ', weight decay 0.1 and no dropout' * wd)
+def draw_grid(experiment: str, root: Path, wd: bool = False, beside: Path | None = None) -> Figure:
+    """Figure of 2 x 2 panels, one a model of the paper, from the runs of `experiment` below the folder `root`."""
+    figure = Figure(figsize=(9.5, 7), layout='constrained')
+    figure.suptitle(paper.title(paper.tasks_column(experiment)) + (', weight decay 0.1 and no dropout' if wd else ''))
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
     panels[0, 0].set_xlim(0, paper.ITERS / 1000)
     with_band = False
     for axes, model in zip(panels.flat, paper.MODELS):
-        name = paper.run_name(task, model, wd)
+        name = paper.run_name(experiment, model, wd)
         found = find_seeds(root / name)
         with_band |= len(found) > 1
         loss = accuracy_and_loss(axes)
-        axes.set_title(panel_title(model, task, found), fontsize=10)
+        axes.set_title(panel_title(model, experiment, found), fontsize=10)
+        if beside and (others := find_seeds(beside / name)):
+            draw_beside(axes, loss, others, experiment)
         if found:
-            draw_panel(axes, loss, found, task)
+            draw_panel(axes, loss, found, experiment)
         else:
             draw_missing(axes, name)
         label_outer(axes, loss)
-    legend_below(figure, task, with_band)
+    legend_below(figure, experiment, with_band, beside)
     return figure
 
 
-def label_outer(axes, loss):
+def label_outer(axes: Axes, loss: Axes) -> None:
     """Name the axes at the edges of the grid only."""
     place = axes.get_subplotspec()
     if place.is_first_col():
@@ -82,24 +130,28 @@ def label_outer(axes, loss):
     if place.is_last_row():
         axes.set_xlabel('Iteration (thousands)')
     if place.is_last_col():
-        loss.set_ylabel('Training loss', color=LOOK['train_loss']['color'])
+        loss.set_ylabel('Training loss (nats a character)', color=LOSS_LOOKS['train_loss']['color'])
     else:
-        loss.tick_params(labelright=False)
+        loss.tick_params(right=False, labelright=False)
+        loss.spines['right'].set_visible(False)
+        axes.spines['right'].set_visible(False)
 
 
-def main():
+def main() -> None:
+    """Draw the three grids."""
     parser = Parser(__doc__)
     paper.add_options(parser)
     parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
+    add_format(parser)
     args = parser.parse_args()
     # All are drawn before the first is written: a damaged run changes nothing on disk.
-    grids = {task: draw_grid(task, args.root_dir, args.wd) for task in GRIDS}
-    names = [paper.run_name(task, model, args.wd) for task in GRIDS for model in paper.MODELS]
+    grids = {name: draw_grid(name, args.root_dir, args.wd, args.beside) for name in paper.EXPERIMENTS}
+    names = [paper.run_name(name, model, args.wd) for name in grids for model in paper.MODELS]
     found = [name for name in names if find_seeds(args.root_dir / name)]
     print(f'found {len(found)} of {len(names)} runs in {args.root_dir.resolve()}')
-    for task, figure in grids.items():
-        output = args.output_dir / f'{GRIDS[task]}{"_wd" * args.wd}.png'
-        save(figure, output, dpi=300)
+    for name, figure in grids.items():
+        output = args.output_dir / f'{paper.EXPERIMENTS[name].grid}{"_wd" if args.wd else ""}.{args.format}'
+        save(figure, output, dpi=200)
         print(f'wrote {output}')
 
 

@@ -1,100 +1,153 @@
 """Draw one run: accuracies on the left, losses on the right, over the iterations of training.
 
     python plot_results.py --model_folder math_mini_14
+    python plot_results.py --model_folder math_mini_14 --beside older/math_mini_14 --format=svg
 
 Reads results.csv in the folder (ours or the paper's; no checkpoint is needed) and writes plot_<operation>.png beside
-it, in about a second. A red dot marks an evaluation with addition and subtraction both at 100%, a vertical line the
+it, in about a second. A black dot marks an evaluation with addition and subtraction both at 100%, a vertical line the
 best checkpoint over all tasks. In a folder of many seeds (seed_1337, seed_1338, ...) a line is the median, a band the
-range, and a red dot the percentage of the seeds that have both at 100%.
+range, and a black dot the percentage of the seeds that have all at 100%. --beside draws another run in grey behind.
 """
 from pathlib import Path
 
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbtt import paper
-from tbtt.cli import Parser, UserError, run
-from tbtt.figures import LOOK, LOSS_TOP, accuracy_and_loss, draw_seeds, save
-from tbtt.results import best_row, find_seeds, read_info, read_results, stack_seeds
-
-OPERATIONS = {'math': ('add_acc', 'sub_acc', 'heldout_acc'), 'facts': ('facts_acc',),
-              'both': ('add_acc', 'sub_acc', 'heldout_acc', 'facts_acc'), 'losses': ()}
+from tbtt.figures import BESIDE, LOSS_LOOKS, LOSS_TOP, accuracy_and_loss, add_format, draw_seeds, legend_once, look, save
+from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, read_info, read_results, scores,
+                          stack_seeds)
+from tbtt.tasks import TASKS
 
 
-def choose_operation(results, wanted, folder):
-    """`wanted`, or what the results have scores of; UserError where they have none of what is wanted."""
-    has = {task for task in ('math', 'facts') if not np.isnan(results[f'{task}_acc']).all()}
-    needs = {'math': {'math'}, 'facts': {'facts'}, 'both': {'math', 'facts'}, 'losses': set()}
-    fits = [operation for operation in ('both', 'math', 'facts', 'losses') if needs[operation] <= has]
+def operations() -> dict[str, list[str]]:
+    """What can be drawn: name -> tasks. One task, `both` for all that were asked, or the losses alone."""
+    return {'both': list(TASKS), **{name: [name] for name in TASKS}, 'losses': []}
+
+
+def choose_operation(results: Results, wanted: str | None, folder: Path) -> tuple[str, list[str]]:
+    """`wanted`, or all that the results have scores of, and the tasks to draw; UserError where they lack what is wanted."""
+    asked = [task for task in TASKS if not np.isnan(results[f'{task}_acc']).all()]
+    possible = {name: [task for task in tasks if task in asked] for name, tasks in operations().items()}
+    fits = [name for name, tasks in possible.items() if name == 'losses' or len(tasks) > (name == 'both')]
     if wanted and wanted not in fits:
         raise UserError(f'{folder} has no scores for --operation={wanted}: choose from {", ".join(fits)}')
-    return wanted or fits[0]
+    chosen = wanted or fits[0]
+    return chosen, possible[chosen]
 
 
-def title(folder, seeds):
+def title(folder: Path, seeds: list[Path]) -> str:
     """The run's name, its parameter count where it is known, and how many seeds there are."""
     home = folder.parent if folder.name.startswith('seed_') else folder
     name = folder.relative_to(home.parent).as_posix()
     size = read_info(seeds[0]).get('num_params') or paper.num_params(home.name)
     if size:
         name += f', {size:,} parameters'
-    return name + f', median and range of {len(seeds)} seeds' * (len(seeds) > 1)
+    return name if len(seeds) == 1 else f'{name}, median and range of {len(seeds)} seeds'
 
 
-def draw_perfect(axes, results):
-    """Red dots: the percentage of seeds with addition and subtraction both at 100%, where there is one."""
-    share = 100 * ((results['add_acc'] == 100) & (results['sub_acc'] == 100)).mean(axis=0)
-    label = 'Add. and sub. at 100%' if len(results['add_acc']) == 1 else 'Seeds with add. and sub. at 100%'
-    axes.plot(results['iter'][share > 0], share[share > 0], 'o', color='red', markersize=3.5, label=label, zorder=4,
-              clip_on=False)
+def heldout_label(group: str, results: Results) -> str:
+    """Held-out: 3 of 4 at the end; of several seeds, how many questions there are."""
+    correct, total, answered = (results[f'{group}_{what}'][:, -1] for what in ('correct', 'total', 'answered'))
+    text = answered_text(correct[0], total[0], answered[0])
+    if not text:
+        return group_label(group)
+    if len(total) > 1:
+        return f'{group_label(group)} ({text.split()[-1]} questions)'
+    return f'{group_label(group)}: {text} at the end'
 
 
-def draw_best(axes, seeds):
+def draw_perfect(axes: Axes, results: Results, groups: tuple[str, ...]) -> None:
+    """Black dots: the percentage of seeds with all operations at 100%, where there is one."""
+    share = 100 * np.all([results[f'{group}_acc'] == 100 for group in groups], axis=0).mean(axis=0)
+    if share.any():
+        names = ' and '.join([group_label(groups[0]), *(group_label(group).lower() for group in groups[1:])])
+        label = f'{names} at 100%' if len(results[f'{groups[0]}_acc']) == 1 else f'Seeds with {names.lower()} at 100%'
+        axes.plot(results['iter'][share > 0], share[share > 0], 'o', color='black', markersize=3, label=label, zorder=4,
+                  clip_on=False)
+
+
+def draw_best(axes: Axes, seeds: list[Results]) -> None:
     """A vertical line at the iteration of the best combined score (several seeds: the median of their iterations)."""
     at = float(np.median([seed['iter'][best_row(seed, 'combined')] for seed in seeds]))
     label = 'Best combined' if len(seeds) == 1 else 'Best combined, median'
     axes.axvline(at, color='0.25', linewidth=1, linestyle=(0, (4, 4)), label=f'{label}: {at:,.0f}')
 
 
-def draw_run(folder, operation=None):
-    """Figure of the run in `folder` and which of OPERATIONS it shows (default: all that the run was asked).
+def draw_tasks(axes: Axes, results: Results, tasks: list[str]) -> None:
+    """The accuracies of tasks, held-out questions last and so on top."""
+    for name in tasks:
+        for group in TASKS[name].counted():
+            style = look(group)
+            if group == TASKS[name].heldout_group:
+                style['label'] = heldout_label(group, results)
+            draw_seeds(axes, results['iter'], results[f'{group}_acc'], style)
 
-    Raises UserError where the folder has no results or no scores of that operation.
-    """
-    folder = Path(folder).resolve()
+
+def draw_beside(axes: Axes, loss: Axes, folder: Path, tasks: list[str]) -> None:
+    """Another run's medians in grey, each in the dashes of what it is."""
+    results, _, _ = read_run(folder)
+    label = f'{folder.name}, beside'
+    for name in tasks:
+        for group in TASKS[name].counted():
+            draw_seeds(axes, results['iter'], results[f'{group}_acc'],
+                       BESIDE | dict(linestyle=look(group)['linestyle'], label=label), band=False)
+    draw_seeds(loss, results['iter'], results['train_loss'],
+               BESIDE | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label=label), band=False)
+
+
+def read_run(folder: Path) -> tuple[Results, list[Results], list[Path]]:
+    """-> the seeds of a run stacked, each for itself, and their folders. UserError where there is none"""
     found = find_seeds(folder)
     if not found:
         raise UserError(f'no results.csv in {folder} or in a seed_* folder below it: train it, or name another folder')
     seeds = [read_results(seed / 'results.csv') for seed in found]
-    results = stack_seeds(seeds)
-    operation = choose_operation(results, operation, folder)
-    figure = Figure(figsize=(8, 4.8), layout='constrained')
+    return stack_seeds(seeds), seeds, found
+
+
+def draw_run(folder: str | Path, operation: str | None = None, beside: str | Path | None = None) -> tuple[Figure, str]:
+    """Figure of the run in `folder` and which of `operations` it shows (default: all that the run was asked).
+
+    Raises UserError where the folder has no results or no scores of that operation.
+    """
+    folder = Path(folder).resolve()
+    results, seeds, found = read_run(folder)
+    operation, tasks = choose_operation(results, operation, folder)
+    figure = Figure(figsize=(8, 5), layout='constrained')
     axes = figure.add_subplot(title=title(folder, found), xlabel='Iteration', ylabel='Accuracy (%)')
     highest = max([LOSS_TOP, *results['train_loss'][np.isfinite(results['train_loss'])] * 1.05])
     loss = accuracy_and_loss(axes, highest)
-    loss.set_ylabel('Loss', color=LOOK['train_loss']['color'])
-    for column in ('train_loss', 'val_loss'):
-        draw_seeds(loss, results['iter'], results[column], LOOK[column])
-    for column in OPERATIONS[operation]:
-        draw_seeds(axes, results['iter'], results[column], LOOK[column])
-    if operation in ('math', 'both'):
-        draw_perfect(axes, results)
-    if operation != 'losses':
+    loss.set_ylabel('Loss (nats a character)', color=LOSS_LOOKS['train_loss']['color'])
+    if beside:
+        draw_beside(axes, loss, Path(beside).resolve(), tasks)
+    for column, style in LOSS_LOOKS.items():
+        draw_seeds(loss, results['iter'], results[column], style)
+    draw_tasks(axes, results, tasks)
+    for name in tasks:
+        if len(TASKS[name].scored) > 1:
+            draw_perfect(axes, results, scores()[name])
+    if tasks:
         draw_best(axes, seeds)
     axes.set_xlim(0, max(results['iter'][-1], 1))
     axes.xaxis.set_major_formatter('{x:,.0f}')
-    figure.legend(loc='outside lower center', ncols=4, frameon=False)
+    legend_once(figure, ncols=3)
     return figure, operation
 
 
-def main():
+def main() -> None:
+    """Draw the run that the command line names."""
     parser = Parser(__doc__)
     parser.add_argument('--model_folder', required=True, help='folder of a run, of one seed or of many')
-    parser.add_argument('--operation', choices=OPERATIONS, help='what to draw (default: all that the run was asked)')
+    parser.add_argument('--operation', choices=operations(), help='what to draw (default: all that the run was asked)')
+    parser.add_argument('--beside', metavar='FOLDER', help='another run, drawn in grey behind')
     parser.add_argument('--output', help='file to write (default: plot_<operation>.png in the model folder)')
+    add_format(parser)
     args = parser.parse_args()
-    figure, operation = draw_run(args.model_folder, args.operation)
-    output = args.output or Path(args.model_folder) / f'plot_{operation}.png'
+    figure, operation = draw_run(args.model_folder, args.operation, args.beside)
+    output = args.output or Path(args.model_folder) / f'plot_{operation}.{args.format}'
     save(figure, output)
     print(f'wrote {output}')
 

@@ -2,35 +2,47 @@
 
     python analysis/make_tables.py
     python analysis/make_tables.py --wd                    (the twins with weight decay: math_mini_14_wd, ...)
-    python analysis/make_tables.py --claims sweeps/capacity/summary.csv      (a verdict on each of the paper's claims)
+    python analysis/make_tables.py --beside=older          (and below ours the runs in another folder)
 
 Reads results.csv and run.json in the paper's twelve run folders (math_mini_14, ..., both_mlt) under --root_dir and
-writes to standard output only, in less than a second. What is missing is blank.
+writes to standard output only, in about a second. What is missing is blank.
 """
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt import figures, paper
-from tbtt.cli import Parser, UserError, run
-from tbtt.results import best_row, find_seeds, last_row, mean_interval, read_info, read_results, wilson_interval
+from tbtt import paper
+from tbtt.figures import markdown_table
+from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, last_row, read_info, read_results)
+from tbtt.stats import mean_interval, wilson_interval
 
 NOTES = """\
 *Best evaluation* is the paper's protocol: the first evaluation with the highest score over all tasks of the run,
 chosen by looking at that score. *Last iteration* is not chosen. Several seeds: mean ± half a 95% interval (Student's
-t); seeds with all held-out questions right: with Wilson's 95% interval in brackets."""
-# column: (heading, name in data/paper_tables.csv)
-SCORES = {'add_acc': ('addition %', 'addition_pct'), 'sub_acc': ('subtraction %', 'subtraction_pct'),
-          'facts_acc': ('facts %', 'facts_pct'), 'combined_acc': ('combined %', 'combined_pct')}
-TABLES = {'math': ('add_acc', 'sub_acc', 'heldout'), 'facts': ('facts_acc',),
-          'both': ('add_acc', 'sub_acc', 'facts_acc', 'combined_acc', 'heldout')}
-PROTOCOLS = {'best evaluation': lambda results: best_row(results, 'combined'), 'last iteration': last_row}
+t). The 40 held-out answers are four questions, each asked ten times: in brackets, how many of them are answered (six
+right answers of ten); of several seeds, how many answer all four, with Wilson's 95% interval."""
+EVALUATIONS = {'best evaluation': lambda results: best_row(results, 'combined'), 'last iteration': last_row}
 
 
-def read_run(folder):
-    """A run's seeds: list of results, and how many of these are unfinished."""
+def score_names(experiment: str) -> list[str]:
+    """The columns of an experiment's table: groups of questions, `combined` of several tasks."""
+    tasks = paper.tasks_of(experiment)
+    scored = [group for task in tasks for group in task.scored]
+    return [*scored, *(['combined'] if len(tasks) > 1 else []),
+            *(task.heldout_group for task in tasks if task.heldout_group)]
+
+
+def heldout_names(experiment: str) -> set[str]:
+    """Those of them that are counted, not given in percent."""
+    return {task.heldout_group for task in paper.tasks_of(experiment) if task.heldout_group}
+
+
+def read_run(folder: Path) -> tuple[list[Results], int]:
+    """-> the results of a run's seeds, and how many of these are unfinished"""
     seeds, unfinished = [], 0
     for seed in find_seeds(folder):
         results = read_results(seed / 'results.csv')
@@ -41,7 +53,7 @@ def read_run(folder):
     return seeds, unfinished
 
 
-def score_cell(values):
+def score_cell(values: np.ndarray) -> str:
     """One seed: the score; several: mean ± half width of the 95% interval; blank where it does not apply."""
     mean, half = mean_interval(values)
     if np.isnan(mean):
@@ -49,70 +61,75 @@ def score_cell(values):
     return f'{mean:.1f}' if len(values) == 1 else f'{mean:.1f} ± {half:.1f}'
 
 
-def heldout_cell(correct, total):
-    """One seed: 23/40; several: how many have all right, and the mean; blank where nothing is held out."""
+def heldout_cell(correct: np.ndarray, total: np.ndarray, answered: np.ndarray) -> str:
+    """One seed: 23/40 (2 of 4); several: how many answer every question, and the mean; blank where nothing is held out."""
     if np.isnan(total).any():
         return ''
+    texts = [answered_text(*each) for each in zip(correct, total, answered)]
     if len(total) == 1:
-        return f'{correct[0]:.0f}/{total[0]:.0f}'
-    full, count = int((correct == total).sum()), len(total)
-    low, high = wilson_interval(full, count)
-    return (f'{full} of {count} seeds at {total[0]:.0f}/{total[0]:.0f} ({100 * low:.0f} to {100 * high:.0f}%), '
-            f'mean {score_cell(correct)}')
+        return f'{correct[0]:.0f}/{total[0]:.0f}' + (f' ({texts[0]})' if texts[0] else '')
+    every = f'{texts[0].split()[-1]} of {texts[0].split()[-1]}' if texts[0] else f'{total[0]:.0f}/{total[0]:.0f}'
+    count = sum(text == every if text else right == asked for text, right, asked in zip(texts, correct, total))
+    low, high = wilson_interval(count, len(total))
+    return (f'{count} of {len(total)} seeds at {every} ({100 * low:.0f} to {100 * high:.0f}%), '
+            f'mean {score_cell(correct)} of {total[0]:.0f}')
 
 
-def iteration_cell(iters):
+def iteration_cell(iters: np.ndarray) -> str:
     """The iteration, or the range of those of several seeds."""
     return ' to '.join(f'{at:,.0f}' for at in sorted({min(iters), max(iters)}))
 
 
-def paper_cells(row, columns):
+def paper_cells(experiment: str, model: str) -> list[str]:
     """The paper's row, every number as it is printed there."""
-    heldout = f'{row["heldout_correct"]}/{row["heldout_total"]}' if row['heldout_total'] else ''
-    return ['paper', '', '', *(heldout if column == 'heldout' else row[SCORES[column][1]] for column in columns)]
+    row, heldout = paper.published()[experiment, model], paper.published_heldout(experiment, model)
+    text = f'{heldout[0]}/{heldout[1]} ({answered_text(*heldout)})' if heldout else ''
+    return ['paper', '', '', *(text if name in heldout_names(experiment) else row[paper.percent_column(name)]
+                               for name in score_names(experiment))]
 
 
-def our_cells(protocol, seeds, unfinished, columns):
-    """Our row under one of PROTOCOLS; blank behind its label where there is no seed."""
+def our_cells(source: str, evaluation: str, folder: Path, experiment: str) -> list[str]:
+    """The row of a run at one of EVALUATIONS; blank behind its label where there is no seed. source: ours, or whose"""
+    seeds, unfinished = read_run(folder)
     if not seeds:
-        return [f'ours, {protocol}'] + [''] * (2 + len(columns))
-    at = [(results, PROTOCOLS[protocol](results)) for results in seeds]
+        return [f'{source}, {evaluation}'] + [''] * (2 + len(score_names(experiment)))
+    rows = [(results, EVALUATIONS[evaluation](results)) for results in seeds]
 
-    def pick(column):
-        return np.array([results[column][row] for results, row in at])
+    def pick(column: str) -> np.ndarray:
+        return np.array([results[column][row] for results, row in rows])
 
-    mark = f' ({unfinished} of {len(seeds)} seeds unfinished)' if len(seeds) > 1 else ' (unfinished)'
-    cells = [f'ours, {protocol}{mark * bool(unfinished)}', f'{len(seeds)}', iteration_cell(pick('iter'))]
-    return cells + [heldout_cell(pick('heldout_correct'), pick('heldout_total')) if column == 'heldout'
-                    else score_cell(pick(column)) for column in columns]
+    mark = ''
+    if unfinished:
+        mark = f' ({unfinished} of {len(seeds)} seeds unfinished)' if len(seeds) > 1 else ' (unfinished)'
+    scores = [heldout_cell(*(pick(f'{name}_{what}') for what in ('correct', 'total', 'answered')))
+              if name in heldout_names(experiment) else score_cell(pick(f'{name}_acc'))
+              for name in score_names(experiment)]
+    return [f'{source}, {evaluation}{mark}', f'{len(seeds)}', iteration_cell(pick('iter')), *scores]
 
 
-def make_table(task, root, wd=False):
-    """The Markdown of one table: three rows a model, from the runs below the folder `root`."""
-    columns, numbers = TABLES[task], paper.published()
-    table = numbers[task, 'n14']['table']
+def make_table(experiment: str, root: Path, wd: bool = False, beside: Path | None = None) -> str:
+    """The Markdown of one table: three rows a model, from the runs below the folder `root`, and two more from `beside`."""
     heads = ['model', 'parameters', 'source', 'seeds', 'iteration']
-    heads += ['held-out' if column == 'heldout' else SCORES[column][0] for column in columns]
+    heads += [group_label(name).lower() if name in heldout_names(experiment)
+              else paper.percent_column(name).replace('_pct', ' %') for name in score_names(experiment)]
+    sources = {'ours': root} | ({beside.resolve().name: beside} if beside else {})
     rows = []
-    for model, size in zip(paper.MODELS, paper.NUM_PARAMS[task]):
-        seeds, unfinished = read_run(root / paper.run_name(task, model, wd))
-        rows.append([model, f'{size:,}', *paper_cells(numbers[task, model], columns)])
-        rows += [['', '', *our_cells(protocol, seeds, unfinished, columns)] for protocol in PROTOCOLS]
-    heading = f'### Table {table}: {paper.TASKS[task]}' + ' (ours with weight decay 0.1 and no dropout)' * wd
-    return f'{heading}\n\n{figures.markdown_table(heads, rows)}'
+    for model, size in zip(paper.MODELS, paper.NUM_PARAMS[experiment]):
+        rows.append([model, f'{size:,}', *paper_cells(experiment, model)])
+        rows += [['', '', *our_cells(source, evaluation, folder / paper.run_name(experiment, model, wd), experiment)]
+                 for source, folder in sources.items() for evaluation in EVALUATIONS]
+    number, title = paper.published()[experiment, 'n14']['table'], paper.title(paper.tasks_column(experiment))
+    decay = ' (ours with weight decay 0.1 and no dropout)' if wd else ''
+    return f'### Table {number}: {title}{decay}\n\n{markdown_table(heads, rows)}'
 
 
-def main():
+def main() -> None:
+    """Print the three tables."""
     parser = Parser(__doc__)
     paper.add_options(parser)
-    parser.add_argument('--claims', nargs='+', type=Path, metavar='SUMMARY', help='judge the claims by these summary.csv')
     args = parser.parse_args()
-    if args.claims:
-        from tbtt.sweep import claims    # needs scipy, which the tables do not
-        from tbtt.sweep.summary import read_summaries
-        print(claims.report(claims.judge(read_summaries(args.claims))))
-        return
-    print('\n\n'.join([*(make_table(task, args.root_dir, args.wd) for task in TABLES), NOTES]))
+    tables = [make_table(experiment, args.root_dir, args.wd, args.beside) for experiment in paper.EXPERIMENTS]
+    print('\n\n'.join([*tables, NOTES]))
 
 
 if __name__ == '__main__':

@@ -2,243 +2,368 @@
 
     python analysis/plot_capacity.py sweeps/capacity/summary.csv
     python analysis/plot_capacity.py sweeps/capacity/summary.csv more/summary.csv --weight_decay=0.1 --format=svg
+    python analysis/plot_capacity.py sweeps/capacity/summary.csv --beside=sweeps/older --only=rule
 
-Reads summary.csv of one or several sweeps (finished seeds only) and writes capacity.png, the scores against parameters,
-capacity_training.png, the probability of the right answer over training (where the seeds' results.csv are still beside the
-summary), and where other pairs than (5,7) were held out capacity_heldout.png, a column a set of pairs, into --output_dir.
-Takes seconds.
+Reads summary.csv of one or several sweeps (finished seeds only) and writes into --output_dir: rule.png, seen and held-out
+arithmetic against parameters; capacity.png, all scores against parameters; capacity_training.png, the probability of the
+right answer over training, a panel a width (where the seeds' results.csv are still beside the summary); and where other
+pairs than (5,7) were held out capacity_heldout.png, a column a set of pairs. Takes seconds.
 """
 import sys
 from pathlib import Path
 
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
 from tbtt import paper
-from tbtt.cli import Parser, UserError, run
-from tbtt.figures import save
-from tbtt.results import read_results, stack_seeds, wilson_interval
-from tbtt.sweep.summary import PAIR, RECIPE, TASKS, read_summaries
+from tbtt.figures import (BESIDE, BLACK, PURPLE, add_format, draw_seeds, legend_once, look, marker, parameters_axis,
+                          percent_axis, save)
+from tbtt.results import Results, group_label, read_results, stack_seeds
+from tbtt.stats import mean_interval, wilson_interval
+from tbtt.sweep.claims import agrees_on_heldout
+from tbtt.sweep.summary import PAIR, read_summaries
+from tbtt.tasks import TASKS
 
-NEAR = 4    # times larger or smaller
-PANELS = {tasks: name for name, tasks in TASKS.items()}    # tasks of a summary -> name in tbtt.paper
-# Every line differs from its neighbours in marker and dashes too, for a printer without colours.
-SHARES = {'best': dict(color='tab:purple', marker='s', linestyle=':', label='seeds at 40/40 held-out, best evaluation'),
-          'last': dict(color='black', marker='o', linestyle='-', label='seeds at 40/40 held-out, last evaluation')}
-MEANS = {'last_heldout': dict(color='tab:purple', marker='D', linestyle='--',
-                             label='held-out answers, mean at the last evaluation'),
-         'last_seen': dict(color='tab:green', marker='^', linestyle='-.', label='seen answers, mean at the last evaluation'),
-         'last_facts': dict(color='tab:orange', marker='v', linestyle=(0, (7, 2)),
-                           label='facts recalled, mean at the last evaluation')}
-PAPER = {'heldout': dict(marker='D', color='tab:purple', label='paper, best evaluation: held-out'),
-         'facts_pct': dict(marker='v', color='tab:orange', label='paper, best evaluation: facts')}
+NEAR = 4    # times larger or smaller: the paper's models of about the sizes that were trained
+FIGURES = ('rule', 'capacity', 'training', 'heldout')
+SHARES = {'best': dict(color=PURPLE, marker='s', linestyle=':', label='seeds that answer all held-out questions, best '
+                                                                      'evaluation'),
+          'last': dict(color=BLACK, marker='o', linestyle='-', label='seeds that answer all held-out questions, last '
+                                                                    'evaluation')}
+
+Rows = list[dict]    # of summaries, one a seed
 
 
-def by_size(rows):
-    """-> list of (parameters, rows of that size), smallest first"""
+def task_names(rows: Rows) -> list[str]:
+    """What was trained on (math, facts, math+facts, ...), as far as all of it is known: the paper's first."""
+    known = {row['tasks'] for row in rows if row['tasks'] and set(row['tasks'].split('+')) <= TASKS.keys()}
+    papers = [paper.tasks_column(experiment) for experiment in paper.EXPERIMENTS]
+    return [tasks for tasks in papers if tasks in known] + sorted(known - set(papers))
+
+
+def experiment_of(tasks: str) -> str | None:
+    """The paper's experiment with these tasks, if it has one."""
+    return next((name for name in paper.EXPERIMENTS if paper.tasks_column(name) == tasks), None)
+
+
+def probed_groups(tasks: str) -> list[str]:
+    """The groups of questions whose scores are drawn: seen, heldout, facts."""
+    return [group for name in tasks.split('+') for group in TASKS[name].probed]
+
+
+def by_size(rows: Rows) -> list[tuple[float, Rows]]:
+    """-> (parameters, rows of that size), smallest first"""
     sizes = sorted({row['num_params'] for row in rows})
     return [(size, [row for row in rows if row['num_params'] == size]) for size in sizes]
 
 
-def draw_shares(axes, sizes):
+def scores_by_size(rows: Rows, column: str) -> list[tuple[float, np.ndarray]]:
+    """-> (parameters, scores of the seeds that have one), smallest first"""
+    found = [(size, np.array([row[column] for row in some if row.get(column) is not None], float))
+             for size, some in by_size(rows)]
+    return [(size, scores) for size, scores in found if len(scores)]
+
+
+def draw_scores(axes: Axes, rows: Rows, group: str, aside: float = 1.0) -> None:
+    """Mean score of a group at the last evaluation with Student's interval, and each seed as a faint dot. aside: factor
+    on the sizes, so that no series hides another"""
+    found = scores_by_size(rows, f'last_{group}')
+    if not found:
+        return
+    style = look(group) | {'label': f'{group_label(group).lower()}, mean at the last evaluation'}
+    for size, scores in found:
+        axes.scatter([size * aside] * len(scores), scores, s=18, color=style['color'], marker=marker(group), alpha=0.35,
+                     linewidth=0, zorder=3)
+    sizes, means, halves = np.array([(size * aside, *mean_interval(scores)) for size, scores in found]).T
+    ends = np.clip([means - halves, means + halves], 0, 100)
+    axes.errorbar(sizes, means, np.nan_to_num(np.abs(ends - means)), capsize=3, elinewidth=1, markersize=6,
+                  marker=marker(group), **style)
+
+
+def draw_shares(axes: Axes, rows: Rows) -> None:
     """The share of seeds that answer every held-out question, with Wilson's intervals."""
-    for number, (when, look) in enumerate(SHARES.items()):
-        x, counts, totals = [], [], []
-        for size, rows in sizes:
-            rows = [row for row in rows if row['heldout_total']]
-            if rows:
-                x.append(size * (1.02 if number else 0.98))    # side by side
-                counts.append(sum(row[f'{when}_heldout_correct'] == row['heldout_total'] for row in rows))
-                totals.append(len(rows))
-        if x:
-            share = np.array(counts) / totals
-            ends = np.array([wilson_interval(count, total) for count, total in zip(counts, totals)]).T
-            axes.errorbar(x, 100 * share, 100 * np.abs(ends - share), capsize=3, linewidth=1.4, markersize=5, **look)
+    asked = [(size, held) for size, some in by_size(rows) if (held := [row for row in some if row.get('heldout_total')])]
+    for (when, style), aside in zip(SHARES.items(), (0.94, 1.06)):
+        if asked:
+            agree = [agrees_on_heldout(held, when, True) for _, held in asked]
+            share = np.array([each.mean() for each in agree])
+            ends = np.array([wilson_interval(each.sum(), len(each)) for each in agree]).T
+            axes.errorbar([size * aside for size, _ in asked], 100 * share, 100 * np.abs(ends - share), capsize=3,
+                          linewidth=1.2, markersize=5, **style)
 
 
-def draw_means(axes, sizes):
-    """Mean scores over the seeds, and each seed as a faint dot."""
-    for name, look in MEANS.items():
-        points = [(size, value) for size, rows in sizes for row in rows
-                  if (value := row.get(name)) is not None]
-        if points:
-            x, y = np.array(points).T
-            axes.scatter(x, y, s=16, color=look['color'], marker=look['marker'], alpha=0.5, linewidth=0, zorder=3)
-            levels = np.unique(x)
-            axes.plot(levels, [y[x == level].mean() for level in levels], linewidth=1.4, markersize=5, **look)
+def papers_models(experiment: str, sizes: list[float]) -> list[tuple[str, int]]:
+    """The paper's models of about these sizes: the MLT alone would take half of an axis. -> (model, parameters)"""
+    return [(model, size) for model, size in zip(paper.MODELS, paper.NUM_PARAMS[experiment])
+            if min(sizes) / NEAR <= size <= max(sizes) * NEAR]
 
 
-def draw_paper(axes, task, sizes):
-    """The paper's models of about the sizes that were trained, with its own values: the MLT alone would take half the axis."""
-    numbers = paper.published()
-    for model, size in zip(paper.MODELS, paper.NUM_PARAMS[task]):
-        if not min(sizes) / NEAR <= size <= max(sizes) * NEAR:
-            continue
-        axes.axvline(size, color='0.8', linewidth=0.8, zorder=0)
-        axes.annotate(model, (size, 1.0), xycoords=('data', 'axes fraction'), xytext=(0, 2), textcoords='offset points',
-                      ha='center', fontsize=8, color='0.3')
-        row = numbers[task, model]
-        if row['heldout_total']:
-            heldout = 100 * float(row['heldout_correct']) / float(row['heldout_total'])
-            axes.plot(size, heldout, linestyle='', markersize=11, markerfacecolor='none', zorder=1, **PAPER['heldout'])
-        if row['facts_pct']:
-            axes.plot(size, float(row['facts_pct']), linestyle='', markersize=11, markerfacecolor='none', zorder=1,
-                      **PAPER['facts_pct'])
+def published_scores(experiment: str, model: str) -> dict[str, float]:
+    """{group: percent} of the paper, as far as it prints them or they follow."""
+    found = {group: paper.published_percent(experiment, model, group)
+             for task in paper.tasks_of(experiment) for group in task.scored}
+    heldout = paper.published_heldout(experiment, model)
+    for task in paper.tasks_of(experiment):
+        if task.heldout_group and heldout:
+            found |= {task.heldout_group: 100 * heldout[0] / heldout[1],
+                      task.seen_group: seen_percent([found[group] for group in task.scored], heldout)}
+    return {group: score for group, score in found.items() if not np.isnan(score)}
 
 
-def draw_capacity(rows):
+def seen_percent(scores: list[float], heldout: tuple[int, int]) -> float:
+    """Percent right of what was seen, from the percent of each operation (of 1,000 answers, held-out ones among them)."""
+    right, asked = heldout
+    return 100 * (10 * sum(scores) - right) / (1000 * len(scores) - asked)
+
+
+def draw_paper(axes: Axes, experiment: str, sizes: list[float], groups: list[str]) -> None:
+    """The paper's models, with its own values as open markers."""
+    for model, size in papers_models(experiment, sizes):
+        name_size(axes, model, size)
+        scores = published_scores(experiment, model)
+        for group in groups:
+            if group in scores:
+                axes.plot(size, scores[group], linestyle='', marker=marker(group), markersize=14, markerfacecolor='none',
+                          markeredgewidth=1.4, color=look(group)['color'], zorder=2.5, clip_on=False,
+                          label=f'paper, best evaluation: {group_label(group).lower()}')
+
+
+def name_size(axes: Axes, name: str, size: float) -> None:
+    """A faint line at a size with its name above."""
+    axes.axvline(size, color='0.85', linewidth=0.8, zorder=0)
+    axes.annotate(name, (size, 1.0), xycoords=('data', 'axes fraction'), xytext=(0, 2), textcoords='offset points',
+                  ha='center', fontsize=9, color='0.3')
+
+
+def draw_beside(axes: Axes, rows: Rows, groups: list[str], name: str) -> None:
+    """Mean scores of another sweep, in grey behind."""
+    for group in groups:
+        found = scores_by_size(rows, f'last_{group}')
+        if found:
+            axes.plot(*zip(*((size, scores.mean()) for size, scores in found)), marker=marker(group), markersize=4,
+                      **BESIDE | dict(linestyle=look(group)['linestyle'], label=f'{name}, beside'))
+
+
+def draw_capacity(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
     """A panel a task, scores against parameters."""
-    tasks = [tasks for tasks in PANELS if any(row['tasks'] == tasks for row in rows)]
-    figure = Figure(figsize=(5.2 * len(tasks) + 0.6, 5.2), layout='constrained')
-    handles = {}
-    for axes, tasks in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks):
+    every = task_names(rows)
+    figure = Figure(figsize=(5.2 * len(every) + 0.6, 5.6), layout='constrained')
+    for axes, tasks in zip(figure.subplots(1, len(every), sharey=True, squeeze=False)[0], every):
         found = [row for row in rows if row['tasks'] == tasks]
-        axes.set(xscale='log', ylim=(-4, 106), xlabel='parameters (position embeddings not counted)')
-        axes.grid(color='0.93')
-        axes.set_axisbelow(True)
-        for side in ('top', 'right'):
-            axes.spines[side].set_visible(False)
-        axes.set_title(f'{paper.TASKS[PANELS[tasks]]}: {seeds_text(by_size(found))}', fontsize=10, pad=16)
-        draw_paper(axes, PANELS[tasks], [row['num_params'] for row in found])
-        draw_means(axes, by_size(found))
-        draw_shares(axes, by_size(found))
-        handles |= dict(zip(reversed((labels := axes.get_legend_handles_labels())[1]), reversed(labels[0])))
-    figure.axes[0].set_ylabel('percent')
-    figure.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=3, frameon=False, fontsize=8)
+        groups = probed_groups(tasks)
+        score_axes(axes)
+        axes.set_title(f'{paper.title(tasks)}: {seeds_text(found)}', fontsize=11, pad=18)
+        draw_beside(axes, [row for row in beside if row['tasks'] == tasks], groups, name)
+        draw_shares(axes, found)
+        for i, group in enumerate(groups):
+            draw_scores(axes, found, group, aside=1.03 ** (i - 1))
+        if experiment := experiment_of(tasks):
+            draw_paper(axes, experiment, [row['num_params'] for row in found], groups)
+    figure.axes[0].set_ylabel('Percent')
+    legend_once(figure, ncols=min(2, len(every)), fontsize=9)
     return figure
 
 
-def seeds_text(groups):
-    """6 seeds each, or 3 to 6 of them."""
-    numbers = sorted({len(members) for _, members in groups})
-    text = f'{numbers[0]}' if len(numbers) == 1 else f'{numbers[0]} to {numbers[-1]}'
-    return f'{text} seed{"s" * (numbers[-1] > 1)} each'
+def score_axes(axes: Axes) -> None:
+    """Percent against parameters."""
+    percent_axis(axes)
+    parameters_axis(axes)
+    axes.set_ylim(-4, 106)
+    axes.spines['right'].set_visible(False)
 
 
-def training_curves(rows):
-    """{(tasks, width): results of its seeds, stacked} for the widths whose results.csv are there"""
+def draw_rule(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
+    """Seen and held-out arithmetic against parameters: a dot a seed, a line the mean, the paper's values as open markers;
+    on the right the held-out questions that are answered."""
+    figure = Figure(figsize=(8, 4.8), layout='constrained')
+    axes = figure.add_subplot(ylabel='Right answers (%)')
+    score_axes(axes)
+    draw_beside(axes, beside, ['seen', 'heldout'], name)
+    for group, aside in (('seen', 0.96), ('heldout', 1.04)):
+        style = look(group)
+        found = scores_by_size(rows, f'last_{group}')
+        axes.plot(*zip(*((size, scores.mean()) for size, scores in found)), zorder=2,
+                  **style | {'label': f'{group_label(group)}: mean of {seeds_text(rows)}'})
+        x = np.concatenate([size * aside * side_by_side(len(scores)) for size, scores in found])
+        axes.scatter(x, np.concatenate([np.sort(scores) for _, scores in found]), s=22, color=style['color'],
+                     marker=marker(group), alpha=0.7, linewidth=0.4, edgecolor='white', zorder=3,
+                     label=f'{group_label(group)}: a seed at its last evaluation')
+    draw_paper(axes, 'math', [row['num_params'] for row in rows], ['seen', 'heldout'])
+    widths = {row['num_params']: f'n{row["n_embd"]:.0f}' for row in rows}
+    papers = {size: model for model, size in papers_models('math', list(widths))}
+    for size in widths.keys() - papers.keys():
+        name_size(axes, widths[size], size)
+    sizes = sorted(widths | papers)
+    if len(sizes) <= 8:
+        axes.set_xticks(sizes, [f'{size:,.0f}' for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+    questions = [row['heldout_questions'] for row in rows if row.get('heldout_questions')]
+    if questions:
+        answered_axis(axes, int(max(questions)))
+    legend_once(figure, ncols=2, fontsize=9)
+    return figure
+
+
+def side_by_side(count: int) -> np.ndarray:
+    """Factors on a size that put so many seeds beside each other. -> (count,)"""
+    return np.exp(np.linspace(-1, 1, count) * min(0.08, 0.007 * count)) if count > 1 else np.ones(1)
+
+
+def answered_axis(axes: Axes, questions: int) -> None:
+    """A right axis in held-out questions that are answered, of so many."""
+    right = axes.twinx()
+    right.set(ylim=axes.get_ylim(), ylabel=f'Held-out questions answered, of {questions}')
+    right.set_yticks([100 * k / questions for k in range(questions + 1)], [str(k) for k in range(questions + 1)])
+    right.tick_params(colors=look('heldout')['color'])
+    right.yaxis.label.set_color(look('heldout')['color'])
+    right.spines['top'].set_visible(False)
+
+
+def seeds_text(rows: Rows) -> str:
+    """6 seeds a size, or 3 to 6 of them."""
+    return count_text([len(some) for _, some in by_size(rows)], 'size')
+
+
+def count_text(numbers: list[int], of: str) -> str:
+    """6 seeds a size, or 3 to 6 of them."""
+    low, high = min(numbers), max(numbers)
+    text = f'{low}' if low == high else f'{low} to {high}'
+    return f'{text} seed{"" if high == 1 else "s"} a {of}'
+
+
+def training_curves(rows: Rows) -> dict[tuple[str, float], tuple[float, Results]]:
+    """{(tasks, width): parameters, and results of its seeds, stacked} for the widths whose results.csv are there"""
     curves = {}
-    for tasks, width in sorted({(row['tasks'], row['n_embd']) for row in rows}):
-        folders = [row['path'] for row in rows if (row['tasks'], row['n_embd']) == (tasks, width)]
-        found = [read_results(folder / 'results.csv') for folder in folders if (folder / 'results.csv').exists()]
-        if found:
-            curves[tasks, width] = stack_seeds(found)
+    for tasks in task_names(rows):
+        for size, some in by_size([row for row in rows if row['tasks'] == tasks]):
+            found = [read_results(path) for row in some if (path := row['path'] / 'results.csv').exists()]
+            if found:
+                curves[tasks, some[0]['n_embd']] = size, stack_seeds(found)
     return curves
 
 
-def draw_training(curves):
-    """Probability of the right answer over training: a row a task, seen against held-out, a line a width."""
-    columns = {'math': ('seen_prob', 'heldout_prob'), 'facts': ('facts_prob',),
-               'math+facts': ('seen_prob', 'heldout_prob', 'facts_prob')}
-    titles = {'seen_prob': 'seen arithmetic', 'heldout_prob': 'held-out arithmetic', 'facts_prob': 'facts'}
-    tasks = [tasks for tasks in PANELS if any(key[0] == tasks for key in curves)]
-    count = max(len(columns[task]) for task in tasks)
-    figure = Figure(figsize=(5.0 * count + 1.6, 3.6 * len(tasks)), layout='constrained')
-    widths = sorted({width for _, width in curves})
-    looks = {width: dict(color=str(0.72 * (1 - i / max(1, len(widths) - 1))), linewidth=1.0 + 0.5 * (i % 2),
-                         linestyle=['-', '--', '-.', ':'][i % 4]) for i, width in enumerate(widths)}
-    grid = figure.subplots(len(tasks), count, sharex=True, sharey=True, squeeze=False)
-    for row, task in zip(grid, tasks):
-        for axes in row[len(columns[task]):]:
-            axes.set_axis_off()
-        for axes, column in zip(row, columns[task]):
-            for (tasks_here, width), results in curves.items():
-                if tasks_here == task:
-                    x, values = results['iter'] / 1000, np.atleast_2d(results[column])
-                    axes.plot(x, np.nanmedian(values, axis=0), **looks[width])
-                    axes.fill_between(x, np.nanmin(values, axis=0), np.nanmax(values, axis=0), alpha=0.12, linewidth=0,
-                                      color=looks[width]['color'])
-            axes.set_title(f'{paper.TASKS[PANELS[task]]}: {titles[column]}' if task != 'facts' else paper.TASKS[task],
-                           fontsize=10)
-            axes.set(ylim=(-0.03, 1.03), xlabel='iteration (thousands)')
-            axes.tick_params(labelbottom=True)    # shared axes have numbers only at the bottom, where some panel is missing
-            axes.grid(color='0.93')
-        row[0].set_ylabel('probability of the right answer')
-    handles = [Line2D([], [], label=f'width {width:.0f}', **look) for width, look in looks.items()]
-    figure.legend(handles=handles, loc='outside right upper', frameon=False, fontsize=8, title='median, range')
+def draw_training(curves: dict[tuple[str, float], tuple[float, Results]]) -> Figure:
+    """Probability of the right answer over training: a panel for each task and width, a line a group of questions."""
+    columns = min(4, len(curves))
+    lines = -(-len(curves) // columns)
+    figure = Figure(figsize=(3.6 * columns + 0.4, 2.9 * lines + 0.7), layout='constrained')
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in list(grid.flat)[len(curves):]:
+        axes.set_visible(False)
+    for i, (axes, ((tasks, width), (size, results))) in enumerate(zip(grid.flat, curves.items())):
+        for group in probed_groups(tasks):
+            draw_seeds(axes, results['iter'] / 1000, np.atleast_2d(results[f'{group}_prob']), look(group))
+        seeds = len(results['train_loss'])
+        axes.set_title(f'{paper.title(tasks)}, n{width:.0f} ({size:,.0f} parameters)\n{seeds} seed{"" if seeds == 1 else "s"}',
+                       fontsize=9)
+        axes.set(ylim=(-0.03, 1.03))
+        axes.grid(color='0.93')
+        if i >= len(curves) - columns:    # the last panel of its column
+            axes.set_xlabel('Iteration (thousands)')
+            axes.tick_params(labelbottom=True)
+    for axes in grid[:, 0]:
+        axes.set_ylabel('Probability of\nthe right answer')
+    legend_once(figure, ncols=4, title='median and range over the seeds')
     return figure
 
 
-def draw_heldout(rows):
+def draw_heldout(rows: Rows) -> Figure:
     """Held-out answers at the end, a column a set of held-out pairs, a marker a width, a faint dot a seed."""
     sets = sorted({row['heldout'] for row in rows}, key=lambda pairs: (pairs.count(';'), pairs))
     widths = sorted({row['n_embd'] for row in rows})
-    figure = Figure(figsize=(1.6 + 0.75 * len(sets), 4.6), layout='constrained')
+    figure = Figure(figsize=(2.4 + 0.75 * len(sets), 4.8), layout='constrained')
     axes = figure.subplots()
     for i, width in enumerate(widths):
-        look = dict(color=str(0.6 * i / max(1, len(widths) - 1)), marker='osD^v'[i % 5])
-        shift = 0.3 * (i / max(1, len(widths) - 1) - 0.5)
-        labels = [f'width {width:.0f}: mean', f'width {width:.0f}: seeds that answer all']
+        style = dict(color=colormaps['viridis'](0.8 * i / max(1, len(widths) - 1)), marker='osD^v'[i % 5])
         for x, pairs in enumerate(sets):
-            scores = [row['last_heldout'] for row in rows if (row['heldout'], row['n_embd']) == (pairs, width)]
-            if scores:
-                axes.scatter([x + shift] * len(scores), scores, s=14, alpha=0.3, linewidth=0, **look)
-                full = sum(score == 100 for score in scores)
-                low, high = wilson_interval(full, len(scores))
-                axes.plot(x + shift, np.mean(scores), markersize=7, linestyle='', **look,
-                          label=labels[0])
-                axes.errorbar(x + shift + 0.08, 100 * full / len(scores), [[100 * (full / len(scores) - low)],
-                              [100 * (high - full / len(scores))]], capsize=3, linewidth=1.2, fmt='_', color=look['color'],
-                              label=labels[1])
-                labels = [None, None]    # once in the legend
+            some = [row for row in rows if (row['heldout'], row['n_embd']) == (pairs, width)]
+            if some:
+                draw_pairs(axes, x + 0.3 * (i / max(1, len(widths) - 1) - 0.5), some, style)
     axes.set_xticks(range(len(sets)), [pairs if pairs.count(';') < 1 else f'{pairs.count(";") + 1} pairs' for pairs in sets],
                     rotation=45, ha='right')
-    axes.set(ylim=(-4, 106), ylabel='percent', xlabel='held-out pair',
-             title=f'Arithmetic with other pairs held out: {seeds_text(by_pairs(rows))}')
+    axes.set(ylim=(-4, 106), ylabel='Percent', xlabel='Held-out pair')
+    each = [sum((row['heldout'], row['n_embd']) == key for row in rows)
+            for key in {(row['heldout'], row['n_embd']) for row in rows}]
+    axes.set_title(f'Arithmetic with other pairs held out:\n{count_text(each, "pair and width")}', fontsize=11)
     axes.grid(color='0.93', axis='y')
-    figure.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=8)
+    legend_once(figure, fontsize=9)
     return figure
 
 
-def by_pairs(rows):
-    """The same as `by_size` of sets of held-out pairs at each width."""
-    keys = sorted({(row['heldout'], row['n_embd']) for row in rows})
-    return [(key, [row for row in rows if (row['heldout'], row['n_embd']) == key]) for key in keys]
+def draw_pairs(axes: Axes, x: float, rows: Rows, style: dict) -> None:
+    """One width and set of pairs: each seed, their mean, and the share of seeds that answers all."""
+    width, scores = rows[0]['n_embd'], np.array([row['last_heldout'] for row in rows])
+    axes.scatter([x] * len(scores), scores, s=14, alpha=0.3, linewidth=0, **style)
+    axes.plot(x, scores.mean(), markersize=7, linestyle='', **style, label=f'width {width:.0f}: held-out answers, mean')
+    agree = agrees_on_heldout(rows, 'last', True)
+    share, ends = agree.mean(), wilson_interval(agree.sum(), len(agree))
+    axes.errorbar(x + 0.08, 100 * share, [[100 * max(0, share - ends[0])], [100 * max(0, ends[1] - share)]], capsize=3,
+                  linewidth=1.2, fmt='_', color=style['color'], label=f'width {width:.0f}: seeds that answer all questions')
 
 
-def chosen(rows, decay):
+def chosen(rows: Rows, decay: float) -> Rows:
     """The one-layer models with this weight decay. Raises `UserError` for seeds of one size that were trained differently."""
     fixed = {'n_layer': 1, 'n_head': 1, 'mlp_expansion': 1, 'dropout': 0, 'weight_decay': decay}
-    found = [row for row in rows if row['tasks'] in PANELS and all(row[name] == value for name, value in fixed.items())]
-    recipes = {}
+    known = task_names(rows)
+    found = [row for row in rows if row['tasks'] in known and all(row[name] == value for name, value in fixed.items())]
+    first = {}    # of each size
     for row in found:
-        size = row['tasks'], row['n_embd'], row['heldout']
-        for name in ('max_iters', 'data', *RECIPE):
-            if recipes.setdefault((size, name), row[name]) != row[name]:
-                raise UserError(f'runs of {row["tasks"]} at width {row["n_embd"]:g} differ in {name}, {recipes[size, name]} '
-                                f'and {row[name]}: their mean would be of nothing; draw each from a summary of its own')
+        other = first.setdefault((row['tasks'], row['n_embd'], row['heldout']), row)
+        for name in ('max_iters', 'data', *paper.TRAINING):
+            if row[name] != other[name]:
+                raise UserError(f'runs of {row["tasks"]} at width {row["n_embd"]:g} differ in {name}, {other[name]} and '
+                                f'{row[name]}: a mean over both says nothing; draw each from a summary of its own')
     return found
 
 
-def main():
+def usual(rows: Rows) -> Rows:
+    """Those with the paper's pair held out, or without arithmetic."""
+    return [row for row in rows if row.get('heldout') in (PAIR, '', None)]
+
+
+def draw_all(rows: Rows, beside: Rows, name: str) -> dict[str, Figure]:
+    """{name of the file: figure} of all that the rows have. rows, beside: as `chosen`; name: of what is beside"""
+    figures = {}
+    arithmetic = [row for row in rows if row['tasks'] == 'math' and row['last_heldout'] is not None]
+    if usual(arithmetic):
+        figures['rule'] = draw_rule(usual(arithmetic), [row for row in usual(beside) if row['tasks'] == 'math'], name)
+    if usual(rows):
+        figures['capacity'] = draw_capacity(usual(rows), usual(beside), name)
+        if curves := training_curves(usual(rows)):
+            figures['capacity_training'] = draw_training(curves)
+        else:
+            print('no results.csv beside the summary: the figure over training is left out')
+    if len(usual(rows)) < len(rows) and arithmetic:
+        figures['capacity_heldout'] = draw_heldout(arithmetic)
+    return figures
+
+
+def main() -> None:
+    """Draw the figures of the summaries that the command line names."""
     parser = Parser(__doc__)
     parser.add_argument('summary', nargs='+', type=Path, help='summary.csv of a sweep')
     parser.add_argument('--weight_decay', type=float, default=0.0, help='the runs with this one (default: 0.0)')
+    parser.add_argument('--only', choices=FIGURES, help='only this figure (default: all)')
+    parser.add_argument('--beside', type=Path, metavar='FOLDER', help='another sweep, with its summary.csv, in grey behind')
     parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
-    parser.add_argument('--format', default='png', choices=('png', 'svg', 'pdf'), help='(default: png)')
+    add_format(parser)
     args = parser.parse_args()
     rows = chosen(read_summaries(args.summary), args.weight_decay)
     if not rows:
         raise UserError(f'no finished seed of a one-layer model with weight_decay={args.weight_decay:g} in '
                         f'{", ".join(map(str, args.summary))}: train it with sweep.py config/sweep_capacity.py')
-    figures = {}
-    usual = [row for row in rows if row.get('heldout') in (PAIR, '', None)]
-    if usual:
-        figures['capacity'] = draw_capacity(usual)
-        curves = training_curves(usual)
-        if curves:
-            figures['capacity_training'] = draw_training(curves)
-        else:
-            print('no results.csv beside the summary: the figure over training is left out')
-    pairs = [row for row in rows if row['tasks'] == 'math' and row['last_heldout'] is not None]
-    if len(usual) < len(rows) and pairs:
-        figures['capacity_heldout'] = draw_heldout(pairs)
-    for name, figure in figures.items():
-        output = args.output_dir / f'{name}.{args.format}'
-        save(figure, output)
-        print(f'wrote {output}')
+    beside = chosen(read_summaries([args.beside / 'summary.csv']), args.weight_decay) if args.beside else []
+    for name, figure in draw_all(rows, beside, args.beside.resolve().name if args.beside else '').items():
+        if args.only in (None, name.removeprefix('capacity_')):
+            output = args.output_dir / f'{name}.{args.format}'
+            save(figure, output)
+            print(f'wrote {output}')
 
 
 if __name__ == '__main__':

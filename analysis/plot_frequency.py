@@ -15,18 +15,19 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt import figures
-from tbtt.cli import Parser, UserError, run
 from tbtt.evaluate import NUM_SAMPLES
 from tbtt.figures import save
 from tbtt.atomic import write_file
 from tbtt.paper import TASKS
 from tbtt.run_folder import LATEST
-from tbtt.inference import Trained, find_checkpoints
+from tbtt.inference import find_checkpoints, load_model
 
 
 class Row(NamedTuple):
@@ -44,7 +45,7 @@ def ask(folder, args):
     """Every seed of a run. -> list of `Row`"""
     rows = []
     for place in find_checkpoints(folder, args.ckpt):
-        trained = Trained(argparse.Namespace(out_dir=place, ckpt=args.ckpt, device=args.device, seed=None))
+        trained = load_model(place / args.ckpt, args.device)
         asked = [name for name, task in trained.tasks.items() if task.repeats is not None]
         if not asked:
             raise UserError(f'{trained.path} was trained on data without frequencies: train on facts_skewed or both_skewed')

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from tbtt import rng
 from tbtt.dataset import windows
 from tbtt.generate import generate
-from tbtt.results import SCORES
+from tbtt.results import ENOUGH, NUM_SAMPLES, score_columns
 
-TEMPERATURE, TOP_K, NUM_SAMPLES = 0.01, 10, 10    # of the paper
+TEMPERATURE, TOP_K = 0.01, 10    # of the paper
 
 
 class Evaluation:
@@ -74,17 +74,10 @@ class Evaluator:
                         row[f'{group}_correct'] = int(right.sum())
                         row[f'{group}_total'] = NUM_SAMPLES * len(members)
                         row[f'{group}_prob'] = float(probable.mean())
-        return [with_accuracies(row) for row in rows]
-
-
-def with_accuracies(row):
-    """Add math_acc, facts_acc and combined_acc (percent) where they apply."""
-    for name, groups in SCORES.items():
-        groups = [group for group in groups if f'{group}_total' in row]
-        if groups:
-            row[f'{name}_acc'] = (100 * sum(row[f'{group}_correct'] for group in groups)
-                                  / sum(row[f'{group}_total'] for group in groups))
-    return row
+                        if group == task.heldout_group:
+                            row[f'{group}_answered'] = int((right >= ENOUGH).sum())
+                            row[f'{group}_questions'] = len(members)
+        return [row | score_columns(row) for row in rows]
 
 
 class AnswerWindows:

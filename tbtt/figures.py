@@ -1,49 +1,103 @@
-"""The look that all plots share. Every colour has a line style of its own, so that a plot survives a grey printer."""
+"""The look that all figures share: one thing has one colour in all of them.
+
+The colours are Okabe and Ito's, which colour-blind people tell apart (https://jfly.uni-koeln.de/color/); every colour has a
+line style and a marker of its own, so that a figure survives a grey printer too.
+"""
+import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from tbtt.cli import UserError
 from tbtt.atomic import write_file
+from tbtt.cli import UserError
+from tbtt.tasks import TASKS
 
-LOOK = {
-    'add_acc': dict(label='Addition', color='tab:green', linestyle='-', linewidth=1.8),
-    'sub_acc': dict(label='Subtraction', color='tab:blue', linestyle=':', linewidth=2.2),
-    'heldout_acc': dict(label='Held-out', color='tab:purple', linestyle='-.', linewidth=1.5),
-    'facts_acc': dict(label='Facts', color='tab:orange', linestyle='--', linewidth=1.8),
-    'train_loss': dict(label='Training loss', color='tab:brown', linestyle=(0, (9, 2)), linewidth=1.2),
-    'val_loss': dict(label='Validation loss', color='0.35', linestyle=(0, (1, 3)), linewidth=1.4),
-}
-LOSS_TOP = 4.5          # above ln 66, the loss of a model of both tasks that knows nothing: the paper's right axis
+GREEN, SKY, VERMILLION, BLUE, ORANGE, PURPLE, BLACK, YELLOW = (
+    '#009E73', '#56B4E9', '#D55E00', '#0072B2', '#E69F00', '#CC79A7', '#000000', '#F0E442')
+# Of groups of questions, in the order in which the tasks name them: addition, subtraction, held-out, seen, facts, ...
+GROUP_LOOKS = (
+    dict(color=GREEN, linestyle=(0, (5, 1.5)), marker='<', linewidth=1.6),
+    dict(color=SKY, linestyle=':', marker='>', linewidth=2.2),
+    dict(color=VERMILLION, linestyle='-', marker='D', linewidth=2.2),
+    dict(color=BLUE, linestyle='-.', marker='^', linewidth=1.6),
+    dict(color=ORANGE, linestyle=(0, (7, 2, 1.5, 2)), marker='s', linewidth=1.8),
+    dict(color=PURPLE, linestyle=(0, (3, 1)), marker='v', linewidth=1.8),
+    dict(color=BLACK, linestyle=(0, (4, 1, 1, 1, 1, 1)), marker='p', linewidth=1.6))
+LOSS_LOOKS = {'train_loss': dict(label='Training loss', color='0.45', linestyle=(0, (9, 2)), linewidth=1.2),
+              'val_loss': dict(label='Validation loss', color='0.2', linestyle=(0, (1, 3)), linewidth=1.4)}
+BESIDE = dict(color='0.55', linewidth=1.0, alpha=0.8, zorder=1)    # runs of another folder, behind today's
+LOSS_TOP = 4.5         # above ln 66, the loss of a model of both tasks that knows nothing: the paper's right axis
+FORMATS = ('png', 'svg', 'pdf')
 
 
-def accuracy_and_loss(axes, loss_top=LOSS_TOP):
-    """Give `axes` a left axis in percent and return its twin, whose right axis is the loss."""
+def look(group: str) -> dict:
+    """How lines of a group of questions are drawn: label, color, linestyle, linewidth. Beyond seven groups looks repeat."""
+    labels = {each: label for task in TASKS.values() for each, label in task.labels.items()}
+    style = GROUP_LOOKS[list(labels).index(group) % len(GROUP_LOOKS)]
+    return dict(label=labels[group], **{name: value for name, value in style.items() if name != 'marker'})
+
+
+def marker(group: str) -> str:
+    """The marker of a group of questions, where its values are points."""
+    groups = [each for task in TASKS.values() for each in task.labels]
+    return GROUP_LOOKS[groups.index(group) % len(GROUP_LOOKS)]['marker']
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """The option --format of a script that draws."""
+    parser.add_argument('--format', default='png', choices=FORMATS, help='of the figures (default: png)')
+
+
+def percent_axis(axes: Axes) -> None:
+    """An axis from 0 to 100 percent, with a faint grid."""
     axes.set_ylim(0, 105)
     axes.grid(color='0.92')
     axes.set_axisbelow(True)
     axes.spines['top'].set_visible(False)
+
+
+def accuracy_and_loss(axes: Axes, loss_top: float = LOSS_TOP) -> Axes:
+    """Give `axes` a left axis in percent. -> its twin, whose right axis is the loss"""
+    percent_axis(axes)
     loss = axes.twinx()
     loss.set_ylim(0, loss_top)
     loss.spines['top'].set_visible(False)
-    loss.tick_params(axis='y', colors=LOOK['train_loss']['color'])
+    loss.tick_params(axis='y', colors=LOSS_LOOKS['train_loss']['color'])
     return loss
 
 
-def draw_seeds(axes, x, values, look):
+def parameters_axis(axes: Axes) -> None:
+    """A logarithmic axis of numbers of parameters, with ticks as people write them: 500, 1,000, 2,000, ..."""
+    axes.set(xscale='log', xlabel='Parameters (position embeddings not counted)')
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f'{size:,.0f}'))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_seeds(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, band: bool = True) -> None:
     """Median line over R seeds and, for R > 1, their range as a band. x (T,), values (R, T); NaNs are left out."""
     some = ~np.isnan(values).all(axis=0)
     if not some.any():
         return
     x, values = x[some], values[:, some]
-    axes.plot(x, np.nanmedian(values, axis=0), **look)
-    if len(values) > 1:
-        axes.fill_between(x, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=look['color'], alpha=0.15,
+    axes.plot(x, np.nanmedian(values, axis=0), **style)
+    if len(values) > 1 and band:
+        axes.fill_between(x, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=style['color'], alpha=0.15,
                           linewidth=0)
 
 
-def save(figure, path, dpi=150):
+def legend_once(figure: Figure, **options) -> None:
+    """A legend below the figure that names each label of its axes once."""
+    drawn = {name: handle for axes in figure.axes for handle, name in zip(*axes.get_legend_handles_labels())}
+    figure.legend(drawn.values(), drawn.keys(), loc='outside lower center', frameon=False, **options)
+
+
+def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:
     """Write the figure, whole or not at all, in the format that the name ends in. UserError for an unknown one."""
     path = Path(path)
     kinds = figure.canvas.get_supported_filetypes()
@@ -56,6 +110,6 @@ def save(figure, path, dpi=150):
     write_file(path, picture.getvalue())
 
 
-def markdown_table(heads, rows):
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown of texts: heads (C,), rows of (C,) each."""
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in (heads, ['---'] * len(heads), *rows))

@@ -4,7 +4,6 @@ import collections
 import math
 import pickle
 import random
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from tbtt.cli import Parser, UserError
 from tbtt.dataset import Codec
 from tbtt.atomic import write_file
-from tbtt.tasks import MAX_LINES, Arithmetic, Capitals
+from tbtt.tasks import MAX_LINES, TASKS, Arithmetic, Task
 
 
 def pairs(text):
@@ -90,34 +89,26 @@ def prepare(script, doc, kinds, skewed=False):
                         + ', and of what is frequent' * skewed + ' (default: 1337)')
     parser.add_argument('--out_dir', default=Path(script).resolve().parent, help='(default: beside the script)')
     args = parser.parse_args()
-    tasks = []
-    if 'math' in kinds:
-        tasks.append(Arithmetic(args.max_operand, args.heldout))
-    if 'facts' in kinds:
-        tasks.append(Capitals())
+    tasks = [Arithmetic(args.max_operand, args.heldout) if kind == 'math' else TASKS[kind]() for kind in kinds]
     if skewed:
         totals = {task.name: args.repeats if task.name == 'facts' else args.math_repeats for task in tasks}
         tasks = [skew(task, args.exponent, totals[task.name], args.seed) for task in tasks]
     write_dataset(args.out_dir, tasks, args.seed)
 
 
-def check_counts(task, lines):
-    """Count the lines of a task in a second way, and look for held-out expressions among them."""
-    if task.name == 'facts':
-        expected = len(set(task.facts))
-    else:
-        heldout = {frozenset(pair) for pair in task.heldout}
-        expected = 2 * (task.max_operand + 1) ** 2 - sum(2 * len(pair) for pair in heldout)
-        leaked = [line for line in lines for a, b in task.heldout
-                  for x, y in ((a, b), (b, a)) if line.startswith((f'<{x}+{y}=', f'<{x}-{y}='))]
-        assert not leaked, f'held-out expressions among the lines: {leaked}'
-    # All that is not held out occurs, with repeats too: the vocabulary, and so the size of the model, is the same.
-    assert len(set(lines)) == expected, f'{len(set(lines))} different lines of {task.name}, expected {expected}'
-    counts = collections.Counter(re.match('.*(?:=| is )', line).group() for line in lines)
-    wanted = dict(zip(task.prompts, task.repeats)) if task.repeats else dict.fromkeys(counts, 1)
-    wrong = {prompt: (counts[prompt], wanted[prompt]) for prompt in wanted if counts[prompt] != wanted[prompt]}
+def check_counts(task: Task, lines: list[str]) -> None:
+    """Count the lines of a task in a second way: those that it knows how to count, and the lines of each prompt.
+
+    Raises `AssertionError` with the numbers where they differ.
+    """
+    task.check(lines)
+    lengths = sorted({len(prompt) for prompt in task.prompts}, reverse=True)
+    prompts = set(task.prompts)
+    counts = collections.Counter(next((line[:n] for n in lengths if line[:n] in prompts), line) for line in lines)
+    once = [int(not task.is_heldout(i)) for i in range(len(task.prompts))]
+    wanted = collections.Counter(dict(zip(task.prompts, task.repeats or once)))
+    wrong = {prompt: (counts[prompt], wanted[prompt]) for prompt in counts | wanted if counts[prompt] != wanted[prompt]}
     assert not wrong, f'lines of {task.name} (counted, expected): {wrong}'
-    assert len(lines) == sum(wanted.values()), f'{len(lines)} lines of {task.name}, expected {sum(wanted.values())}'
 
 
 def write_dataset(folder, tasks, seed):
@@ -149,6 +140,6 @@ def write_dataset(folder, tasks, seed):
         if task.repeats:
             count, prompt = max(zip(task.repeats, task.prompts))
             print(f'{task.name}: {sum(task.repeats)} lines, {count} of them {prompt.strip()}')
-        if task.name == 'math':
-            held = [task.prompts[i] + task.answers[i] for i in task.groups()['heldout']]
+        if task.heldout_group:
+            held = [task.prompts[i] + task.answers[i] for i in task.groups()[task.heldout_group]]
             print(f'held out: {" ".join(held) or "nothing"}')

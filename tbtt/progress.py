@@ -6,14 +6,20 @@ from statistics import mean
 
 from tqdm import tqdm
 
+from tbtt.results import counted_groups, group_label, heldout_groups
+
 
 def scores_line(rows):
-    """One evaluation in words, the seeds taken together: `addition 98.0%  subtraction 97.5%  held-out 23/40  ...`"""
-    counts = {name: [sum(row[f'{group}_{kind}'] for row in rows) for kind in ('correct', 'total')]
-              for name, group in (('addition', 'add'), ('subtraction', 'sub'), ('held-out', 'heldout'), ('facts', 'facts'))
-              if f'{group}_total' in rows[0]}
-    parts = [f'{name} {right}/{total}' if name == 'held-out' else f'{name} {100 * right / total:.1f}%'
-             for name, (right, total) in counts.items()]
+    """One evaluation in words, the seeds taken together: `addition 98.0%  held-out 23/40 (2 of 4)  ...`"""
+    parts = []
+    for group in counted_groups():
+        if f'{group}_total' in rows[0]:
+            right, total = (sum(row[f'{group}_{what}'] for row in rows) for what in ('correct', 'total'))
+            text = f'{100 * right / total:.1f}%'
+            if group in heldout_groups():
+                answered, questions = (sum(row[f'{group}_{what}'] for row in rows) for what in ('answered', 'questions'))
+                text = f'{right}/{total} ({answered} of {questions})'
+            parts.append(f'{group_label(group).lower()} {text}')
     if 'combined_acc' in rows[0]:
         parts.append(f'combined {mean(row["combined_acc"] for row in rows):.1f}%')
     losses = (mean(row[f'{split}_loss'] for row in rows) for split in ('train', 'val'))

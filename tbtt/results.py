@@ -1,42 +1,76 @@
-"""results.csv: what an evaluation found, one row each; the best row; what many seeds say together."""
+"""results.csv: what an evaluation found, one row each; the best row; the seeds of a run.
+
+The columns are those of the tasks (`tbtt/tasks.py`). What does not apply to a run (facts in an arithmetic run) is blank.
+`add_*` and `sub_*` count all pairs of operands, the held-out ones included. `*_acc` are percent. `*_prob` are means over
+prompts of the exact probability of the right answer (teacher-forced, temperature 1). `heldout_answered` of
+`heldout_questions` are questions: each is asked several times, and answered where enough of its answers are right.
+"""
 import csv
 import functools
 import io
 import json
-import math
 import numbers
-import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tbtt.cli import UserError
+from tbtt.config import MOST_STEPS
+from tbtt.tasks import TASKS
 
-# What does not apply to a run (facts in an arithmetic run) is blank. `add_*` and `sub_*` count all pairs of operands,
-# the held-out ones included. `*_acc` are percent. `*_prob` are means over prompts of the exact probability of the right
-# answer (teacher-forced, temperature 1), in arithmetic apart for what was seen in training and what was held out.
-COLUMNS = ('iter', 'add_correct', 'add_total', 'sub_correct', 'sub_total', 'math_acc', 'heldout_correct',
-           'heldout_total', 'facts_correct', 'facts_total', 'facts_acc', 'combined_acc', 'train_loss', 'val_loss',
-           'seen_prob', 'heldout_prob', 'facts_prob')
+NUM_SAMPLES, ENOUGH = 10, 6    # times that a question is asked (as in the paper), right ones that answer it
 # What the paper's own files have too; the later columns may be absent.
-NEEDED = ('iter', 'add_correct', 'add_total', 'sub_correct', 'sub_total', 'facts_correct', 'facts_total', 'train_loss',
-          'val_loss')
+NEEDED_RESULTS = ('iter', 'add_correct', 'add_total', 'sub_correct', 'sub_total', 'facts_correct', 'facts_total',
+                  'train_loss', 'val_loss')
+INFO = {'seed': int, 'num_params': int, 'iter_num': int, 'finished': bool, 'diverged': int, 'seconds': int | float,
+        'config': dict}    # of run.json, where it has them
 MEND = 'mend the line or train the run anew'
-COUNTED = ('add', 'sub', 'heldout', 'facts')
-SCORES = {'math': ('add', 'sub'), 'facts': ('facts',), 'combined': ('add', 'sub', 'facts')}
+
+Results = dict[str, np.ndarray]    # column -> (T,) float64, one number an evaluation, NaN where blank
 
 
-def read_results(path):
-    """A results.csv, ours or the paper's, as {column: float64 array of one number an evaluation}; NaN where blank.
+def result_columns() -> list[str]:
+    """The columns of results.csv, in their order."""
+    tasks = TASKS.values()
+    return ['iter', *(column for task in tasks for column in task.count_columns()), 'combined_acc', 'train_loss',
+            'val_loss', *(column for task in tasks for column in task.probability_columns()),
+            *(column for task in tasks for column in task.answered_columns())]
 
-    The keys are COLUMNS plus `add_acc`, `sub_acc` and `heldout_acc`. All accuracies are percent, computed from the
-    counts. Raises UserError that names the file and the line.
+
+def counted_groups() -> list[str]:
+    """The groups of questions whose right answers are counted: add, sub, heldout, facts."""
+    return [group for task in TASKS.values() for group in task.counted()]
+
+
+def heldout_groups() -> list[str]:
+    """The groups of questions that are never trained on."""
+    return [task.heldout_group for task in TASKS.values() if task.heldout_group]
+
+
+def scores() -> dict[str, tuple[str, ...]]:
+    """score -> the groups that make it up: one score a task, and `combined`, of all questions."""
+    parts = {name: task.scored for name, task in TASKS.items()}
+    return {**parts, 'combined': tuple(group for groups in parts.values() for group in groups)}
+
+
+def group_label(group: str) -> str:
+    """What figures and tables call a group of questions."""
+    return next(task.labels[group] for task in TASKS.values() if group in task.labels)
+
+
+def read_results(path: str | Path) -> Results:
+    """A results.csv, ours or the paper's.
+
+    The keys are `result_columns()` and an accuracy of every group (`add_acc`, `heldout_acc`, ...). All accuracies are
+    percent, computed from the counts. Where a file has no `heldout_answered`, it is filled in as far as the counts leave
+    no doubt (`answered_bounds`). Raises `UserError` that names the file and the line.
     """
     header, lines = read_lines(path)
-    missing = [column for column in NEEDED if column not in header]
+    missing = [column for column in NEEDED_RESULTS if column not in header]
     if missing:
         raise UserError(f'{path}: line 1 lacks the column {missing[0]}: give a results.csv of a training run')
-    results = {column: np.full(len(lines), np.nan) for column in COLUMNS}
+    results = {column: np.full(len(lines), np.nan) for column in result_columns()}
     for row, (line, cells) in enumerate(lines):
         if len(cells) != len(header):
             raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: complete or delete it')
@@ -44,11 +78,18 @@ def read_results(path):
             if column in results and text.strip():
                 results[column][row] = parse_number(text, f'{path}: line {line}')
     check_rows(results, path, [line for line, _ in lines])
-    return with_accuracies(results)
+    for group in counted_groups():    # 0 of 0 is no score
+        blank = ~(results[f'{group}_total'] > 0)
+        results[f'{group}_correct'][blank] = results[f'{group}_total'][blank] = np.nan
+        results[f'{group}_acc'] = percent_right(results, [group])
+    for group in heldout_groups():
+        fill_answered(results, group)
+    blank_scores = {f'{score}_acc': np.full(len(lines), np.nan) for score in scores()}
+    return results | blank_scores | score_columns(results)
 
 
-def read_lines(path):
-    """The header's names and a list of (line number, cells), blank lines left out; UserError if there are none."""
+def read_lines(path: str | Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header's names, and (line number, cells) of each line that is not blank; `UserError` if there are none."""
     try:
         text = Path(path).read_text(encoding='utf-8-sig')
         reader = csv.reader(io.StringIO(text), strict=True)
@@ -57,14 +98,15 @@ def read_lines(path):
         raise UserError(f'{path}: {error.strerror}: train the run first or name another folder') from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path}: line 1: this is no CSV text: give a results.csv of a training run') from error
-    if lines and not text.endswith('\n') and len(lines[-1][1]) == len(lines[0][1]):    # its last number may lack digits
+    # Its last number may lack digits.
+    if lines and not text.endswith('\n') and len(lines[-1][1]) == len(lines[0][1]):
         raise UserError(f'{path}: line {reader.line_num} is cut off: complete or delete it')
     if len(lines) < 2:
         raise UserError(f'{path}: line {len(lines) + 1}: no evaluation here: train until the first one is written')
     return [name.strip() for name in lines[0][1]], lines[1:]
 
 
-def parse_number(text, where):
+def parse_number(text: str, where: str) -> float:
     """The float that `text` spells."""
     try:
         return float(text)
@@ -72,66 +114,116 @@ def parse_number(text, where):
         raise UserError(f'{where}: expected a number, got {text!r}: {MEND}') from None
 
 
-def check_rows(results, path, lines):
+def check_rows(results: Results, path: str | Path, lines: Sequence[int]) -> None:
     """Iterations must rise, and nothing may be right more often than it was asked."""
     iters = results['iter']
-    faults = {'iter is not above the one before': ~(np.diff(iters, prepend=-1) > 0)}
-    for name in COUNTED:
-        correct, total = results[f'{name}_correct'], results[f'{name}_total']
-        possible = (0 <= correct) & (correct <= total) | np.isnan(correct) & np.isnan(total)
-        faults[f'{name}_correct is not between 0 and {name}_total'] = ~possible
+    faults = {'iter is no whole number of steps': ~((iters <= MOST_STEPS) & (iters == np.floor(iters))),
+              'iter is not above the one before': ~(np.diff(iters, prepend=-1) > 0)}
+    pairs = [(f'{group}_correct', f'{group}_total') for group in counted_groups()]
+    pairs += [(f'{group}_answered', f'{group}_questions') for group in heldout_groups()]
+    for right, asked in pairs:
+        possible = (0 <= results[right]) & (results[right] <= results[asked])
+        possible |= np.isnan(results[right]) & np.isnan(results[asked])
+        faults[f'{right} is not between 0 and {asked}'] = ~possible
     for fault, rows in faults.items():
         if rows.any():
             raise UserError(f'{path}: line {lines[rows.argmax()]}: {fault}: {MEND}')
 
 
-def with_accuracies(results):
-    """`results` with every accuracy computed from its counts; 0 of 0 is no score, so it becomes NaN."""
-    for name in COUNTED:
-        blank = ~(results[f'{name}_total'] > 0)
-        results[f'{name}_correct'][blank] = results[f'{name}_total'][blank] = np.nan
-        results[f'{name}_acc'] = percent(results, [name])
-    for score, parts in SCORES.items():
-        asked = [part for part in parts if not np.isnan(results[f'{part}_total']).all()]
-        results[f'{score}_acc'] = percent(results, asked or parts)
-    return results
+def percent_right(counts: Mapping, groups: Iterable[str]):
+    """Percent right over all questions of these groups together. counts: {column: number or (T,) array}"""
+    return 100 * sum(counts[f'{group}_correct'] for group in groups) / sum(counts[f'{group}_total'] for group in groups)
 
 
-def percent(results, parts):
-    """Percent right over all questions of these parts together."""
-    return 100 * sum(results[f'{part}_correct'] for part in parts) / sum(results[f'{part}_total'] for part in parts)
+def score_columns(counts: Mapping) -> dict:
+    """The accuracies (percent) that follow from counts, {column: number or (T,) array}: `math_acc`, `facts_acc`,
+    `combined_acc`, as far as their questions were asked."""
+    found = {}
+    for score, groups in scores().items():
+        asked = [group for group in groups if not np.isnan(counts.get(f'{group}_total', np.nan)).all()]
+        if asked:
+            found[f'{score}_acc'] = percent_right(counts, asked)
+    return found
 
 
-def format_results(rows):
-    """The CSV text of a list of {column: number}; None or absent is blank, floats read back exactly.
+def answered_bounds(correct: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many questions can be answered where `correct` of `total` answers are right: at least, at most.
 
-    Keys beyond COLUMNS are left out.
+    Each question is asked NUM_SAMPLES times and answered from ENOUGH right answers on. 40 of 40 are 4 of 4 questions, 3
+    of 40 are none, but 10 of 40 may be one question or none.
+    """
+    questions = total // NUM_SAMPLES
+    spare = correct - (ENOUGH - 1) * questions    # right answers beyond those that questions can have unanswered
+    least = np.ceil(np.clip(spare, 0, None) / (NUM_SAMPLES - ENOUGH + 1))
+    return least, np.minimum(correct // ENOUGH, questions)
+
+
+def answered_text(correct: float, total: float, answered: float = np.nan) -> str:
+    """How many questions are answered, in words: `3 of 4`; `2 to 4 of 4` where only the counts are known and leave that
+    open; nothing where nothing was asked."""
+    if not total > 0 or total % NUM_SAMPLES:
+        return ''
+    least, most = (answered, answered) if answered == answered else answered_bounds(np.array(correct), np.array(total))
+    number = f'{least:.0f}' if least == most else f'{least:.0f} to {most:.0f}'
+    return f'{number} of {total / NUM_SAMPLES:.0f}'
+
+
+def fill_answered(results: Results, group: str) -> None:
+    """Where a row lacks the number of answered questions, put what its counts say, if they leave no doubt."""
+    correct, total, answered, questions = (results[f'{group}_{what}']
+                                           for what in ('correct', 'total', 'answered', 'questions'))
+    blank = np.isnan(questions) & (total % NUM_SAMPLES == 0)
+    questions[blank] = total[blank] // NUM_SAMPLES
+    with np.errstate(invalid='ignore'):    # blanks, and whatever number a damaged file names
+        least, most = answered_bounds(correct, total)
+    sure = blank & (least == most)
+    answered[sure] = least[sure]
+
+
+def format_results(rows: Iterable[Mapping]) -> str:
+    """The CSV text of rows, {column: number} each; None or absent is blank, floats read back exactly.
+
+    Keys that are no columns are left out.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction='ignore', lineterminator='\n')
+    writer = csv.DictWriter(text, result_columns(), extrasaction='ignore', lineterminator='\n')
     writer.writeheader()
     writer.writerows({column: format_number(value) for column, value in row.items()} for row in rows)
     return text.getvalue()
 
 
-def format_number(value):
+def append_row(text: str, row: Mapping) -> str:
+    """The text of a results.csv with a row more. One with other columns than ours, of an older version or of the paper,
+    gets ours first; those that it lacks are blank."""
+    columns = result_columns()
+    reader = csv.DictReader(io.StringIO(text.removeprefix('\ufeff')), skipinitialspace=True)
+    if [name.strip() for name in reader.fieldnames or []] != columns:
+        out = io.StringIO()
+        writer = csv.DictWriter(out, columns, extrasaction='ignore', lineterminator='\n')
+        writer.writeheader()
+        writer.writerows({name.strip(): cell for name, cell in old.items() if name} for old in reader)
+        text = out.getvalue()
+    return text + format_results([row]).split('\n', 1)[1]
+
+
+def format_number(value: float | None) -> str:
     """Python's shortest text that reads back as the same number, for NumPy's numbers too."""
     if value is None:
         return ''
     return str(int(value)) if isinstance(value, numbers.Integral) else repr(float(value))
 
 
-def best_row(results, score):
-    """The first row with the highest `score` (of SCORES), whose checkpoint was kept. ValueError if there is none."""
+def best_row(results: Results, score: str) -> int:
+    """The first row with the highest `score` (of `scores`), whose checkpoint was kept. ValueError if there is none."""
     return int(np.nanargmax(results[f'{score}_acc']))
 
 
-def last_row(results):
+def last_row(results: Results) -> int:
     """The row of the last evaluation."""
     return len(results['iter']) - 1
 
 
-def find_seeds(folder):
+def find_seeds(folder: str | Path) -> list[Path]:
     """The folders of one seed each with a results.csv: the folder itself, or those `seed_*` below it in order."""
     folder = Path(folder)
     if (folder / 'results.csv').exists():
@@ -140,7 +232,7 @@ def find_seeds(folder):
     return sorted(found, key=lambda seed: int(seed.name[5:]))
 
 
-def stack_seeds(seeds):
+def stack_seeds(seeds: Sequence[Results]) -> Results:
     """Several seeds' results as {column: (R, T) array} over the T iterations that any of them has, NaN where a seed has
     none (it diverged before, or is not there yet); `iter` is (T,)."""
     iterations = functools.reduce(np.union1d, [seed['iter'] for seed in seeds])
@@ -151,44 +243,16 @@ def stack_seeds(seeds):
     return {**stacked, 'iter': iterations}
 
 
-def read_info(folder):
+def read_info(folder: str | Path) -> dict:
     """What run.json says made a run; {} where there is none."""
     path = Path(folder) / 'run.json'
     try:
-        return dict(json.loads(path.read_text(encoding='utf-8'))) if path.exists() else {}
-    except (TypeError, ValueError) as error:
+        info = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    except (RecursionError, ValueError) as error:
         raise UserError(f'{path}: damaged ({error}): delete it or train the run anew') from error
-
-
-def mean_interval(values, level=0.95):
-    """Mean of R independent values and the half width of its Student's t interval (NaN for R = 1)."""
-    R, mean = len(values), float(np.mean(values))
-    return mean, t_quantile(level, R - 1) * float(np.std(values, ddof=1)) / math.sqrt(R) if R > 1 else math.nan
-
-
-def t_quantile(level, df):
-    """The t with P(|T| <= t) = level for `df` (a whole number) degrees of freedom, by bisection of the angle."""
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_within(middle, df) < level else (low, middle)
-    return math.tan(low) * math.sqrt(df)
-
-
-def t_within(theta, df):
-    """P(|T| <= tan(theta) * sqrt(df)), exact: Abramowitz and Stegun, 26.7.3 (odd df) and 26.7.4 (even df)."""
-    odd, total = df % 2, 0.0
-    term = math.cos(theta) ** odd
-    for power in range(odd, df - 1, 2):
-        total += term
-        term *= math.cos(theta) ** 2 * (power + 1) / (power + 2)
-    total *= math.sin(theta)
-    return (theta + total) * 2 / math.pi if odd else total
-
-
-def wilson_interval(count, total, level=0.95):
-    """Low and high end of Wilson's score interval for a share of `count` in `total`, both from 0 to 1."""
-    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
-    center = (count + z * z / 2) / (total + z * z)
-    half = z / (total + z * z) * math.sqrt(count * (total - count) / total + z * z / 4)
-    return max(0.0, center - half), min(1.0, center + half)
+    if not isinstance(info, dict):
+        raise UserError(f'{path}: damaged (no object of names and values): delete it or train the run anew')
+    for name, kind in INFO.items():
+        if not isinstance(info.get(name), kind | None):
+            raise UserError(f'{path}: damaged ({name} is {str(info[name])[:40]!r}): delete it or train the run anew')
+    return info

@@ -15,15 +15,16 @@ import filelock
 import numpy as np
 import torch
 
+from tbtt import nanogpt
 from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.cli import UserError
 from tbtt.config import ROOT
 from tbtt.atomic import COMMIT, recover, write_files
 from tbtt.distributed import Ranks
-from tbtt.results import format_results, read_info, read_results
+from tbtt.results import append_row, format_results, read_info, read_results, scores
 
 LATEST, RESULTS, ABOUT, LOCK = 'ckpt.pt', 'results.csv', 'run.json', '.lock'
-BEST = {'math': 'ckpt_best_math.pt', 'facts': 'ckpt_best_facts.pt', 'combined': 'ckpt_best_combined.pt'}
+BEST = {score: f'ckpt_best_{score}.pt' for score in scores()}    # math, facts, combined
 BUSY = 'another training writes into'
 FILES = (LATEST, *BEST.values(), RESULTS, ABOUT)
 # Settings that may change when a run goes on: they name places and the machine, or only how much is printed.
@@ -54,7 +55,7 @@ class SeedRun:
         the engine's snapshot holds of this seed."""
         files, better = {}, []
         if row is not None:
-            self.csv += format_results([row]).split('\n', 1)[1]
+            self.csv = append_row(self.csv, row)
             files[RESULTS] = self.csv.encode()
         if healthy:
             if row is not None:
@@ -78,8 +79,8 @@ class SeedRun:
         """
         path = self.latest(out_dir)
         checkpoint = read_checkpoint(path)
-        check_unchanged(checkpoint['config'], self.config, path.parent)
-        if not same(checkpoint['model_args'], self.model_args):
+        check_unchanged(nanogpt.recorded_settings(checkpoint), self.config, path.parent)
+        if not same(nanogpt.EXPANSION | checkpoint['model_args'], nanogpt.EXPANSION | self.model_args):
             raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for {self.model_args}')
         for key, now in (('meta', self.meta), ('data', self.digest)):
             if not same(checkpoint.get(key, now), now):
@@ -105,11 +106,15 @@ class SeedRun:
 
 
 def check_unchanged(recorded, asked, folder):
-    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with."""
-    for name, now in asked.items():
-        then = recorded.get(name, now)
-        if name not in MAY_CHANGE and not same(then, now):
-            raise UserError(f'{name}={now!r}, but the run in {folder} has {name}={then!r}: that cannot change under way')
+    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with: it names the
+    first, and the options that bring all of them back."""
+    then = {name: recorded[name] for name, now in asked.items()
+            if name in recorded and name not in MAY_CHANGE and not same(recorded[name], now)}
+    if then:
+        name = next(iter(then))
+        options = ' '.join(f'--{name}={value}' for name, value in then.items())
+        raise UserError(f'{name}={asked[name]!r}, but the run in {folder} has {name}={then[name]!r}: that cannot change '
+                        f'under way, it goes on with {options}')
 
 
 def same(one, other):

@@ -1,10 +1,14 @@
-"""The two tasks: what is trained on, what is asked, how an answer is marked, and what is held out of training.
+"""The tasks: what is trained on, what is asked, how an answer is marked, what is held out, and what results call it.
+
+A new task is one class: derive it from `Task` and list it in `TASKS`. The columns of results.csv and summary.csv, the
+tables and the figures follow from its class attributes.
 
 A task is described by plain containers (`describe`), which travel in `meta.pkl` and in checkpoints, so that whoever
 holds a checkpoint can ask what it was trained for (`tasks_from`).
 """
 import csv
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tbtt.cli import UserError
@@ -12,13 +16,13 @@ from tbtt.config import ROOT
 
 FACTS = ROOT / 'data' / 'facts_char' / 'capitals.csv'
 INTEGER = re.compile(r'-?\d+')
-MAX_LINES = 10**6    # of a task: a damaged file may name any number, and its lines are made to be compared
+MAX_LINES = 10**6    # of a task: a damaged meta.pkl may name any number, and every line of it would be built
 
 
-def check_repeats(repeats, trained):
+def check_repeats(repeats: Sequence[int], trained: Sequence[bool]) -> list[int]:
     """How often each prompt's line is trained on, as a list. trained: one bool a prompt, False where it is held out.
 
-    Raises `UserError` unless there is a whole number for each prompt, 0 for the held-out ones and at least 1 for all others.
+    Raises `UserError` unless there is a whole number for each prompt, 0 for the held-out ones, at least 1 for all others.
     """
     if not isinstance(repeats, (list, tuple)) or len(repeats) != len(trained):
         raise UserError(f'repeats: expected a list of {len(trained)} whole numbers, one a prompt')
@@ -31,30 +35,106 @@ def check_repeats(repeats, trained):
     return list(repeats)
 
 
-def described_repeats(task):
-    """The part of a description that only a task with `repeats` has: without them it is what it was before they were."""
-    return {} if task.repeats is None else {'repeats': list(task.repeats)}
+class Task:
+    """What every task has. P is the number of its prompts.
+
+    name: in meta.pkl, run.json and summary.csv. label: in titles. max_new_tokens: sampled for an answer. stop: the
+    character that ends an answer, or None. scored: the groups of prompts whose answers make up the score, each prompt in
+    one of them. heldout_group: the group that is never trained on, or None; seen_group: then the group of all others.
+    probed: the groups of which results.csv has the exact probability of the right answer. labels: {group: its name in figures and tables}. Names of tasks and of
+    groups differ from those of all other tasks, as they name columns.
+
+    An instance has prompts and answers, (P,) texts each, and repeats, (P,) training lines of each prompt or None for one
+    line of each that is not held out.
+    """
+    name: str
+    label: str
+    max_new_tokens: int
+    stop: str | None = None
+    scored: tuple[str, ...]
+    heldout_group: str | None = None
+    seen_group: str | None = None
+    probed: tuple[str, ...] = ()
+    labels: dict[str, str]
+    prompts: list[str]
+    answers: list[str]
+    repeats: list[int] | None = None
+
+    @classmethod
+    def counted(cls) -> tuple[str, ...]:
+        """The groups whose right answers are counted in results.csv."""
+        return cls.scored if cls.heldout_group is None else (*cls.scored, cls.heldout_group)
+
+    @classmethod
+    def count_columns(cls) -> list[str]:
+        """Columns of results.csv: right answers and questions of each group, and the score in percent."""
+        columns = [[f'{group}_correct', f'{group}_total'] for group in cls.counted()]
+        columns.insert(len(cls.scored), [f'{cls.name}_acc'])
+        return [column for group in columns for column in group]
+
+    @classmethod
+    def probability_columns(cls) -> list[str]:
+        """Columns of results.csv: mean probability of the right answer over the prompts of a group."""
+        return [f'{group}_prob' for group in cls.probed]
+
+    @classmethod
+    def answered_columns(cls) -> list[str]:
+        """Columns of results.csv: how many held-out questions are answered, and of how many."""
+        return [] if cls.heldout_group is None else [f'{cls.heldout_group}_answered', f'{cls.heldout_group}_questions']
+
+    def is_heldout(self, i: int) -> bool:
+        """Is prompt i never trained on?"""
+        return False
+
+    def groups(self) -> dict[str, list[int]]:
+        """name -> indices of the prompts that are counted together."""
+        raise NotImplementedError
+
+    def lines(self) -> list[str]:
+        """The training lines, each with its newline, held-out prompts left out."""
+        raise NotImplementedError
+
+    def mark(self, i: int, completion: str) -> bool:
+        """Is a completion of prompt i right?"""
+        raise NotImplementedError
+
+    def describe(self) -> dict:
+        """The arguments that make this task again, as plain containers."""
+        return {}
+
+    def check(self, lines: list[str]) -> None:
+        """Count the training lines in a second way. Raises `AssertionError` with the numbers where they differ."""
+
+    def described_repeats(self) -> dict:
+        """The part of a description that only a task with `repeats` has."""
+        return {} if self.repeats is None else {'repeats': list(self.repeats)}
 
 
-class Arithmetic:
+class Arithmetic(Task):
     """Sums and differences of two operands from 0 to `max_operand`, `<a+b=c>` and `<a-b=c>`.
 
     heldout: pairs of operands; every expression with just these two operands, in either order, is never trained on.
-    repeats: how many training lines each of the prompts has, 0 for the held-out ones; where not given, all others have one.
+    repeats: training lines of each prompt, 0 for the held-out ones; where not given, all others have one.
     Raises `UserError` where an operand is out of range or `repeats` does not fit the prompts.
     """
-    name = 'math'
+    name, label = 'math', 'Arithmetic'
+    scored, heldout_group, seen_group, probed = ('add', 'sub'), 'heldout', 'seen', ('seen', 'heldout')
+    labels = {'add': 'Addition', 'sub': 'Subtraction', 'heldout': 'Held-out', 'seen': 'Seen in training'}
     max_new_tokens = 4    # as the paper; the longest answers, 198> and -99>, just fit
     stop = None           # the first integer counts, wherever it ends
 
-    def __init__(self, max_operand=9, heldout=((5, 7),), repeats=None):
+    def __init__(self, max_operand: int = 9, heldout: Iterable[Sequence[int]] = ((5, 7),),
+                 repeats: Sequence[int] | None = None):
         if type(max_operand) is not int or not 1 <= max_operand <= 99:
             raise UserError(f'max_operand={max_operand!r}: expected a whole number from 1 to 99')
         self.max_operand = max_operand
+        if len(heldout := list(heldout)) > (max_operand + 1)**2:
+            raise UserError(f'held-out pairs: {len(heldout):,} of them, and only {(max_operand + 1)**2:,} pairs of operands')
         self.heldout = tuple((a, b) for a, b in heldout)
         for pair in self.heldout:
             if any(type(x) is not int or not 0 <= x <= max_operand for x in pair):
                 raise UserError(f'held-out pair {pair}: expected two operands from 0 to {max_operand}')
+        self.either_order = {*self.heldout, *((b, a) for a, b in self.heldout)}
         operands = range(max_operand + 1)
         self.expressions = [(a, sign, b) for sign in '+-' for a in operands for b in operands]
         self.prompts = [f'<{a}{sign}{b}=' for a, sign, b in self.expressions]
@@ -63,11 +143,12 @@ class Arithmetic:
         trained = [not self.is_heldout(i) for i in range(len(self.prompts))]
         self.repeats = None if repeats is None else check_repeats(repeats, trained)
 
-    def is_heldout(self, i):
+    def is_heldout(self, i: int) -> bool:
+        """Has the expression of prompt i just the two operands of a held-out pair?"""
         a, _, b = self.expressions[i]
-        return (a, b) in self.heldout or (b, a) in self.heldout
+        return (a, b) in self.either_order
 
-    def groups(self):
+    def groups(self) -> dict[str, list[int]]:
         """name -> indices of the prompts that are counted together."""
         every = range(len(self.prompts))
         return {'add': [i for i in every if self.expressions[i][1] == '+'],
@@ -75,72 +156,94 @@ class Arithmetic:
                 'heldout': [i for i in every if self.is_heldout(i)],
                 'seen': [i for i in every if not self.is_heldout(i)]}
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """The training lines, held-out expressions left out, padded with blanks to one length."""
         texts = [prompt + answer for prompt, answer in zip(self.prompts, self.answers)]
         width = max(map(len, texts))
         repeats = self.repeats or [int(not self.is_heldout(i)) for i in range(len(texts))]
         return [text.ljust(width) + '\n' for text, count in zip(texts, repeats) for _ in range(count)]
 
-    def mark(self, i, completion):
+    def mark(self, i: int, completion: str) -> bool:
         """Is the first integer of the completion the result of prompt i?"""
         found = INTEGER.search(completion)
         return found is not None and int(found.group()) == self.results[i]
 
-    def describe(self):
-        return {'max_operand': self.max_operand, 'heldout': [list(pair) for pair in self.heldout], **described_repeats(self)}
+    def describe(self) -> dict:
+        """The arguments that make this task again, as plain containers."""
+        return {'max_operand': self.max_operand, 'heldout': [list(pair) for pair in self.heldout],
+                **self.described_repeats()}
+
+    def check(self, lines: list[str]) -> None:
+        """Count the different lines from the number of operands and pairs, and look for held-out expressions."""
+        heldout = {frozenset(pair) for pair in self.heldout}
+        expected = 2 * (self.max_operand + 1) ** 2 - sum(2 * len(pair) for pair in heldout)
+        assert len(set(lines)) == expected, f'{len(set(lines))} different lines of arithmetic, expected {expected}'
+        leaked = [line for line in lines for a, b in self.heldout
+                  for x, y in ((a, b), (b, a)) if line.startswith((f'<{x}+{y}=', f'<{x}-{y}='))]
+        assert not leaked, f'held-out expressions among the lines: {leaked}'
 
 
-class Capitals:
+class Capitals(Task):
     """Statements `Capital of X is Y`. facts: pairs (country, capital); the paper's fifty where not given.
 
     repeats: how many training lines each of the facts has, at least one; where not given, one.
     Raises `UserError` where `repeats` does not fit the facts.
     """
-    name = 'facts'
+    name, label = 'facts', 'Facts'
+    scored, probed = ('facts',), ('facts',)
+    labels = {'facts': 'Facts'}
     max_new_tokens = 20    # as the paper
     stop = '\n'
 
-    def __init__(self, facts=None, repeats=None):
+    def __init__(self, facts: Iterable[Sequence[str]] | None = None, repeats: Sequence[int] | None = None):
         facts = read_facts(FACTS) if facts is None else facts
         self.facts = [tuple(fact) for fact in facts]
         self.prompts = [f'Capital of {country} is ' for country, _ in self.facts]
         self.answers = [f'{capital} \n' for _, capital in self.facts]
         self.repeats = None if repeats is None else check_repeats(repeats, [True] * len(self.facts))
 
-    def groups(self):
+    def groups(self) -> dict[str, list[int]]:
         """name -> indices of the prompts that are counted together."""
         return {'facts': list(range(len(self.prompts)))}
 
-    def lines(self):
+    def lines(self) -> list[str]:
+        """The training lines, in the order of the facts."""
         repeats = self.repeats or [1] * len(self.facts)
-        return [prompt + answer for prompt, answer, count in zip(self.prompts, self.answers, repeats) for _ in range(count)]
+        return [prompt + answer for prompt, answer, count in zip(self.prompts, self.answers, repeats)
+                for _ in range(count)]
 
-    def mark(self, i, completion):
+    def mark(self, i: int, completion: str) -> bool:
         """Is the completion, up to the end of its line, the capital of prompt i? Case does not matter."""
         return completion.split('\n')[0].strip().lower() == self.facts[i][1].lower()
 
-    def describe(self):
-        return {'facts': [list(fact) for fact in self.facts], **described_repeats(self)}
+    def describe(self) -> dict:
+        """The arguments that make this task again, as plain containers."""
+        return {'facts': [list(fact) for fact in self.facts], **self.described_repeats()}
+
+    def check(self, lines: list[str]) -> None:
+        """Count the different lines: one a fact."""
+        expected = len(set(self.facts))
+        assert len(set(lines)) == expected, f'{len(set(lines))} different lines of facts, expected {expected}'
 
 
-KINDS = {task.name: task for task in (Arithmetic, Capitals)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Arithmetic, Capitals)}    # in the order of columns
 
 
-def tasks_from(descriptions, path):
+def tasks_from(descriptions: dict[str, dict], path: str | Path) -> dict[str, Task]:
     """{'math': {...}, 'facts': {...}} -> {'math': Arithmetic, 'facts': Capitals}, those that are described.
 
     Raises `UserError` naming the file they come from where a description is not one of ours.
     """
     try:
-        return {name: KINDS[name](**description) for name, description in descriptions.items()}
+        return {name: TASKS[name](**description) for name, description in descriptions.items()}
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: the description of its tasks is damaged ({error!r}): prepare the dataset again') from error
+        raise UserError(f'{path}: the description of its tasks is damaged ({error!r}): prepare the dataset '
+                        f'again') from error
 
 
-def read_facts(path):
+def read_facts(path: str | Path) -> list[tuple[str, str]]:
     """A CSV with the columns country and capital -> pairs. Raises `UserError` where a row lacks one."""
     with open(path, newline='', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))

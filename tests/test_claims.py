@@ -1,73 +1,64 @@
-"""Intervals against published values, the verdicts on made-up summaries of each kind, and the figures by what they draw."""
-import importlib
-
+"""The verdicts on made-up summaries of each kind, and the figures of sweeps by what they draw."""
 import numpy as np
 import pytest
 
+import plot_capacity
 from conftest import run_script
-from tbtt.results import format_results, wilson_interval
-from tbtt.sweep.summary import PAIR, papers_recipe, read_summaries, write_summary
+from tbtt.results import format_results
+from tbtt.stats import wilson_interval
+from tbtt.sweep import claims
+from tbtt.sweep.summary import PAIR, read_summaries, row_of_paper, write_summary
 
-pytest.importorskip('scipy')
-claims = importlib.import_module('tbtt.sweep.claims')
 
-
-def seeds(task, model, count, decay=0.0, **scores):
+def seeds(experiment, model, count, wd=False, **scores):
     """Rows of `count` seeds of a model of the paper. scores: constants, or lists with one value a seed."""
-    layers, heads, width, expansion = claims.SHAPES[model]
-    mlt = model == 'MLT'
-    row = {**papers_recipe(task, model), 'run': f'{task}_{model}_{decay}', 'heldout': '' if task == 'facts' else PAIR,
-           'n_layer': layers, 'n_head': heads, 'n_embd': width, 'mlp_expansion': expansion, 'iter': 30000, 'diverged': None,
-           'dropout': 0.2 if mlt and not decay else 0.0, 'weight_decay': 0.1 if mlt else decay, 'finished': 1,
-           'heldout_total': None if task == 'facts' else 40.0, 'num_params': 1000.0}
+    row = {**row_of_paper(experiment, model, wd), 'run': f'{experiment}_{model}_{wd}', 'iter': 30000, 'diverged': None,
+           'heldout': '' if experiment == 'facts' else PAIR, 'finished': 1, 'num_params': 1000.0,
+           'heldout_total': None if experiment == 'facts' else 40.0}
     return [{**row, 'folder': f'{row["run"]}/seed_{s}', 'seed': s,
              **{name: value[s] if isinstance(value, list) else value for name, value in scores.items()}} for s in range(count)]
 
 
-def math_seeds(model, count, last, best=None, decay=0.0, **more):
-    return seeds('math', model, count, decay, last_heldout_correct=last, best_heldout_correct=last if best is None else best,
+def math_seeds(model, count, last, best=None, wd=False, **more):
+    return seeds('math', model, count, wd, last_heldout_correct=last, best_heldout_correct=last if best is None else best,
                  best_add=100.0, best_sub=100.0, **more)
 
 
 def part(parts, what):
-    return next(part for part in parts if part.what == what)
-
-
-# --- intervals
-
-@pytest.mark.parametrize('count, total, low, high', [
-    (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605),
-    (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)])    # the last four: Newcombe 1998, table I, method 3
-def test_wilson_intervals_are_the_published_ones(count, total, low, high):
-    assert wilson_interval(count, total) == pytest.approx((low, high), abs=1e-4)
-    if count not in (0, total):
-        assert claims.share(count, total) == f'{count} of {total} seeds ({100 * low:.0f} to {100 * high:.0f}%)'
-
-
-def test_the_interval_of_a_mean_is_students():
-    scores = np.array([22.2, 23.1, 21.4, 24.0, 22.8])
-    text, low, high = claims.mean(scores)
-    half = 2.776 * scores.std(ddof=1) / np.sqrt(5)    # the 0.975 quantile of t with 4 degrees, from any table
-    assert text == f'{scores.mean():.1f} ± {half:.1f}' and (high - low) / 2 == pytest.approx(half, rel=1e-3)
+    return next(part for part in parts if part.name == what)
 
 
 # --- verdicts
 
 @pytest.mark.parametrize('last, verdict', [
-    ([40] * 5, 'holds'), ([40, 40, 40, 39, 40], 'holds in part'), ([0] * 5, 'does not hold'), ([40] * 2, 'not enough runs'),
-    ([], 'not enough runs')])
+    ([40] * 16, 'holds'), ([40] * 31 + [10], 'holds'), ([40] * 15, 'agree so far'), ([40] * 3, 'agree so far'),
+    ([40, 40, 40, 39, 40], 'agree so far'), ([40, 40, 40, 30, 40], 'holds in part'), ([40] + [0] * 11, 'does not hold'),
+    ([0] * 6, 'does not hold'), ([0] * 3, 'disagree so far'), ([40] * 2, 'not enough runs'), ([], 'not enough runs')])
 def test_a_claim_about_every_seed(last, verdict):
-    rows = math_seeds('n14', len(last), last)
+    rows = with_questions(math_seeds('n14', len(last), last))
     assert part(claims.math_claim(rows), 'math n14, last').verdict == verdict
+
+
+def with_questions(rows):
+    """The rows as they are read from a summary without the columns of questions."""
+    from tbtt.sweep.summary import answered_columns
+    return [row | {'best_heldout_correct': row['best_heldout_correct']} | answered_columns(row, 'heldout') for row in rows]
+
+
+def test_a_question_counts_as_answered_and_not_its_forty_answers():
+    rows = math_seeds('n14', 3, 28, last_heldout_answered=4.0, best_heldout_answered=3.0, heldout_questions=4.0)
+    assert [part.verdict for part in claims.math_claim(rows)[:2]] == ['disagree so far', 'agree so far']
+    assert claims.math_claim(rows)[1].ours == '3 of 3 seeds (44 to 100%) answer 4 of 4'
 
 
 def test_the_evaluation_that_the_paper_reports_and_the_last_are_judged_apart():
     parts = claims.math_claim(math_seeds('n28', 4, 0, best=[0, 0, 0, 10]))
-    assert part(parts, 'math n28, best').verdict == 'holds in part' and part(parts, 'math n28, last').verdict == 'holds'
+    assert part(parts, 'math n28, best').verdict == 'holds in part' and part(parts, 'math n28, last').verdict == 'agree so far'
 
 
 @pytest.mark.parametrize('scores, verdict', [
-    ([8.0, 8.4, 8.2], 'holds'), ([8.0, 8.0, 8.0], 'holds'), ([4.0, 4.2, 3.8], 'does not hold'),
+    ([8.0, 8.4, 8.2] * 2, 'holds'), ([8.0, 8.0, 8.0], 'agree so far'), ([4.0, 4.2, 3.8], 'disagree so far'),
+    ([4.0, 4.2, 3.8] * 2, 'does not hold'),
     ([8.2, 8.2], 'not enough runs'), ([0.0, 2.0, 100.0], 'not enough runs')])    # a wide interval holds any number
 def test_the_facts_of_n14_are_compared_with_the_papers_number(scores, verdict):
     assert claims.facts_claim(seeds('facts', 'n14', len(scores), best_facts=scores))[0].verdict == verdict
@@ -75,13 +66,14 @@ def test_the_facts_of_n14_are_compared_with_the_papers_number(scores, verdict):
 
 def test_everything_means_everything():
     rows = seeds('facts', 'n28', 3, best_facts=100.0) + seeds('facts', 'n56', 3, best_facts=[100.0, 99.8, 100.0])
-    assert [p.verdict for p in claims.facts_claim(rows)[1:3]] == ['holds', 'holds in part']
+    assert [p.verdict for p in claims.facts_claim(rows)[1:3]] == ['agree so far', 'holds in part']
 
 
-@pytest.mark.parametrize('joint, verdict', [([30.0, 35, 40, 32], 'holds'), ([100.0] * 4, 'does not hold'),
+@pytest.mark.parametrize('joint, verdict', [([30.0, 35, 40, 32] * 2, 'holds'), ([30.0, 35, 40, 32], 'agree so far'),
+                                            ([100.0] * 4, 'disagree so far'),
                                             ([90.0, 100, 100, 100], 'not enough runs')])
 def test_joint_training_lowers_n14(joint, verdict):
-    rows = math_seeds('n14', 4, 40) + seeds('both', 'n14', 4, best_add=joint, best_sub=joint, last_heldout_correct=0,
+    rows = math_seeds('n14', 8, 40) + seeds('both', 'n14', len(joint), best_add=joint, best_sub=joint, last_heldout_correct=0,
                                             best_heldout_correct=0)
     assert claims.joint_claim(rows)[-1].verdict == verdict
 
@@ -90,23 +82,25 @@ def test_joint_training_lowers_n14(joint, verdict):
     ([40] * 20, 'holds'), ([40] * 6, 'not enough runs'), ([40] * 14 + [0] * 6, 'not enough runs'), ([0] * 6, 'does not hold'),
     ([0] * 3, 'not enough runs')])    # three seeds say nothing of a change, even where all change
 def test_weight_decay_is_judged_by_the_interval_of_the_difference(last, verdict):
-    rows = math_seeds('n14', len(last), 40) + math_seeds('n14', len(last), last, decay=0.1)
+    rows = math_seeds('n14', len(last), 40) + math_seeds('n14', len(last), last, wd=True)
     assert part(claims.decay_claim(rows), 'math n14, last').verdict == verdict
     assert part(claims.decay_claim(rows), 'math n28, last').verdict == 'not enough runs'
 
 
-def test_a_claim_as_a_whole_says_how_it_holds_in_part_and_what_is_missing():
-    whole = [row for model in ('n28', 'n56', 'MLT') for row in math_seeds(model, 3, 0)]
+def test_a_claim_as_a_whole_says_how_far_it_holds_in_sentences():
+    others = [row for model in ('n28', 'n56', 'MLT') for row in math_seeds(model, 16, 0)]
 
     def first(rows):
-        return claims.judge(rows)[0].verdict
+        return claims.judge(rows)[0].sentences
 
-    assert first(math_seeds('n14', 3, 40) + whole) == 'holds'
-    assert first(math_seeds('n14', 3, [40, 0, 40]) + whole) == 'holds in part'
-    assert first([row for model in ('n28', 'n56', 'MLT') for row in math_seeds(model, 3, 40)]).startswith('does not hold')
-    assert first(math_seeds('n14', 3, 40)).startswith('not enough runs for math n28, best, math n28, last, math n56')
-    assert first(math_seeds('n14', 3, 40)).endswith('; the rest holds')
-    assert first([]) == 'not enough runs'
+    assert first(math_seeds('n14', 16, 40) + others).startswith('Verdict: holds. It holds for math n14 (best and last')
+    assert first(math_seeds('n14', 3, 40) + others).startswith('Verdict: agree so far. It holds for math n28')
+    assert first(math_seeds('n14', 16, [40, 0] * 8) + others).startswith('Verdict: holds in part. It holds for')
+    assert first([{**row, 'last_heldout_correct': 40, 'best_heldout_correct': 40} for row in others]) == (
+        'Verdict: does not hold, as far as there are runs. It does not hold for math n28 (best and last evaluation), math '
+        'n56 (best and last evaluation) and math MLT (best and last evaluation). There are not enough runs for math n14 '
+        '(best and last evaluation).')
+    assert first([]) == 'Verdict: not enough runs.'
 
 
 def test_runs_of_another_kind_do_not_count():
@@ -130,72 +124,59 @@ def test_a_change_of_whatever_trains_is_another_run_and_diverged_seeds_are_none(
     assert sorted(found) == sorted(row['folder'] for row in rows + others if not row['diverged'])
 
 
-def test_newcombes_intervals_of_a_difference_are_the_published_ones():
-    # Newcombe 1998, Statistics in Medicine 17, 873-890, table II, method 10.
-    for (a, m), (b, n), expected in (((56, 70), (48, 80), (0.0524, 0.3339)), ((9, 10), (3, 10), (0.1705, 0.8090)),
-                                     ((10, 10), (0, 10), (0.6075, 1.0000)), ((0, 10), (0, 10), (-0.2775, 0.2775))):
-        one, other = (np.arange(size) < count for count, size in ((a, m), (b, n)))
-        assert claims.difference(one, other, 0.95) == pytest.approx(100 * np.array(expected), abs=0.01)
+def test_the_numbers_of_the_paper_are_those_of_its_tables(monkeypatch):
+    rows = claims.paper.published()
+    changed = {key: dict(row) for key, row in rows.items()}
+    changed['facts', 'n14']['facts_pct'] = '55.5'
+    changed['both', 'n14'] |= {'addition_pct': '10', 'subtraction_pct': '20'}
+    changed['math', 'n28'] |= {'heldout_correct': '40'}
+    monkeypatch.setattr(claims.paper, 'published', lambda: changed)
+    found = claims.judge([])
+    assert '55.5%' in found[1].text and part(found[1].parts, 'facts n14').paper == '55.5'
+    assert part(found[2].parts, 'arithmetic of n14, joint below alone').paper == '15.0 below 100.0'
+    assert part(found[0].parts, 'math n28, last').paper == '40/40 (4 of 4)'
 
 
 # --- thresholds
 
-def widths(true, spread, sizes, count, sign, random):
-    x = np.repeat(np.log(sizes), count)
-    p = 1 / (1 + np.exp(-sign * (x - np.log(true)) / spread))
-    return np.exp(x), (random.random(len(x)) < p).astype(float)
+@pytest.mark.parametrize('means', [[0, 1], [0, 0, 1], [0, 0, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]])
+def test_a_threshold_takes_four_sizes_with_two_on_each_side(means):
+    def found(means):
+        return claims.find_threshold(np.repeat(1000.0 * 2 ** np.arange(len(means)), 3), np.repeat(means, 3), 1, resamples=20)
+    assert found(np.array(means, float)) is None
+    assert 2000 < found(np.array([0.0, 0, 1, 1])).at < 4000
 
 
-def test_a_threshold_is_found_where_it_was_put_as_often_as_its_interval_says():
-    random, inside = np.random.default_rng(0), 0
-    for _ in range(20):
-        sizes, shares = widths(2000, 0.3, [500, 1000, 1500, 2500, 4000, 8000], 8, -1, random)
-        found, sure = claims.threshold(sizes, shares, -1, resamples=60)
-        assert sure == 1 and found.low <= found.at <= found.high
-        inside += found.low <= 2000 <= found.high
-    assert inside >= 17
-
-
-def test_where_the_sizes_are_separated_the_threshold_lies_between_them():
-    found, sure = claims.threshold(np.repeat([1932.0, 6216.0], 3), np.array([0.04, 0.05, 0.08, 1, 1, 1]), 1)
-    assert sure == 1 and 1932 < found.at < 6216 and (found.low, found.high) == pytest.approx((1932, 6216))
-
-
-@pytest.mark.parametrize('sizes, shares', [([1.0] * 6, [0, 0, 0, 1, 1, 1]), ([1.0, 1, 1, 9, 9, 9], [1] * 6),
-                                           ([1.0, 1, 9, 9], [0, 0, 1, 1])])
-def test_without_sizes_on_both_sides_or_seeds_there_is_no_threshold(sizes, shares):
-    assert claims.threshold(np.array(sizes), np.array(shares, float), 1) is None
+def test_sizes_of_few_seeds_do_not_count_and_do_not_hinder():
+    sizes = np.repeat([1000.0, 2000, 3000, 4000, 8000], [3, 3, 2, 3, 3])
+    shares = np.repeat([1.0, 1, 0, 0, 0], [3, 3, 2, 3, 3])
+    assert claims.sizes_that_count(sizes, shares, -1)[0].tolist() == [1000, 2000, 4000, 8000]
+    found = claims.find_threshold(sizes, shares, -1, resamples=20)
+    assert (found.low, found.high) == pytest.approx((2000, 4000))
 
 
 def test_what_is_too_small_to_learn_the_rule_has_not_lost_it():
-    means = np.array([0.02, 0.15, 0.5, 0.79, 0.85, 0.87, 0.7, 0.29, 0.2, 0.12, 0.02, 0, 0, 0])
-    sizes = np.array([6 * width**2 + 20 * width for width in (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 40, 56, 80, 112)], float)
-    random = np.random.default_rng(0)
-    shares = (random.random((len(sizes), 32)) < means[:, None]).astype(float)
-    found, sure = claims.threshold(np.repeat(sizes, 32), shares.reshape(-1), -1, resamples=100)
-    assert sizes[6] <= found.at <= sizes[7] and sizes[5] <= found.low <= found.high <= sizes[8] and sure == 1
-
-
-def test_noise_has_no_sure_threshold_and_no_end_beyond_what_was_looked_at():
-    x, y = np.repeat([1932.0, 6216.0], 3), np.array([0.0, 1, 0, 1, 0, 1])
-    found, sure = claims.threshold(x, y, 1, resamples=100)
-    assert sure < 0.975 and (found.low, found.high) == pytest.approx((1932, 6216))
-
-
-def test_a_size_of_one_seed_does_not_count_and_does_not_hinder():
-    x, y = np.repeat([1000.0, 2000.0, 3000.0], [3, 1, 3]), np.array([1.0, 1, 1, 0, 0, 0, 0])
-    found, _ = claims.threshold(x, y, -1)
-    assert (found.low, found.high) == pytest.approx((1000, 3000))
+    means = np.array([0.02, 0.15, 0.79, 0.85, 0.87, 0.7, 0.29, 0.2, 0.02, 0])
+    sizes = np.array([6 * width**2 + 20 * width for width in (4, 6, 10, 12, 14, 16, 20, 24, 40, 56)], float)
+    shares = (np.random.default_rng(0).random((len(sizes), 32)) < means[:, None]).astype(float)
+    found = claims.find_threshold(np.repeat(sizes, 32), shares.reshape(-1), -1, resamples=30)
+    assert sizes[5] <= found.at <= sizes[6] and sizes[4] <= found.low <= found.high <= sizes[7] and found.sure == 1
+    assert claims.sizes_that_count(np.repeat(sizes, 32), shares.reshape(-1), -1)[0][0] == sizes[2]
 
 
 def test_the_last_claim_names_both_thresholds():
     rows = []
-    for width, size, facts, held in ((14, 1456, 4.0, 100.0), (28, 5264, 100.0, 0.0)):
+    for width, size, facts, held in ((10, 800, 0.0, 100.0), (14, 1456, 4.0, 100.0), (20, 2800, 100.0, 0.0),
+                                     (28, 5264, 100.0, 0.0)):
         for task, score in (('math', {'last_heldout': held, 'best_heldout': held}),
                             ('facts', {'last_facts': facts, 'best_facts': facts})):
-            rows += [{**row, 'num_params': float(size)} for row in seeds(task, f'n{width}', 3, **score)]
+            rows += [{**row, 'n_embd': width, 'num_params': float(size)} for row in seeds(task, 'n14', 6, **score)]
     claim = claims.judge(rows)[4]
-    assert claim.verdict == 'holds' and 'parameters (1,456 to 5,264)' in claim.parts[0].ours
+    assert claim.verdict == 'holds' and 'parameters (1,456 to 2,800)' in claim.parts[0].ours
+    few = claims.judge([row for row in rows if row['seed'] < 3])[4]
+    assert few.verdict == 'agree so far'
+    two = claims.judge([row for row in rows if row['n_embd'] in (14, 28)])[4]
+    assert two.verdict == 'not enough runs' and two.parts[0].ours.startswith('1 sizes above one half, 1 below')
 
 
 # --- the scripts
@@ -224,60 +205,81 @@ def summary(tmp_path):
 
 
 def test_the_verdicts_are_printed(summary, capsys):
-    assert run_script('analysis/make_tables.py', '--claims', summary) == 0
+    assert run_script('analysis/make_claims.py', summary) == 0
     out = capsys.readouterr().out
-    assert '| math n14, last | 40/40 | 4 of 4 seeds (51 to 100%) at 40/40 | 4 | holds |' in out
+    assert ('| math n14, last | 40/40 (4 of 4) | 4 of 4 seeds (51 to 100%) answer 4 of 4 | 4 | agree so far (4 seeds) |'
+            in out)
     assert out.count('Verdict: ') == 5
 
 
 def test_the_capacity_figure_draws_every_size_seed_and_value_of_the_paper(summary):
-    import plot_capacity
     rows = plot_capacity.chosen(read_summaries([summary]), 0.0)
     math, facts = plot_capacity.draw_capacity(rows).axes[:2]
     assert math.get_xscale() == 'log' and [text.get_text() for text in math.texts] == ['n14', 'n28', 'n56']
-    drawn = {container.get_label(): container.lines[0].get_ydata() for container in math.containers}
-    assert list(drawn['seeds at 40/40 held-out, last evaluation']) == [100, 0, 0]
-    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in math.lines}
-    assert lines['held-out answers, mean at the last evaluation'] == ([1456, 5264, 19936], [100, 25, 0])
-    assert lines['seen answers, mean at the last evaluation'][1] == [100, 100, 100]
-    fact_lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in facts.lines}
-    assert fact_lines['facts recalled, mean at the last evaluation'] == ([1932, 6216], [8, 100])
-    dots = [len(points.get_offsets()) for points in math.collections if len(points.get_offsets()) > 3]
-    assert dots == [12, 12]    # each of 12 seeds, held-out and seen
+    drawn = {container.get_label(): container.lines[0].get_ydata().tolist() for container in math.containers}
+    assert drawn == {'seeds that answer all held-out questions, best evaluation': [100, 0, 0],
+                     'seeds that answer all held-out questions, last evaluation': [100, 0, 0],
+                     'held-out, mean at the last evaluation': [100, 25, 0],
+                     'seen in training, mean at the last evaluation': [100, 100, 100]}
+    assert facts.containers[0].lines[0].get_ydata().tolist() == [8, 100]
+    dots = [len(points.get_offsets()) for points in math.collections if len(points.get_offsets()) == 4]
+    assert len(dots) == 6    # four seeds of each of three sizes, held-out and seen
     papers = [line for line in facts.lines if line.get_label() == 'paper, best evaluation: facts']
     assert [line.get_ydata()[0] for line in papers] == [8.2, 100, 100]    # n56 too, the MLT would be far away
     intervals = [container.lines[2][0].get_segments()[0] for container in math.containers]
-    assert 100 * wilson_interval(4, 4)[0] == pytest.approx(intervals[-1][0][1])
+    assert 100 * wilson_interval(4, 4)[0] == pytest.approx(intervals[0][0][1])
 
 
-def test_the_training_figure_draws_a_line_a_width(summary):
-    import plot_capacity
+def test_the_rule_figure_draws_a_dot_a_seed_the_papers_values_and_questions_on_the_right(summary):
+    rows = [row for row in plot_capacity.chosen(read_summaries([summary]), 0.0) if row['tasks'] == 'math']
+    axes, right = plot_capacity.draw_rule(rows, rows, 'older').axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert lines['Held-out: mean of 4 seeds a size'] == lines['older, beside'] == [100, 25, 0]
+    assert lines['paper, best evaluation: held-out'] == [0] and lines['paper, best evaluation: seen in training'] == [100]
+    assert [len(points.get_offsets()) for points in axes.collections] == [12, 12]
+    assert [text.get_text() for text in right.get_yticklabels()] == ['0', '1', '2', '3', '4']
+    assert right.get_ylim() == axes.get_ylim() and right.get_yticks().tolist() == [0, 25, 50, 75, 100]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ['1,456', '5,264', '19,936']
+
+
+def test_the_papers_score_on_what_was_seen_follows_from_its_tables():
+    assert plot_capacity.published_scores('math', 'n28') == {'add': 98, 'sub': 98, 'heldout': 0, 'seen': 100}
+
+
+def test_the_training_figure_has_a_full_panel_for_each_task_and_width(summary):
     figure = plot_capacity.draw_training(plot_capacity.training_curves(read_summaries([summary])))
-    seen, heldout, facts = figure.axes[0], figure.axes[1], figure.axes[2]
-    assert [len(axes.lines) for axes in (seen, heldout, facts)] == [3, 3, 2]
-    assert seen.lines[0].get_ydata()[-1] == 0.9 and heldout.lines[0].get_ydata()[-1] == 0.1
-    assert len({line.get_linestyle() for line in seen.lines}) == 3    # told apart without colour
-    assert len({line.get_color() for line in seen.lines}) == 3
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [[line.get_label() for line in axes.lines] for axes in panels] == 3 * [['Seen in training', 'Held-out']] + 2 * [
+        ['Facts']]
+    assert panels[0].lines[0].get_ydata()[-1] == 0.9 and panels[0].lines[1].get_ydata()[-1] == 0.1
+    assert panels[0].get_title() == 'Arithmetic, n14 (1,456 parameters)\n4 seeds'
 
 
 @pytest.mark.parametrize('kind, head', [('png', b'\x89PNG'), ('svg', b'<?xml'), ('pdf', b'%PDF')])
 def test_figures_are_written_in_every_format(summary, tmp_path, kind, head):
     assert run_script('analysis/plot_capacity.py', summary, f'--output_dir={tmp_path / "out"}', f'--format={kind}') == 0
     assert all((tmp_path / 'out' / f'{name}.{kind}').read_bytes().startswith(head)
-               for name in ('capacity', 'capacity_training'))
+               for name in ('rule', 'capacity', 'capacity_training'))
 
 
-def test_without_the_seeds_beside_only_the_first_figure_is_drawn(summary, tmp_path, capsys):
+def test_one_figure_can_be_asked_for_with_another_sweep_behind(summary, tmp_path):
+    assert run_script('analysis/plot_capacity.py', summary, '--only=rule', f'--beside={summary.parent}',
+                      f'--output_dir={tmp_path / "out"}') == 0
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['rule.png']
+
+
+def test_without_the_seeds_beside_the_figure_over_training_is_left_out(summary, tmp_path, capsys):
     (tmp_path / 'alone').mkdir()
     alone = tmp_path / 'alone' / 'summary.csv'
     alone.write_bytes(summary.read_bytes())
     assert run_script('analysis/plot_capacity.py', alone, f'--output_dir={tmp_path / "out"}') == 0
-    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['capacity.png'] and 'left out' in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['capacity.png', 'rule.png']
+    assert 'left out' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('script, args', [
-    ('analysis/plot_capacity.py', ['nothing.csv']), ('analysis/plot_capacity.py', ['--format=gif']), ('analysis/make_tables.py', ['--claims']),
-    ('analysis/make_tables.py', ['--claims', 'nothing.csv'])])
+    ('analysis/plot_capacity.py', ['nothing.csv']), ('analysis/plot_capacity.py', ['--format=gif']),
+    ('analysis/make_claims.py', []), ('analysis/make_claims.py', ['nothing.csv'])])
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, script, args):
     monkeypatch.chdir(tmp_path)
     assert run_script(script, *args) == 2
@@ -301,7 +303,6 @@ def test_a_summary_without_such_runs_says_what_to_train(summary, capsys):
 
 
 def test_other_held_out_pairs_have_a_figure_of_their_own(tmp_path):
-    import plot_capacity
     rows = [{**row, 'run': f'{pairs}_{model}', 'folder': f'{pairs}_{model}/seed_{row["seed"]}', 'heldout': pairs}
             for pairs in ('1,2', '0,9', '5,7;3,8') for model, held in (('n14', 40), ('n28', 0))
             for row in math_seeds(model, 3, held, last_heldout=2.5 * held)]

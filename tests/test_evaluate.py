@@ -111,7 +111,7 @@ def test_a_model_that_is_always_right_scores_everything(evaluator, block_size):
     row, = evaluator(Arithmetic(), right(Arithmetic()), block_size=block_size)[0].rows(0)
     assert row == dict(add_correct=1000, add_total=1000, sub_correct=1000, sub_total=1000, math_acc=100,
                        heldout_correct=40, heldout_total=40, seen_correct=1960, seen_total=1960, combined_acc=100,
-                       add_prob=1, sub_prob=1, heldout_prob=1, seen_prob=1)
+                       add_prob=1, sub_prob=1, heldout_prob=1, seen_prob=1, heldout_answered=4, heldout_questions=4)
 
 
 @pytest.mark.parametrize('block_size', [16, 24])    # most prompts are longer
@@ -123,7 +123,7 @@ def test_a_model_that_knows_all_capitals_scores_everything_though_prompts_are_cr
 @pytest.mark.parametrize('task', [Arithmetic(), Capitals()], ids=['math', 'facts'])
 def test_a_model_that_is_always_wrong_scores_nothing(evaluator, task):
     row, = evaluator(task, wrong(task))[0].rows(0)
-    assert all(value < 1e-30 for name, value in row.items() if not name.endswith('total')) and len(row) > 4
+    assert all(value < 1e-30 for name, value in row.items() if not name.endswith(('total', 'questions'))) and len(row) > 4
 
 
 def test_what_was_seen_and_what_was_held_out_are_counted_apart(evaluator):
@@ -160,6 +160,15 @@ def test_a_model_that_is_right_half_of_the_time_scores_half(evaluator):
     row, = evaluator(Arithmetic(), undecided(Arithmetic()))[0].rows(0)
     assert 1000 - 110 < row['add_correct'] + row['sub_correct'] < 1000 + 110    # five standard deviations
     assert row['add_prob'] == pytest.approx(0.5, abs=0.001)
+
+
+def test_a_held_out_question_is_answered_from_six_right_answers_of_ten_on(evaluator):
+    task = Arithmetic(heldout=((5, 7), (2, 9), (1, 3)))
+    fast, _ = evaluator(task, undecided(task))
+    sampled = fast.sample('math', 0)
+    counts = fast.right('math', sampled)[sampled.row.numpy()].sum(-1)[0][task.groups()['heldout']]
+    row, = fast.rows(0)
+    assert (row['heldout_answered'], row['heldout_questions']) == ((counts >= 6).sum(), 12) and min(counts) < 6 <= max(counts)
 
 
 @pytest.mark.parametrize('max_tokens', [5, 37])

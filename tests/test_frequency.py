@@ -10,7 +10,7 @@ import torch
 import plot_frequency
 from conftest import TINY, run_script
 from tbtt.run_folder import LATEST
-from tbtt.inference import Trained
+from tbtt.inference import Trained, load_model
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +45,7 @@ def test_what_is_recalled_is_the_percentage_of_the_samples_that_are_right(skewed
     monkeypatch.setattr(Trained, 'ask', lambda self, name: (self.tasks[name], torch.from_numpy(counts(self.tasks[name])), {}))
     rows = plot_frequency.ask(skewed / 'one', Namespace(ckpt=LATEST, device='cpu'))
     assert {row.recalled for row in rows} == set(range(0, 101, 10))
-    task = Trained(Namespace(out_dir=skewed / 'one', ckpt=LATEST, device='cpu', seed=None)).tasks['facts']
+    task = load_model(skewed / 'one' / LATEST, 'cpu').tasks['facts']
     right = dict(zip(task.prompts, counts(task)))
     assert all(row.recalled == 10 * right[row.question] for row in rows if row.task == 'facts')
 

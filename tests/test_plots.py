@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 
 from plot_all_models import draw_grid
 from plot_results import draw_run
 from tbtt import paper
 from tbtt.cli import UserError
-from tbtt.figures import LOOK, save
+from tbtt.figures import LOSS_LOOKS, look, save
 from tbtt.results import format_results
+from tbtt.tasks import TASKS
 
 HERE = Path(__file__).parents[1]
 ITERS = [0, 250, 500, 750]
@@ -57,9 +57,10 @@ def test_a_run_is_drawn_with_accuracies_left_and_losses_right(tmp_path):
     assert operation == 'math'
     assert lines(left)['Addition'] == (ITERS, [0, 50, 100, 100])
     assert lines(left)['Subtraction'] == (ITERS, [0, 10, 90, 99])
-    assert lines(left)['Held-out'] == (ITERS, [0, 10, 50, 100])
+    assert lines(left)['Held-out: 4 of 4 at the end'] == (ITERS, [0, 10, 50, 100])
     assert lines(right) == {'Training loss': (ITERS, [3, 2, 1, 0.5]), 'Validation loss': (ITERS, [3, 2, 1, 0.5])}
-    assert (left.get_xlabel(), left.get_ylabel(), right.get_ylabel()) == ('Iteration', 'Accuracy (%)', 'Loss')
+    assert (left.get_xlabel(), left.get_ylabel(), right.get_ylabel()) == (
+        'Iteration', 'Accuracy (%)', 'Loss (nats a character)')
     assert left.get_xlim() == (0, 750) and left.get_ylim() == (0, 105) and right.get_ylim() == (0, 4.5)
 
 
@@ -68,10 +69,29 @@ def test_the_legend_names_all_that_is_drawn_and_nothing_else(tmp_path):
     assert set(legend(figure)) == {'Facts', 'Best combined: 750', 'Training loss', 'Validation loss'}
 
 
-def test_red_dots_are_where_addition_and_subtraction_are_both_perfect(tmp_path):
+def test_black_dots_are_where_addition_and_subtraction_are_both_perfect(tmp_path):
     figure, _ = draw_run(write_run(tmp_path / 'a', PERFECT, [1000, 1000, 999, 1000]))
-    dots = [line for line in figure.axes[0].lines if line.get_label() == 'Add. and sub. at 100%']
-    assert [data.tolist() for data in dots[0].get_data()] == [[750], [100]] and dots[0].get_color() == 'red'
+    assert lines(figure.axes[0])['Addition and subtraction at 100%'] == ([750], [100])
+
+
+def test_the_legend_does_not_list_dots_that_are_not_there(tmp_path):
+    figure, _ = draw_run(write_run(tmp_path / 'a', PERFECT, SLOW))
+    assert not any('100%' in text for text in legend(figure))
+
+
+@pytest.mark.parametrize('heldout, label', [(0, 'Held-out: 0 of 4 at the end'), (30, 'Held-out: 2 to 4 of 4 at the end')])
+def test_the_legend_says_how_many_held_out_questions_are_answered(tmp_path, heldout, label):
+    figure, _ = draw_run(write_run(tmp_path / 'a', PERFECT, SLOW, heldout=[0, 0, 40, heldout]))
+    assert label in legend(figure)
+
+
+def test_another_run_is_drawn_in_grey_behind(tmp_path):
+    for name, add in (('a', PERFECT), ('older', SLOW)):
+        write_run(tmp_path / name, add, add)
+    left, right = draw_run(tmp_path / 'a', beside=tmp_path / 'older')[0].axes
+    behind, front = (next(line for line in left.lines if line.get_label() == label) for label in ('older, beside', 'Addition'))
+    assert behind.get_ydata().tolist() == [0, 10, 90, 99] and behind.get_zorder() < front.get_zorder()
+    assert right.lines[0].get_label() == 'older, beside'
 
 
 def test_the_first_of_the_best_evaluations_is_marked(tmp_path):
@@ -94,7 +114,7 @@ def test_an_operation_chooses_what_is_drawn_and_all_that_applies_is_the_default(
     run = write_run(tmp_path / 'a', PERFECT, SLOW, facts=[0, 0, 5, 500], heldout=[0] * 4)
     drawn = {operation: draw_run(run, operation) for operation in (None, 'math', 'facts', 'both')}
     assert drawn[None][1] == 'both'
-    assert set(lines(drawn['both'][0].axes[0])) >= {'Addition', 'Subtraction', 'Held-out', 'Facts'}
+    assert set(lines(drawn['both'][0].axes[0])) >= {'Addition', 'Subtraction', 'Held-out: 0 of 4 at the end', 'Facts'}
     assert 'Facts' not in lines(drawn['math'][0].axes[0])
     assert set(lines(drawn['facts'][0].axes[0])) == {'Facts', 'Best combined: 750'}
 
@@ -117,7 +137,7 @@ def test_the_papers_file_is_drawn_without_a_held_out_line(tmp_path):
         'val_loss\n0,0,1000,0,1000,0,0,0,0,3,3\n250,1000,1000,1000,1000,1,0,0,0,1,1\n')
     figure, operation = draw_run(tmp_path)
     assert operation == 'math' and lines(figure.axes[0])['Addition'] == ([0, 250], [0, 100])
-    assert 'Held-out' not in legend(figure) and 'Facts' not in legend(figure)
+    assert not any('Held-out' in text for text in legend(figure)) and 'Facts' not in legend(figure)
 
 
 def test_many_seeds_are_a_median_a_range_and_a_share_of_perfect_seeds(tmp_path):
@@ -126,7 +146,7 @@ def test_many_seeds_are_a_median_a_range_and_a_share_of_perfect_seeds(tmp_path):
     figure, _ = draw_run(tmp_path / 'math_mini_14')
     left = figure.axes[0]
     assert lines(left)['Addition'] == (ITERS, [0, 60, 97.5, 100])
-    assert lines(left)['Seeds with add. and sub. at 100%'] == ([500, 750], [50, 75])
+    assert lines(left)['Seeds with addition and subtraction at 100%'] == ([500, 750], [50, 75])
     band = {tuple(point) for point in left.collections[0].get_paths()[0].vertices.tolist()}
     assert {(250, 0), (250, 80), (500, 90), (500, 100), (750, 90)} <= band
     assert lines(left)['Best combined, median: 500'][0] == [500, 500]
@@ -155,15 +175,39 @@ def test_a_grid_has_four_panels_in_the_papers_manner(tmp_path):
         assert lines(loss) == {'Training loss': ([0, 0.25, 0.5, 0.75], [3, 2, 1, 0.5])}
         assert (panel.get_xlim(), panel.get_ylim(), loss.get_ylim()) == ((0, 30), (0, 105), (0, 4.5))
     assert {panel.get_xlabel() for panel in panels[2:]} == {'Iteration (thousands)'}
-    assert panels[0].get_ylabel() == 'Accuracy (%)' and losses[1].get_ylabel() == 'Training loss'
-    assert legend(figure) == ['Addition', 'Subtraction', 'Facts', 'Training loss'] and len(figure.legends) == 1
+    assert panels[0].get_ylabel() == 'Accuracy (%)' and losses[1].get_ylabel() == 'Training loss (nats a character)'
+    assert legend(figure) == ['Addition', 'Subtraction', 'Facts', 'Held-out', 'Training loss'] and len(figure.legends) == 1
 
 
-def test_the_colours_are_the_papers_and_no_two_line_styles_are_equal():
-    colours = {'add_acc': 'green', 'sub_acc': 'blue', 'facts_acc': 'orange', 'train_loss': 'brown'}
-    assert all(same_color(LOOK[column]['color'], f'tab:{colour}') for column, colour in colours.items())
-    assert LOOK['sub_acc']['linestyle'] == ':'
-    assert len({look['linestyle'] for look in LOOK.values()}) == len(LOOK)
+def test_the_grid_draws_what_was_held_out_and_says_how_many_questions_are_answered(tmp_path):
+    write_run(tmp_path / 'math_mini_14', PERFECT, SLOW, heldout=[0, 10, 20, 40])
+    for seed, last in enumerate((40, 0, 40)):
+        write_run(tmp_path / f'math_mini_28/seed_{seed}', PERFECT, SLOW, heldout=[0, 0, 0, last])
+    one, many, *_ = draw_grid('math', tmp_path).axes
+    assert lines(one)['Held-out'][1] == [0, 25, 50, 100]
+    assert one.get_title() == 'n14 (1,456 parameters)\nheld-out 4 of 4 at the end'
+    assert many.get_title().endswith('3 seeds\n2 of 3 seeds answer all 4 held-out questions')
+
+
+def test_only_the_right_panels_have_ticks_of_the_loss(tmp_path):
+    left, right = draw_grid('math', tmp_path).axes[4:6]
+    ticks = [[tick.tick2line.get_visible() for tick in axes.yaxis.get_major_ticks()] for axes in (left, right)]
+    assert not any(ticks[0]) and all(ticks[1])
+
+
+def test_a_grid_of_another_folder_is_drawn_in_grey_behind(tmp_path):
+    write_run(tmp_path / 'now/math_mini_14', PERFECT, SLOW)
+    write_run(tmp_path / 'older/math_mini_14', SLOW, SLOW)
+    figure = draw_grid('math', tmp_path / 'now', beside=tmp_path / 'older')
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [0, 10, 90, 99] and 'the same of older' in legend(figure)
+
+
+def test_the_colours_are_okabe_and_itos_and_no_two_looks_are_equal():
+    known = {'#009E73', '#56B4E9', '#D55E00', '#0072B2', '#E69F00', '#CC79A7', '#000000', '#F0E442'}
+    looks = [look(group) for task in TASKS.values() for group in task.labels]
+    assert len({each['color'] for each in looks}) == len(looks) and {each['color'] for each in looks} <= known
+    styles = [each['linestyle'] for each in (*looks, *LOSS_LOOKS.values())]
+    assert len(set(styles)) == len(styles)
 
 
 @pytest.mark.parametrize('wd, end', [(False, ''), (True, '_wd')])
@@ -215,6 +259,8 @@ def test_plot_results_works_from_any_folder_and_says_what_it_wrote(tmp_path):
     assert (tmp_path / 'math_mini_14/plot_math.png').read_bytes().startswith(b'\x89PNG')
     done = script('plot_results.py', '--model_folder=math_mini_14', '--output=a.svg', cwd=tmp_path)
     assert done.returncode == 0 and '<svg' in (tmp_path / 'a.svg').read_text()
+    assert script('plot_results.py', '--model_folder=math_mini_14', '--format=pdf', cwd=tmp_path).returncode == 0
+    assert (tmp_path / 'math_mini_14/plot_math.pdf').read_bytes().startswith(b'%PDF')
 
 
 def test_plot_all_models_writes_three_grids_and_counts_the_runs(tmp_path):
@@ -224,12 +270,12 @@ def test_plot_all_models_writes_three_grids_and_counts_the_runs(tmp_path):
     written = sorted(file.name for file in (tmp_path / 'figures').iterdir())
     assert written == ['grid_combined_wd.png', 'grid_facts_wd.png', 'grid_math_wd.png']
     width = int.from_bytes((tmp_path / 'figures' / written[0]).read_bytes()[16:20], 'big')
-    assert width == 300 * 9.5
+    assert width == 200 * 9.5
 
 
 @pytest.mark.parametrize('args, says', [
     (['plot_results.py', '--model_folder=nowhere'], 'no results.csv in'),
-    (['plot_results.py', '--model_folder=damaged'], 'damaged/results.csv: line 2 has 2 of 17 fields'),
+    (['plot_results.py', '--model_folder=damaged'], 'damaged/results.csv: line 2 has 2 of 19 fields'),
     (['plot_results.py'], '--model_folder'),
     (['plot_results.py', '--model_folder=damaged', '--operation=maths'], 'maths'),
     (['plot_results.py', '--model_foldr=damaged', '--model_folder=a'], 'did you mean --model_folder'),
@@ -246,9 +292,12 @@ def test_a_mistake_is_one_line_and_changes_nothing(tmp_path, args, says):
     assert sorted(tmp_path.rglob('*')) == before
 
 
-@pytest.mark.parametrize('name', ['plot_results.py', 'plot_all_models.py', 'analysis/make_tables.py'])
+@pytest.mark.parametrize('name', ['plot_results.py', 'plot_all_models.py', 'analysis/make_tables.py',
+                                  'analysis/make_claims.py', 'analysis/plot_capacity.py', 'analysis/plot_frequency.py',
+                                  'analysis/plot_trace.py'])
 def test_help_shows_the_exact_command_and_needs_no_torch(tmp_path, name):
     done = script(name, '--help', cwd=tmp_path)
     assert done.returncode == 0 and f'    python {name}' in done.stdout
-    code = f'import sys; sys.path.insert(0, {str(HERE)!r}); import {name[:-3].replace("/", ".")}; sys.exit("torch" in sys.modules)'
+    module = name[:-3].replace('/', '.')
+    code = f'import sys; sys.path.insert(0, {str(HERE)!r}); import {module}; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0

@@ -26,7 +26,7 @@ from tbtt.checkpoint import build_model, codec_of, read_checkpoint, unpack_optim
 from tbtt.cli import UserError
 from tbtt.config import FIELDS, load_config
 from tbtt.dataset import Dataset
-from tbtt.results import NEEDED, read_info, read_results
+from tbtt.results import NEEDED_RESULTS, read_info, read_results
 from tbtt.run_folder import RunFolder
 
 CASES = int(os.environ.get('TBTT_CASES', 300))    # of all properties together, about
@@ -95,8 +95,8 @@ def test_settings_are_sound_or_refused(given_settings):
 
 
 WORDS = st.text(st.characters(codec='utf-8', exclude_characters='\0'), max_size=8)
-TEXTS = st.sampled_from(['0', '1', '-1', '1e400', 'nan', '1_0', ' 7', '0x10', '9' * 5000, 'True', 'true', '', 'auto', 'a' * 300,
-                         '\udcff'])
+TEXTS = st.sampled_from(['0', '1', '-1', '1e400', 'nan', '1_0', ' 7', '0x10', '9' * 5000, 'True', 'true', '', 'auto',
+                         'a' * 300, '\udcff'])
 OPTIONS = st.sampled_from(sorted(FIELDS)) | WORDS
 ARGUMENTS = st.one_of(st.builds('--{}={}'.format, OPTIONS, WORDS | TEXTS | st.integers().map(str) | st.floats().map(str)),
                       OPTIONS.map('--{}'.format), WORDS, TEXTS)
@@ -259,7 +259,7 @@ def test_damaged_results_are_read_as_they_stand_or_refused(place, data):
             assert path.read_bytes().endswith(b'\n')
             rows = [row for row in csv.reader(io.StringIO(path.read_text(encoding='utf-8-sig'))) if row]
             header = [name.strip() for name in rows[0]]
-            assert set(NEEDED) <= set(header) and len(found['iter']) == len(rows) - 1
+            assert set(NEEDED_RESULTS) <= set(header) and len(found['iter']) == len(rows) - 1
             for name in {'iter', 'train_loss', 'val_loss', 'seen_prob'} & set(header):
                 column = [row[header.index(name)].strip() for row in rows[1:]]
                 np.testing.assert_array_equal(found[name], [float(text or 'nan') for text in column])

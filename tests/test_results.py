@@ -1,12 +1,12 @@
-"""results.csv: what is written reads back, what is damaged is refused; the best row; intervals."""
+"""results.csv: what is written reads back, what is damaged is refused; questions that are answered; the best row."""
 import math
 
 import numpy as np
 import pytest
 
 from tbtt.cli import UserError
-from tbtt.results import (COLUMNS, best_row, find_seeds, format_results, last_row, mean_interval, read_info,
-                          read_results, stack_seeds, t_quantile, wilson_interval)
+from tbtt.results import (answered_bounds, append_row, best_row, find_seeds, format_results, last_row, read_info,
+                          read_results, result_columns, stack_seeds)
 
 PAPER = ('iter,add_correct,add_total,sub_correct,sub_total,math_acc,facts_correct,facts_total,facts_acc,train_loss,'
          'val_loss\n')
@@ -35,7 +35,14 @@ def test_what_is_written_reads_back_exactly(read):
 
 def test_integers_are_written_as_integers_and_what_is_none_or_absent_as_blank():
     text = format_results([{'iter': np.int64(250), 'add_correct': 7, 'train_loss': 2.0, 'val_loss': None}])
-    assert text.splitlines() == [','.join(COLUMNS), '250,7' + ',' * 11 + '2.0,,,,']
+    assert text.splitlines() == [','.join(result_columns()), '250,7' + ',' * 11 + '2.0,,,,,,']
+
+
+def test_the_columns_are_those_of_every_version_and_the_new_ones_stand_behind():
+    assert ','.join(result_columns()) == (
+        'iter,add_correct,add_total,sub_correct,sub_total,math_acc,heldout_correct,heldout_total,facts_correct,'
+        'facts_total,facts_acc,combined_acc,train_loss,val_loss,seen_prob,heldout_prob,facts_prob,heldout_answered,'
+        'heldout_questions')
 
 
 def test_what_the_evaluator_knows_beyond_the_columns_is_left_out():
@@ -141,28 +148,35 @@ def test_a_damaged_run_json_is_refused_by_name(tmp_path, text):
         read_info(tmp_path)
 
 
-@pytest.mark.parametrize('df, t', [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (7, 2.365), (10, 2.228),
-                                   (31, 2.040), (120, 1.980)])
-def test_t_quantiles_are_those_of_the_printed_tables(df, t):
-    assert t_quantile(0.95, df) == pytest.approx(t, abs=5e-4)
+@pytest.mark.parametrize('correct, least, most', [(40, 4, 4), (36, 4, 4), (35, 3, 4), (30, 2, 4), (10, 0, 1), (5, 0, 0),
+                                                  (0, 0, 0), (24, 1, 4)])
+def test_of_40_answers_the_counts_bound_how_many_questions_are_answered(correct, least, most):
+    found = answered_bounds(np.array([correct]), np.array([40.0]))
+    assert [each.tolist() for each in found] == [[least], [most]]
+    shares = [(a, b, c, correct - a - b - c) for a in range(11) for b in range(11) for c in range(11)
+              if 0 <= correct - a - b - c <= 10]    # of the right answers over four questions, all that there are
+    counts = {sum(right >= 6 for right in share) for share in shares}
+    assert (min(counts), max(counts)) == (least, most)
 
 
-def test_t_quantiles_at_another_level():
-    assert t_quantile(0.99, 5) == pytest.approx(4.032, abs=5e-4)
+def test_an_older_file_has_the_answered_questions_that_its_counts_leave_no_doubt_of(read):
+    old = format_results([row(t, heldout_correct=right, heldout_total=40) for t, right in ((0, 0), (250, 20), (500, 40))])
+    results = read('\n'.join(line.removesuffix(',,') for line in old.splitlines()).replace(
+        ',heldout_answered,heldout_questions', '') + '\n')
+    np.testing.assert_array_equal(results['heldout_answered'], [0, np.nan, 4])
+    assert results['heldout_questions'].tolist() == [4, 4, 4]
 
 
-def test_the_interval_of_a_mean():
-    mean, half = mean_interval([1, 2, 3, 4, 5])
-    assert mean == 3 and half == pytest.approx(2.776445 * math.sqrt(2.5 / 5), abs=1e-6)
-    assert mean_interval([98.0])[0] == 98 and math.isnan(mean_interval([98.0])[1])
-    assert mean_interval(np.full(8, 100.0)) == (100, 0)
+def test_what_an_evaluation_recorded_of_questions_is_kept(read):
+    results = read(format_results([row(0, heldout_correct=24, heldout_total=40, heldout_answered=4, heldout_questions=4)]))
+    assert results['heldout_answered'].tolist() == [4]
+    with pytest.raises(UserError, match='heldout_answered is not between 0 and heldout_questions'):
+        read(format_results([row(0, heldout_answered=5, heldout_questions=4)]))
 
 
-@pytest.mark.parametrize('count, total, low, high', [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605),
-                                                     (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)])
-def test_wilson_intervals_are_those_of_newcombe_1998_table_1(count, total, low, high):
-    assert wilson_interval(count, total) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_a_wilson_interval_stays_within_0_and_1():
-    assert wilson_interval(8, 8)[1] == 1 and wilson_interval(0, 8)[0] == 0
+def test_a_row_behind_an_older_file_stands_in_the_right_columns(read):
+    results = read(append_row('\ufeff' + ARITHMETIC, row(500, 995, heldout_correct=40, heldout_total=40)))
+    assert results['iter'].tolist() == [0, 250, 500] and results['train_loss'][:2].tolist() == [2.5, 0.5]
+    assert results['add_correct'].tolist() == [10, 990, 995] and results['heldout_acc'][2] == 100
+    ours = format_results([row(0)])
+    assert append_row(ours, row(250)) == format_results([row(0), row(250)])

@@ -42,16 +42,16 @@ def test_a_run_stands_below_the_paper_at_its_best_and_at_its_last_evaluation(tmp
     write_run(tmp_path / 'math_mini_14', [(0, 10, 20, 0, None), (15000, 980, 990, 23, None),
                                           (15250, 990, 980, 24, None), (30000, 970, 984, 12, None)], finished=True)
     assert cells('math', tmp_path, 'n14') == {
-        'paper': ['', '', '100.0', '100.0', '40/40'],
-        'ours, best evaluation': ['1', '15,000', '98.0', '99.0', '23/40'],
-        'ours, last iteration': ['1', '30,000', '97.0', '98.4', '12/40']}
+        'paper': ['', '', '100.0', '100.0', '40/40 (4 of 4)'],
+        'ours, best evaluation': ['1', '15,000', '98.0', '99.0', '23/40 (1 to 3 of 4)'],
+        'ours, last iteration': ['1', '30,000', '97.0', '98.4', '12/40 (0 to 2 of 4)']}
 
 
 def test_table_4_has_the_combined_score_of_all_questions(tmp_path):
     write_run(tmp_path / 'both_mini_14', [(30000, 312, 394, 0, 10)])
     found = cells('both', tmp_path, 'n14')
-    assert found['paper'] == ['', '', '31.2', '39.4', '2.0', '28.6', '0/40']
-    assert found['ours, best evaluation'][1:] == ['30,000', '31.2', '39.4', '2.0', '28.6', '0/40']
+    assert found['paper'] == ['', '', '31.2', '39.4', '2.0', '28.6', '0/40 (0 of 4)']
+    assert found['ours, best evaluation'][1:] == ['30,000', '31.2', '39.4', '2.0', '28.6', '0/40 (0 of 4)']
 
 
 def test_a_missing_run_is_blank_beside_the_papers_numbers(tmp_path):
@@ -78,9 +78,28 @@ def test_many_seeds_are_a_mean_with_its_interval_and_a_count_of_perfect_ones(tmp
     found = cells('math', tmp_path, 'n56')
     # Scores 98, 99, 100: standard deviation 1, t(2) = 4.303, so 4.303 / sqrt(3) = 2.5. Wilson, 2 in 3: 0.208 to 0.939.
     # Held-out 0, 40, 40: mean 26.7, standard deviation 23.1, so 4.303 * 23.1 / sqrt(3) = 57.4.
-    heldout = '2 of 3 seeds at 40/40 (21 to 94%), mean 26.7 ± 57.4'
+    heldout = '2 of 3 seeds at 4 of 4 (21 to 94%), mean 26.7 ± 57.4 of 40'
     assert found['ours, best evaluation'] == ['3', '250 to 750', '99.0 ± 2.5', '99.0 ± 2.5', heldout]
     assert found['ours, last iteration'] == ['3', '30,000', '99.0 ± 2.5', '0.0 ± 0.0', heldout]
+
+
+def test_what_the_run_recorded_of_questions_is_said(tmp_path):
+    folder = tmp_path / 'math_mini_14'
+    folder.mkdir()
+    counts = {f'{name}_{what}': 1000 for name in ('add', 'sub') for what in ('correct', 'total')}
+    (folder / 'results.csv').write_text(format_results([
+        {'iter': 30000, **counts, 'heldout_correct': 24, 'heldout_total': 40, 'heldout_answered': 4,
+         'heldout_questions': 4, 'train_loss': 1.0, 'val_loss': 1.0}]))
+    assert cells('math', tmp_path, 'n14')['ours, last iteration'][-1] == '24/40 (4 of 4)'
+
+
+def test_another_folder_of_runs_stands_below_ours(tmp_path):
+    for folder, right in (('now', 500), ('older', 250)):
+        write_run(tmp_path / folder / 'facts_mini_14', [(30000, None, None, None, right)])
+    lines = make_table('facts', tmp_path / 'now', beside=tmp_path / 'older').splitlines()
+    assert [line.split('|')[3].strip() for line in lines[4:9]] == [
+        'paper', 'ours, best evaluation', 'ours, last iteration', 'older, best evaluation', 'older, last iteration']
+    assert [line.split('|')[-2].strip() for line in lines[4:9]] == ['8.2', '100.0', '100.0', '50.0', '50.0']
 
 
 def test_unfinished_seeds_are_counted(tmp_path):
@@ -124,7 +143,7 @@ def test_the_script_prints_three_tables_from_any_folder(tmp_path):
     assert done.returncode == 0 and not done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith('#')] == [
         '### Table 2: Arithmetic', '### Table 3: Facts', '### Table 4: Arithmetic and facts']
-    assert '| ours, last iteration | 1 | 30,000 | 100.0 | 100.0 | 40/40 |' in ' '.join(done.stdout.split())
+    assert '| ours, last iteration | 1 | 30,000 | 100.0 | 100.0 | 40/40 (4 of 4) |' in ' '.join(done.stdout.split())
 
 
 def test_a_missing_root_folder_is_one_line_and_status_2(tmp_path):

@@ -246,11 +246,11 @@ def test_on_a_terminal_a_bar_shows_iteration_speed_time_losses_and_scores(monkey
     monkeypatch.setattr(sys, 'stderr', terminal)
     progress = tbtt.progress.Progress(10, tiny_config(max_iters=40))
     progress.step(20, torch.ones(10, 1))
-    progress.evaluated(20, [dict(add_correct=490, add_total=1000, heldout_correct=23, heldout_total=40, combined_acc=49.0,
-                                 train_loss=1.5, val_loss=2.5)])
+    progress.evaluated(20, [dict(add_correct=490, add_total=1000, heldout_correct=23, heldout_total=40, heldout_answered=2,
+                                 heldout_questions=4, combined_acc=49.0, train_loss=1.5, val_loss=2.5)])
     progress.close()
     shown = terminal.getvalue().split('\r')[-1]
-    assert all(part in shown for part in ('20/40', '<', 'it', 'addition 49.0%', 'held-out 23/40', '1.5000', '2.5000'))
+    assert all(part in shown for part in ('20/40', '<', 'it', 'addition 49.0%', 'held-out 23/40 (2 of 4)', '1.5000', '2.5000'))
 
 
 def test_a_run_that_diverges_stops_keeps_its_last_good_checkpoint_and_does_not_go_on(run):

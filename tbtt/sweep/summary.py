@@ -5,36 +5,46 @@ import hashlib
 import io
 import json
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 import filelock
 import numpy as np
 
 from tbtt import paper
-from tbtt.cli import UserError
-from tbtt.config import ROOT, load_config
-from tbtt.dataset import Dataset
 from tbtt.atomic import write_file
-from tbtt.results import best_row, find_seeds, format_number, last_row, parse_number, read_info, read_lines, read_results
-from tbtt.tasks import KINDS
+from tbtt.cli import UserError
+from tbtt.results import (NUM_SAMPLES, Results, answered_bounds, best_row, counted_groups, find_seeds, format_number,
+                          heldout_groups, last_row, parse_number, read_info, read_lines, read_results)
+from tbtt.tasks import TASKS, Task
 
-TASKS = {'math': 'math', 'facts': 'facts', 'both': 'math+facts'}    # name in tbtt.paper -> in the column `tasks`
 PAIR = '5,7'    # that the paper holds out, as in the column `heldout`
-SCORES = ('add', 'sub', 'heldout', 'facts', 'combined')
-# What each seed's row says. `best_*` are the scores at the evaluation that the paper reports, the first with the highest
-# combined score; `last_*` those of the last. For each score `top_*` is its highest value ever, `top_*_iter` the
-# evaluation at which that was first reached, and `top_*_stayed` 1 where it never fell again. All scores are percent;
-# `seen` is arithmetic without the held-out expressions.
-# `seconds` are those of the process, which may have trained other seeds at the same time.
-SETTINGS = ('n_layer', 'n_head', 'n_embd', 'mlp_expansion', 'dropout', 'weight_decay', 'max_iters')
-RECIPE = ('block_size', 'bias', 'batch_size', 'gradient_accumulation_steps', 'learning_rate', 'min_lr', 'warmup_iters',
-          'lr_decay_iters', 'decay_lr', 'beta1', 'beta2', 'grad_clip')
-COLUMNS = ('run', 'folder', 'tasks', 'heldout', *SETTINGS, 'seed', 'num_params', 'iter', 'finished', 'diverged', 'seconds',
-           'best_iter', *(f'best_{score}' for score in SCORES), *(f'last_{score}' for score in SCORES),
-           'last_seen', 'best_heldout_correct', 'last_heldout_correct', 'heldout_total', 'train_loss', 'val_loss', 'seen_prob',
-           'heldout_prob', 'facts_prob',
-           *(f'top_{score}{what}' for score in SCORES for what in ('', '_iter', '_stayed')), 'data', *RECIPE)
+SETTINGS = (*paper.SHAPE, *paper.REGULARISATION, 'max_iters')
 TEXT = {'run', 'folder', 'tasks', 'heldout', 'base', 'data'}
-NEEDED = ('folder', 'tasks', 'n_embd', 'weight_decay', 'seed', 'num_params', 'finished', 'iter')    # never blank
+NEVER_BLANK = ('folder', 'tasks', 'n_embd', 'weight_decay', 'seed', 'num_params', 'finished', 'iter')
+# How many held-out questions are answered; summaries of older versions lack these columns.
+ANSWERED = ('best_{}_answered', 'last_{}_answered', '{}_questions')
+
+
+def summary_columns() -> list[str]:
+    """What each seed's row says, in the order of summary.csv.
+
+    `best_*` are the scores at the evaluation that the paper reports, the first with the highest combined score; `last_*`
+    those of the last. For each score `top_*` is its highest value ever, `top_*_iter` the evaluation at which that was
+    first reached, and `top_*_stayed` 1 where it never fell again. All scores are percent; `seen` is arithmetic without
+    the held-out expressions; `*_answered` of `*_questions` are held-out questions, each asked ten times. `seconds` are
+    those of the process, which may have trained other seeds at the same time.
+    """
+    scores, heldout = [*counted_groups(), 'combined'], heldout_groups()
+    seen = [task.seen_group for task in TASKS.values() if task.seen_group]
+    probabilities = [column for task in TASKS.values() for column in task.probability_columns()]
+    return ['run', 'folder', 'tasks', 'heldout', *SETTINGS, 'seed', 'num_params', 'iter', 'finished', 'diverged', 'seconds',
+            'best_iter', *(f'best_{score}' for score in scores), *(f'last_{score}' for score in scores),
+            *(f'last_{group}' for group in seen), *(column for group in heldout for column in
+                                                    (f'best_{group}_correct', f'last_{group}_correct', f'{group}_total')),
+            'train_loss', 'val_loss', *probabilities,
+            *(f'top_{score}{what}' for score in scores for what in ('', '_iter', '_stayed')), 'data', *paper.TRAINING,
+            *(column.format(group) for group in heldout for column in ANSWERED)]
 
 
 def summarise(sweep):
@@ -53,6 +63,8 @@ def summarise_run(sweep, run):
     if not found:
         return []
     sweep.prepare(run)    # the folder may have come here without its data
+    from tbtt.dataset import Dataset    # here, as it loads torch: who only reads a summary does without
+
     config = run.config()
     dataset = Dataset(config.dataset, config.block_size)
     about = {'run': run.name, **run.axes, 'tasks': '+'.join(dataset.tasks), 'heldout': heldout_of(dataset),
@@ -62,62 +74,79 @@ def summarise_run(sweep, run):
             if (row := seed_row(folder))['seed'] in seeds]
 
 
-def heldout_of(dataset):
+def heldout_of(dataset) -> str:
     """The held-out pairs as prepare.py takes them: 5,7;3,8"""
     pairs = getattr(dataset.tasks.get('math'), 'heldout', ())
     return ';'.join(f'{a},{b}' for a, b in pairs)
 
 
-def data_digest(tasks):
+def data_digest(tasks: dict[str, Task]) -> str:
     """What is asked and how often it is trained on, {name: task}, as a short text."""
     described = {name: task.describe() for name, task in tasks.items()}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @functools.cache
-def papers_recipe(task, model):
-    """{column: value} of how the paper trains a model in a task, whatever its size, weight decay and dropout."""
-    config = load_config([ROOT / 'config' / f'train_{paper.run_name(task, model)}.py'], {})
-    tasks = {name: KINDS[name]() for name in TASKS[task].split('+')}
-    return {'tasks': TASKS[task], 'data': data_digest(tasks), 'max_iters': paper.ITERS,
-            **{name: getattr(config, name) for name in RECIPE}}
+def row_of_paper(experiment: str, model: str, wd: bool = False) -> dict:
+    """{column: value} of all that a seed's row says of how one of the paper's runs is trained."""
+    digest = data_digest({task.name: task() for task in paper.tasks_of(experiment)})
+    return {'tasks': paper.tasks_column(experiment), 'data': digest, **paper.recipe(experiment, model, wd)}
 
 
-def as_the_paper(row, task, model='n14'):
-    """Was a seed trained as the paper trains that model? Its size, weight decay and dropout are not looked at."""
-    return all(row.get(column) == value for column, value in papers_recipe(task, model).items())
+def as_the_paper(row: dict, experiment: str, model: str = 'n14', wd: bool = False, but: tuple[str, ...] = ()) -> bool:
+    """Was a seed trained as the paper trains that model? but: columns that are not looked at"""
+    expected = row_of_paper(experiment, model, wd)
+    return all(row.get(column) == value for column, value in expected.items() if column not in but)
 
 
-def seed_row(folder):
-    """What results.csv and run.json of one seed say. -> {column: value}"""
+def seed_row(folder: Path) -> dict:
+    """What results.csv and run.json of one seed say. -> {column: value}, None where one does not apply"""
     results, info = read_results(folder / 'results.csv'), read_info(folder)
     last = last_row(results)
     best = last if np.isnan(results['combined_acc']).all() else best_row(results, 'combined')    # without tasks no scores
     trained = info.get('config', {})    # whatever is asked for now
-    settings = {name: trained.get(name) for name in (*SETTINGS, *RECIPE)}
+    settings = {name: trained.get(name) for name in (*SETTINGS, *paper.TRAINING)}
     row = {**{name: int(value) if isinstance(value, bool) else value for name, value in settings.items()},
            'seed': info.get('seed'), 'num_params': info.get('num_params'), 'iter': int(results['iter'][last]),
            'finished': int(info.get('finished', False)), 'diverged': info.get('diverged'), 'seconds': info.get('seconds'),
-           'best_iter': int(results['iter'][best]), 'heldout_total': results['heldout_total'][last]}
-    for name, at in (('best', best), ('last', last)):
-        row |= {f'{name}_{score}': results[f'{score}_acc'][at] for score in SCORES}
-        row[f'{name}_heldout_correct'] = results['heldout_correct'][at]
-    right, asked = (results[f'add_{what}'][last] + results[f'sub_{what}'][last]
-                    - np.nan_to_num(results[f'heldout_{what}'][last]) for what in ('correct', 'total'))
-    row['last_seen'] = 100 * right / asked
-    for column in ('train_loss', 'val_loss', 'seen_prob', 'heldout_prob', 'facts_prob'):
-        row[column] = results[column][last]
-    for score in SCORES:
-        values = results[f'{score}_acc']
-        if not np.isnan(values).all():
-            first = int(np.nanargmax(values))
-            row |= {f'top_{score}': values[first], f'top_{score}_iter': int(results['iter'][first]),
-                    f'top_{score}_stayed': int((values[first:] >= values[first]).all())}
+           'best_iter': int(results['iter'][best])}
+    for task in TASKS.values():
+        row |= task_columns(task, results, best, last)
+    row |= {column: results[column][last] for column in ('train_loss', 'val_loss')}
+    row |= score_columns('combined', results, best, last)
     return {column: None if isinstance(value, float) and np.isnan(value) else value for column, value in row.items()}
 
 
-def write_summary(path, rows):
-    """Write rows as CSV, whole or not at all; the axes that are no COLUMNS come last. Rows of other runs and seeds that
+def task_columns(task: type[Task], results: Results, best: int, last: int) -> dict:
+    """The columns of a seed's row that a task has. best, last: rows of the results"""
+    row = {column: results[column][last] for column in task.probability_columns()}
+    for group in task.counted():
+        row |= score_columns(group, results, best, last)
+    if (group := task.heldout_group) is None:
+        return row
+    row |= {f'{group}_{what}': results[f'{group}_{what}'][last] for what in ('total', 'questions')}
+    for when, at in (('best', best), ('last', last)):
+        row |= {f'{when}_{group}_{what}': results[f'{group}_{what}'][at] for what in ('correct', 'answered')}
+    if task.seen_group:
+        right, asked = (sum(results[f'{each}_{what}'][last] for each in task.scored)
+                        - np.nan_to_num(results[f'{group}_{what}'][last]) for what in ('correct', 'total'))
+        row[f'last_{task.seen_group}'] = 100 * right / asked
+    return row
+
+
+def score_columns(score: str, results: Results, best: int, last: int) -> dict:
+    """A score at the evaluation that the paper reports, at the last one, and at its highest."""
+    values = results[f'{score}_acc']
+    row = {f'best_{score}': values[best], f'last_{score}': values[last]}
+    if not np.isnan(values).all():
+        first = int(np.nanargmax(values))
+        row |= {f'top_{score}': values[first], f'top_{score}_iter': int(results['iter'][first]),
+                f'top_{score}_stayed': int((values[first:] >= values[first]).all())}
+    return row
+
+
+def write_summary(path: Path, rows: Iterable[dict]) -> int:
+    """Write rows as CSV, whole or not at all; the axes that are no columns of ours come last. Rows of other runs and seeds that
     are there already stay, as long as their folders do: one may have asked for a part of the sweep. -> how many there are
 
     One process at a time does so. rows may be a generator: what it reads is then not older than what another wrote.
@@ -130,7 +159,7 @@ def write_summary(path, rows):
         rows = [row for row in before if row['folder'] not in ours and (path.parent / row['folder']).exists()] + rows
         if not rows:
             return 0
-        columns = [*COLUMNS, *dict.fromkeys(column for row in rows for column in row if column not in COLUMNS)]
+        columns = list(dict.fromkeys([*summary_columns(), *(column for row in rows for column in row)]))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator='\n')
         writer.writeheader()
@@ -139,7 +168,7 @@ def write_summary(path, rows):
         return len(rows)
 
 
-def rows_before(path):
+def rows_before(path: Path) -> list[dict]:
     """The rows of a summary that is there already. All of it can be had from the run folders: what cannot be read is as
     good as absent."""
     try:
@@ -152,13 +181,14 @@ def rows_before(path):
     return [dict(zip(header, cells)) for _, cells in lines]
 
 
-def read_summaries(paths):
+def read_summaries(paths: Iterable[Path]) -> list[dict]:
     """The rows of several summary.csv: numbers as floats, None where blank, and in `path` the folder of the seed. Seeds that
     are not finished, or whose loss was once not finite, are left out. Raises `UserError` naming file and line."""
     rows = {}
     for path in paths:
         header, lines = read_lines(path)
-        missing = [column for column in COLUMNS if column not in header]
+        younger = {column.format(group) for group in heldout_groups() for column in ANSWERED}
+        missing = [column for column in summary_columns() if column not in header and column not in younger]
         if missing:
             raise UserError(f'{path}: line 1 lacks the column {missing[0]}: give a summary.csv of sweep.py, made anew by it')
         for line, cells in lines:
@@ -166,15 +196,30 @@ def read_summaries(paths):
                 raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it anew with sweep.py')
             row = {column: cell if column in TEXT else parse_number(cell, f'{path}: line {line}, {column}') if cell else None
                    for column, cell in zip(header, cells)}
-            blank = [column for column in NEEDED if row[column] in (None, '')]
+            blank = [column for column in NEVER_BLANK if row[column] in (None, '')]
             if blank:
                 raise UserError(f'{path}: line {line}: {blank[0]} is blank: make it anew with sweep.py')
             if row['finished'] and row['diverged'] is None:
                 row['path'] = path.parent / row['folder']
+                for group in heldout_groups():
+                    row |= answered_columns(row, group)
                 rows[identity(row)] = row    # two sweeps may share a run: a seed counts once
     return list(rows.values())
 
 
-def identity(row):
+def answered_columns(row: dict, group: str) -> dict:
+    """How many held-out questions a seed answers: as recorded, or in a summary of an older version as far as the counts
+    leave no doubt, None where they do."""
+    total = row[f'{group}_total']
+    if not total or row.get(f'{group}_questions') is not None:
+        return {column.format(group): row.get(column.format(group)) for column in ANSWERED}
+    found = {f'{group}_questions': total // NUM_SAMPLES}
+    for when in ('best', 'last'):
+        least, most = answered_bounds(np.array(row[f'{when}_{group}_correct'], float), np.array(total))
+        found[f'{when}_{group}_answered'] = float(least) if least == most else None
+    return found
+
+
+def identity(row: dict) -> tuple:
     """What makes a seed's run the one that it is."""
-    return tuple(row[name] for name in ('tasks', 'heldout', 'data', *SETTINGS, *RECIPE, 'seed'))
+    return tuple(row[name] for name in ('tasks', 'heldout', 'data', *SETTINGS, *paper.TRAINING, 'seed'))

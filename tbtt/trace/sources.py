@@ -33,8 +33,8 @@ KINDS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}
 
 
 class Row(NamedTuple):
-    """A `Point` (tbtt/trace/memorization.py) of one seed of a model, as it stands in trace.csv. The log-probabilities are natural
-    logarithms."""
+    """A `Point` (tbtt/trace/memorization.py) of one seed of a model, as it stands in trace.csv. The log-probabilities are
+    natural logarithms."""
     model: str
     parameters: int
     seed: int | None    # a model of transformers has none
@@ -97,8 +97,7 @@ def indexed_source(files, separator, language, examples, args, similar):
 def load_models(args):
     """Yields (name, its seeds: a list of models)"""
     for folder in args.out_dir:
-        yield folder, [OurModel(argparse.Namespace(out_dir=seed, ckpt=args.ckpt, device=args.device, seed=None), folder)
-                       for seed in find_checkpoints(folder, args.ckpt)]
+        yield folder, [OurModel(seed / args.ckpt, folder, args.device) for seed in find_checkpoints(folder, args.ckpt)]
     for name in args.model:
         yield name, [TransformersModel(name, args.device, args.download)]
 

@@ -1,0 +1,26 @@
+"""Judge the paper's five claims by the seeds of sweeps, and print a verdict each with numbers and intervals, as Markdown.
+
+    python analysis/make_claims.py sweeps/capacity/summary.csv
+    python analysis/make_claims.py sweeps/capacity/summary.csv more/summary.csv
+
+Reads summary.csv of one or several sweeps (finished seeds only) and writes to standard output only, in seconds. How a
+verdict comes about stands below the last table.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, run
+from tbtt.sweep.claims import judge, report
+from tbtt.sweep.summary import read_summaries
+
+
+def main() -> None:
+    """Print the verdicts on the summaries that the command line names."""
+    parser = Parser(__doc__)
+    parser.add_argument('summary', nargs='+', type=Path, help='summary.csv of a sweep')
+    print(report(judge(read_summaries(parser.parse_args().summary))))
+
+
+if __name__ == '__main__':
+    run(main)
