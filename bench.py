@@ -57,9 +57,9 @@ class Setup:
         args = config.model_args(self.dataset.meta['vocab_size'])
         seeds = list(range(config.seed, config.seed + num_seeds))
         self.replicas = Replicas.from_seeds(args, seeds, device)
-        self.slow_model = baseline.SlowGPT(args).to(device)
+        self.slow_model = baseline.NanoGPT(**args).to(device)
         self.slow_model.load_state_dict(self.replicas.state_dict(self.replicas.flat[0]))
-        self.slow_optimizer = baseline.slow_optimizer(self.slow_model, config)
+        self.slow_optimizer = self.slow_model.optimizer(config)
         self.engine = Engine(self.replicas, self.dataset.train, seeds, config, device, self.dtype)
         self.evaluation = Evaluation(self.engine.forward, self.dataset, config, self.engine.seeds)
 
