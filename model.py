@@ -48,7 +48,6 @@ class LayerNorm(nn.Module):
         return x if self.bias is None else x + self.bias[..., None, None]
 
 
-GROUP = 6
 def attend(q, k, v, dropout):
     """Queries (..., D, T, B) of the last T of S positions, keys and values (..., D, S, B) -> (..., D, T, B)"""
     D, T, S = q.shape[-3], q.shape[-2], k.shape[-2]

@@ -20,7 +20,7 @@ from tbtt.config import FIELDS, add_settings, load_config
 from tbtt.dataset import Dataset
 from tbtt.device import choose_device, choose_dtype
 from tbtt.engine import Engine
-from tbtt.evaluate import Evaluation
+from tbtt.evaluate import Evaluator
 from tbtt.logs import wanted
 from tbtt.memory import is_out_of_memory, replicas_that_fit, tokens_per_pass
 from tbtt.progress import Interruption, Progress, scores_line
@@ -48,7 +48,7 @@ def train(config, dataset, device, dtype, ranks):
     replicas = Replicas.from_seeds(config.model_args(dataset.meta['vocab_size']), seeds, device)
     engine = Engine(replicas, dataset.train, seeds, config, device, dtype, ranks)
     max_tokens = tokens_per_pass(replicas.template.config, len(seeds), device)
-    evaluate = Evaluation(engine.forward, dataset, config, engine.seeds, max_tokens)
+    evaluate = Evaluator.of_run(engine.forward, dataset, config, engine.seeds, max_tokens)
     log_kinds = wanted(config)
     folder = RunFolder(config, dataset, ranks)
     if config.eval_only:

@@ -1,59 +1,69 @@
 """Tasks x model -> one row of results a replica. Evaluating leaves no trace in training: no generator is drawn from."""
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from tbtt import rng
-from tbtt.dataset import windows
-from tbtt.generate import generate
+from tbtt.config import Config
+from tbtt.dataset import Codec, Dataset, windows
+from tbtt.generate import Completions, generate
 from tbtt.results import ENOUGH, NUM_SAMPLES, score_columns
+from tbtt.tasks import Task
 
+Forward = Callable[[torch.Tensor], torch.Tensor]
 TEMPERATURE, TOP_K = 0.01, 10    # of the paper
 
 
-class Evaluation:
-    """All that is measured of a run's R replicas at an iteration.
+class Evaluator:
+    """All that is measured of R replicas at an iteration: what they answer to the tasks' prompts and, on splits of data,
+    their losses.
 
     forward: (R, T, B) or (T, B) tokens -> (R, V, T, B) logits. seeds: (R,) int64 on the device of the model. max_tokens:
-    largest number of tokens a replica in one forward pass.
-    """
-
-    def __init__(self, forward, dataset, config, seeds, max_tokens=2**20):
-        self.evaluator = Evaluator(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens)
-        self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds, max_tokens)
-        self.train, self.val = (data.to(seeds.device, torch.int32) for data in (dataset.train, dataset.val))
-        self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
-
-    def __call__(self, iteration):
-        """-> a row of results.csv for each replica, as dicts"""
-        train = self.losses(self.train, iteration)
-        val = train if self.same else self.losses(self.val, iteration)
-        return [{'iter': iteration, **row, 'train_loss': a, 'val_loss': b}
-                for row, a, b in zip(self.evaluator.rows(iteration), train.tolist(), val.tolist())]
-
-
-class Evaluator:
-    """Asks the tasks' prompts of R replicas at once.
-
-    forward: (R, T, B) tokens -> (R, V, T, B) logits. seeds: (R,) int64 on the device of the model.
+    largest number of tokens a replica in one forward pass. splits: {'train': (n,) tokens, ...}; num_sampled: a loss is
+    exact where a split has no more windows than this.
     Raises `UserError` where the codec lacks a character of a task.
     """
 
-    def __init__(self, forward, codec, tasks, block_size, seeds, max_tokens=2**20):
+    def __init__(self, forward: Forward, codec: Codec, tasks: dict[str, Task], block_size: int, seeds: torch.Tensor,
+                 max_tokens: int = 2**20, splits: dict[str, torch.Tensor] | None = None, num_sampled: int = 0) -> None:
         self.forward, self.codec, self.tasks = forward, codec, tasks
         self.block_size, self.seeds, self.max_tokens = block_size, seeds, max_tokens
         self.prompts = {name: [codec.encode(prompt) for prompt in task.prompts] for name, task in tasks.items()}
         self.answers = {name: AnswerWindows(task, codec, block_size, seeds.device) for name, task in tasks.items()}
+        self.splits = {name: data.to(seeds.device, torch.int32) for name, data in (splits or {}).items()}
+        self.loss = Losses(forward, block_size, num_sampled, seeds, max_tokens)
 
-    def sample(self, name, iteration):
-        """Sampled answers to a task. -> Completions"""
+    @classmethod
+    def of_run(cls, forward: Forward, dataset: Dataset, config: Config, seeds: torch.Tensor,
+               max_tokens: int = 2**20) -> 'Evaluator':
+        """What a run measures: its dataset's tasks and both of its splits."""
+        return cls(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens,
+                   {'train': dataset.train, 'val': dataset.val}, config.batch_size * config.eval_iters)
+
+    def __call__(self, iteration: int) -> list[dict]:
+        """-> a row of results.csv for each replica"""
+        rows = [{'iter': iteration, **row} for row in self.rows(iteration)]
+        done = []    # (split, its losses); by design, both splits of our datasets are the same
+        for name, data in self.splits.items():
+            losses = next((losses for other, losses in done if torch.equal(data, other)), None)
+            if losses is None:
+                losses = self.loss(data, iteration)
+            done.append((data, losses))
+            for row, loss in zip(rows, losses.tolist()):
+                row[f'{name}_loss'] = loss
+        return rows
+
+    def sample(self, name: str, iteration: int) -> Completions:
+        """Sampled answers to a task."""
         task = self.tasks[name]
         stop = None if task.stop is None else self.codec.stoi[task.stop]
         return generate(self.forward, self.prompts[name], self.seeds, rng.ANSWERS, iteration, num_samples=NUM_SAMPLES,
                         max_new_tokens=task.max_new_tokens, block_size=self.block_size, temperature=TEMPERATURE,
                         top_k=TOP_K, stop=stop, max_tokens=self.max_tokens)
 
-    def right(self, name, completions):
+    def right(self, name: str, completions: Completions) -> np.ndarray:
         """-> (N,) bool array: is each of the distinct completions right?"""
         # Replicas agree a lot: each answer is marked once.
         asked = torch.cat([completions.prompt[:, None], completions.tokens], 1)
@@ -61,7 +71,7 @@ class Evaluator:
         marks = [self.tasks[name].mark(i, self.codec.decode(tokens)) for i, *tokens in distinct.tolist()]
         return np.array(marks)[which.cpu().numpy()]
 
-    def rows(self, iteration):
+    def rows(self, iteration: int) -> list[dict]:
         """One dict a replica: the columns of results.csv but `iter` and the losses; what does not apply is left out."""
         rows = [{} for _ in self.seeds]
         for name, task in self.tasks.items():
@@ -87,7 +97,7 @@ class AnswerWindows:
     as it does in generation.
     """
 
-    def __init__(self, task, codec, block_size, device):
+    def __init__(self, task: Task, codec: Codec, block_size: int, device: torch.device) -> None:
         windows, places = {}, []    # (prompt, start) -> column; (column, position, token, prompt)
         for i, (prompt, answer) in enumerate(zip(task.prompts, task.answers)):
             text = codec.encode(prompt + answer)
@@ -101,7 +111,7 @@ class AnswerWindows:
         self.column, self.position, self.token, self.prompt = torch.tensor(places).T.to(device)
 
     @torch.no_grad()
-    def log_probabilities(self, forward, max_tokens):
+    def log_probabilities(self, forward: Forward, max_tokens: int) -> torch.Tensor:
         """Of each character of the right answers, teacher-forced at temperature 1, in the order of the prompts (`prompt` says
         whose it is). -> (R, characters) tensor"""
         T, B = self.contexts.shape
@@ -114,7 +124,7 @@ class AnswerWindows:
             found.append(logits.log_softmax(1)[:, self.token[here], torch.arange(int(here.sum()), device=logits.device)])
         return torch.cat(found, 1)
 
-    def probabilities(self, forward, max_tokens):
+    def probabilities(self, forward: Forward, max_tokens: int) -> np.ndarray:
         """Probability of the whole right answer. -> (R, P) float64 array"""
         log_p = self.log_probabilities(forward, max_tokens)
         total = torch.zeros(len(log_p), self.num_prompts, device=log_p.device).index_add_(1, self.prompt, log_p)
@@ -122,15 +132,16 @@ class AnswerWindows:
 
 
 class Losses:
-    """Mean cross-entropy (nats a character) over a split of the data: over every window where that costs no more than
-    `eval_iters` random batches would, and over those batches where it does."""
+    """Mean cross-entropy (nats a character) over a split of the data: over every window where there are no more than
+    `num_sampled`, and over so many random ones where there are."""
 
-    def __init__(self, forward, block_size, batch_size, eval_iters, seeds, max_tokens=2**20):
+    def __init__(self, forward: Forward, block_size: int, num_sampled: int, seeds: torch.Tensor,
+                 max_tokens: int = 2**20) -> None:
         self.forward, self.block_size, self.seeds, self.max_tokens = forward, block_size, seeds, max_tokens
-        self.num_sampled = batch_size * eval_iters
+        self.num_sampled = num_sampled
 
     @torch.no_grad()
-    def __call__(self, data, iteration):
+    def __call__(self, data: torch.Tensor, iteration: int) -> torch.Tensor:
         """data (n,) -> (R,) float64"""
         num_windows = len(data) - self.block_size
         if num_windows <= self.num_sampled:
