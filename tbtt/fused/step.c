@@ -969,7 +969,7 @@ static void adamw(const struct job *job, const struct adamw *a, size_t at, int c
 /* Clip the gradient and step: matrices and embeddings decay, gains and biases do not. */
 static void update(struct job *job, float lr) {
     const struct params *params = (const struct params *)job->params;
-    const int64_t steps = (int64_t)*job->step + 1;
+    const int64_t steps = (int64_t)(*job->step < 1e9f ? *job->step : 1e9f) + 1;    /* beyond, nothing changes */
     float clip = 1;
     if (job->grad_clip > 0) {
         clip = (float)job->grad_clip / (norm_of((float *)&job->workspace->sum, NUM_PARAMS) + 1e-6f);
