@@ -32,12 +32,12 @@ from tbtt.trace.corpus import Corpus
 from tbtt.dataset import Dataset, texts
 from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.engine import Engine
-from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluator
+from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluation
 from tbtt.trace.memorization import overlap
 from tbtt.paper import MODELS, TASKS
 from tbtt.prepare import write_dataset
 from tbtt.replicas import Replicas
-from tbtt.run_folder import provenance
+from tbtt.provenance import provenance
 from tbtt.tasks import Arithmetic, Capitals
 
 SECTIONS = ('step', 'evaluation', 'replicas', 'run', 'trace')
@@ -64,7 +64,7 @@ class Setup:
         self.slow_model.load_state_dict(self.replicas.state_dict(self.replicas.flat[0]))
         self.slow_optimizer = self.slow_model.optimizer(config)
         self.engine = Engine(self.replicas, self.dataset.train, seeds, config, device, self.dtype)
-        self.evaluation = Evaluator.of_run(self.engine.forward, self.dataset, config, self.engine.seeds)
+        self.evaluation = Evaluation(self.engine.forward, self.dataset, config, self.engine.seeds)
 
     def steps(self, count):
         """`count` steps of ours. -> losses of the last launch (steps, R)"""

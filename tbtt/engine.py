@@ -7,11 +7,11 @@ import torch
 from torch.func import functional_call, grad_and_value
 
 from tbtt import rng
+from tbtt.batches import Batches
 from tbtt.capture import Captured, checked, one_by_one
 from tbtt.checkpoint import build_model, pack_optimizer, unpack_optimizer
 from tbtt.cli import UserError
 from tbtt.config import Config
-from tbtt.dataset import texts
 from tbtt.device import autocast
 from tbtt.distributed import Ranks
 from tbtt.fused.build import NotHere
@@ -47,12 +47,13 @@ def learning_rate(config: Config, iteration: int) -> float:
 
 
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32; made to be trained"""
+    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32, 0 where the
+    target is NOTHING; made to be trained"""
     logits = logits.float()
     vocabulary = torch.arange(logits.shape[-3], dtype=targets.dtype, device=logits.device)[:, None, None]
     # Masked, not indexed: the gradient of an index is a scatter, which no compiler vectorises.
     target = torch.where(targets.unsqueeze(-3) == vocabulary, logits, 0.0).sum(-3)
-    return logits.logsumexp(-3) - target
+    return torch.where(targets >= 0, logits.logsumexp(-3) - target, 0.0)
 
 
 class Engine:
@@ -67,10 +68,11 @@ class Engine:
     """
 
     def __init__(self, replicas: Replicas, data: torch.Tensor, seeds: list[int], config: Config, device: torch.device,
-                 dtype: torch.dtype, ranks: Ranks | None = None) -> None:
+                 dtype: torch.dtype, ranks: Ranks | None = None, newline: int | None = None) -> None:
         self.ranks = ranks or Ranks()
         self.replicas, self.config, self.device, self.dtype = replicas, config, device, dtype
         self.data = data.to(device, torch.int32)    # as wide as the numbers that the comparisons with it choose among
+        self.batches = Batches(self.data, config.block_size, config.windows, config.line_order, newline)
         self.seeds = torch.tensor(seeds, device=device)
         column = torch.zeros(len(seeds), 1, device=device)
         self.state = State(replicas.flat, torch.zeros_like(replicas.flat), torch.zeros_like(replicas.flat), column,
@@ -89,19 +91,19 @@ class Engine:
             return self.replicas.forward(tokens)
 
     def step(self, state: State, starts: torch.Tensor, lr: torch.Tensor) -> tuple[torch.Tensor, State]:
-        """One step of every replica. starts (micro-steps, R, B): where the windows of a batch start in the data. lr:
-        learning rate, 0-dim. -> (R,) loss before it, State
+        """One step of every replica. starts (micro-steps, R, B): where the windows of a batch start in the data, or
+        what else `Batches.draw` gives for them. lr: learning rate, 0-dim. -> (R,) loss before it, State
 
         The new state is returned, not written over the old: in-place updates of (R, parameters) trip Inductor's fusion.
         """
         # Looked up outside of what is compiled: fused into it, each comparison with the vocabulary would look up anew.
-        return self.learn(state, texts(self.data, starts, self.config.block_size + 1), lr)
+        return self.learn(state, self.batches.cut(starts), lr)
 
     def learn(self, state: State, windows: torch.Tensor, lr: torch.Tensor) -> tuple[torch.Tensor, State]:
         """A step on windows (micro-steps, R, T + 1, B)."""
         gradient, losses = self.gradient(state, windows)
         if self.ranks.split:
-            gradient, losses = self.ranks.mean(gradient, losses)
+            gradient, losses = self.ranks.all_reduce(gradient, losses)
         return losses, self.update(state, gradient, lr)
 
     def gradient(self, state: State, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,17 +111,18 @@ class Engine:
         def loss(params: dict, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             with autocast(self.device, self.dtype):
                 logits = functional_call(self.replicas.template, params, (x,))
-            losses = token_losses(logits, y).mean((-2, -1))
+            losses = token_losses(logits, y).sum((-2, -1)) / count
             scaled = losses * state.scale[:, 0] if self.dtype == torch.float16 else losses
             return scaled.sum(), losses    # replicas share no weight: the gradient of the sum is that of each
 
+        count = (windows[:, :, 1:] >= 0).sum((0, -2, -1))    # (R,) characters that are predicted
         gradient = losses = 0
         for batch in windows.unbind(0):
-            named, (_, each) = grad_and_value(loss, has_aux=True)(self.replicas.named(state.params), batch[:, :-1],
-                                                                  batch[:, 1:])
+            named, (_, each) = grad_and_value(loss, has_aux=True)(
+                self.replicas.named(state.params), batch[:, :-1].clamp(min=0), batch[:, 1:])
             gradient = gradient + torch.cat([named[name].flatten(1) for name in self.replicas.names], 1)
             losses = losses + each
-        return gradient / len(windows), losses / len(windows)
+        return gradient, losses
 
     def update(self, state: State, gradient: torch.Tensor, lr: torch.Tensor) -> State:
         """Clip and step by AdamW."""
@@ -181,6 +184,8 @@ class Engine:
             raise NotHere(f'the device is {self.device.type}')
         if self.dtype != torch.float32:
             raise NotHere(f'dtype is {str(self.dtype).removeprefix("torch.")}, it has float32')
+        if self.config.windows != 'any' or self.config.line_order != 'fixed':
+            raise NotHere('its windows lie anywhere in a text of a fixed order')
         if self.ranks.split:
             raise NotHere(f'each batch is split over {self.ranks.size} processes')
 
@@ -191,7 +196,7 @@ class Engine:
         state = self.state._replace(params=params)
         starts = self.example()[0][:, :1]
         ours, _ = kernel.gradient(state, starts)
-        expected, _ = self.gradient(state, texts(self.data, starts, self.config.block_size + 1))
+        expected, _ = self.gradient(state, self.batches.cut(starts))
         return ((ours - expected).norm() / expected.norm().clamp(min=1e-30)).item()
 
     def try_compiled(self) -> None:
@@ -201,6 +206,8 @@ class Engine:
             # Between gradient and update of a batch that is split lies a message.
             for part in ('gradient', 'update') if self.ranks.split else ('learn',):
                 setattr(self, part, torch.compile(getattr(self, part), dynamic=False))
+            if self.config.windows != 'any' or self.config.line_order != 'fixed':
+                self.batches.cut = torch.compile(self.batches.cut, dynamic=False)
             self.step(self.state, *self.example())
             self.mode = 'compiled'
         except torch.OutOfMemoryError:
@@ -234,17 +241,18 @@ class Engine:
         return next(zip(*self.stretch(0, 1)))
 
     def stretch(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B) and learning rates."""
+        """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B), or what else `Batches.draw`
+        gives, and learning rates."""
         config, micro = self.config, self.config.gradient_accumulation_steps
-        starts = rng.batch_starts(self.seeds, first, last, micro * config.batch_size,
-                                  len(self.data) - config.block_size)
+        starts = self.batches.draw(self.seeds, first, last, micro * config.batch_size)
         lr = torch.tensor([learning_rate(config, t) for t in range(first, last)], device=self.device)
-        return self.ranks.share(starts.unflatten(-1, (micro, -1)).movedim(-2, 1)).contiguous(), lr
+        return self.ranks.shard_batch(starts.unflatten(-1, (micro, -1)).movedim(-2, 1)).contiguous(), lr
 
     def stretch_size(self) -> int:
         """How many iterations' indices may lie ready: a multiple of the steps that are launched at once."""
         config, launch = self.config, getattr(self.step_fn, 'size', 1)
         each = 8 * len(self.seeds) * config.batch_size * config.gradient_accumulation_steps
+        each *= self.batches.num_lines if self.batches.fresh else 1
         return max(1, INDEX_BYTES // each // launch) * launch
 
     def run(self, first: int, last: int) -> Iterator[tuple[int, torch.Tensor]]:

@@ -1,69 +1,69 @@
 """Tasks x model -> one row of results a replica. Evaluating leaves no trace in training: no generator is drawn from."""
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from tbtt import rng
-from tbtt.config import Config
-from tbtt.dataset import Codec, Dataset, windows
-from tbtt.generate import Completions, generate
+from tbtt.batches import NOTHING, Batches
+from tbtt.generate import generate
+from tbtt.order import order_of
 from tbtt.results import ENOUGH, NUM_SAMPLES, score_columns
-from tbtt.tasks import Task
 
-Forward = Callable[[torch.Tensor], torch.Tensor]
 TEMPERATURE, TOP_K = 0.01, 10    # of the paper
 
 
-class Evaluator:
-    """All that is measured of R replicas at an iteration: what they answer to the tasks' prompts and, on splits of data,
-    their losses.
+class Evaluation:
+    """All that is measured of a run's R replicas at an iteration.
 
     forward: (R, T, B) or (T, B) tokens -> (R, V, T, B) logits. seeds: (R,) int64 on the device of the model. max_tokens:
-    largest number of tokens a replica in one forward pass. splits: {'train': (n,) tokens, ...}; num_sampled: a loss is
-    exact where a split has no more windows than this.
+    largest number of tokens a replica in one forward pass.
+    """
+
+    def __init__(self, forward, dataset, config, seeds, max_tokens=2**20):
+        self.evaluator = Evaluator(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens)
+        self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds, max_tokens,
+                             config.windows, dataset.newline)
+        self.train, self.val = (data.to(seeds.device, torch.int32) for data in (dataset.train, dataset.val))
+        self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
+        learnable = config.windows == 'any' and self.losses.exact(self.train)
+        self.order = order_of(dataset.train, dataset.newline, config.block_size) if learnable else None
+        self.other = self.order and self.order.other.to(self.train)
+
+    def __call__(self, iteration):
+        """-> a row of results.csv for each replica, as dicts"""
+        train = self.losses(self.train, iteration)
+        val = train if self.same else self.losses(self.val, iteration)
+        rows = [{'iter': iteration, **row, 'train_loss': a, 'val_loss': b}
+                for row, a, b in zip(self.evaluator.rows(iteration), train.tolist(), val.tolist())]
+        if self.order:
+            for row, loss in zip(rows, self.losses(self.other, iteration).tolist()):
+                row['order_learned'] = self.order.learned(row['train_loss'])
+                row['other_order_loss'] = loss
+        return rows
+
+
+class Evaluator:
+    """Asks the tasks' prompts of R replicas at once.
+
+    forward: (R, T, B) tokens -> (R, V, T, B) logits. seeds: (R,) int64 on the device of the model.
     Raises `UserError` where the codec lacks a character of a task.
     """
 
-    def __init__(self, forward: Forward, codec: Codec, tasks: dict[str, Task], block_size: int, seeds: torch.Tensor,
-                 max_tokens: int = 2**20, splits: dict[str, torch.Tensor] | None = None, num_sampled: int = 0) -> None:
+    def __init__(self, forward, codec, tasks, block_size, seeds, max_tokens=2**20):
         self.forward, self.codec, self.tasks = forward, codec, tasks
         self.block_size, self.seeds, self.max_tokens = block_size, seeds, max_tokens
         self.prompts = {name: [codec.encode(prompt) for prompt in task.prompts] for name, task in tasks.items()}
         self.answers = {name: AnswerWindows(task, codec, block_size, seeds.device) for name, task in tasks.items()}
-        self.splits = {name: data.to(seeds.device, torch.int32) for name, data in (splits or {}).items()}
-        self.loss = Losses(forward, block_size, num_sampled, seeds, max_tokens)
 
-    @classmethod
-    def of_run(cls, forward: Forward, dataset: Dataset, config: Config, seeds: torch.Tensor,
-               max_tokens: int = 2**20) -> 'Evaluator':
-        """What a run measures: its dataset's tasks and both of its splits."""
-        return cls(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens,
-                   {'train': dataset.train, 'val': dataset.val}, config.batch_size * config.eval_iters)
-
-    def __call__(self, iteration: int) -> list[dict]:
-        """-> a row of results.csv for each replica"""
-        rows = [{'iter': iteration, **row} for row in self.rows(iteration)]
-        done = []    # (split, its losses); by design, both splits of our datasets are the same
-        for name, data in self.splits.items():
-            losses = next((losses for other, losses in done if torch.equal(data, other)), None)
-            if losses is None:
-                losses = self.loss(data, iteration)
-            done.append((data, losses))
-            for row, loss in zip(rows, losses.tolist()):
-                row[f'{name}_loss'] = loss
-        return rows
-
-    def sample(self, name: str, iteration: int) -> Completions:
-        """Sampled answers to a task."""
+    def sample(self, name, iteration):
+        """Sampled answers to a task. -> Completions"""
         task = self.tasks[name]
         stop = None if task.stop is None else self.codec.stoi[task.stop]
         return generate(self.forward, self.prompts[name], self.seeds, rng.ANSWERS, iteration, num_samples=NUM_SAMPLES,
                         max_new_tokens=task.max_new_tokens, block_size=self.block_size, temperature=TEMPERATURE,
                         top_k=TOP_K, stop=stop, max_tokens=self.max_tokens)
 
-    def right(self, name: str, completions: Completions) -> np.ndarray:
+    def right(self, name, completions):
         """-> (N,) bool array: is each of the distinct completions right?"""
         # Replicas agree a lot: each answer is marked once.
         asked = torch.cat([completions.prompt[:, None], completions.tokens], 1)
@@ -71,7 +71,7 @@ class Evaluator:
         marks = [self.tasks[name].mark(i, self.codec.decode(tokens)) for i, *tokens in distinct.tolist()]
         return np.array(marks)[which.cpu().numpy()]
 
-    def rows(self, iteration: int) -> list[dict]:
+    def rows(self, iteration):
         """One dict a replica: the columns of results.csv but `iter` and the losses; what does not apply is left out."""
         rows = [{} for _ in self.seeds]
         for name, task in self.tasks.items():
@@ -97,7 +97,7 @@ class AnswerWindows:
     as it does in generation.
     """
 
-    def __init__(self, task: Task, codec: Codec, block_size: int, device: torch.device) -> None:
+    def __init__(self, task, codec, block_size, device):
         windows, places = {}, []    # (prompt, start) -> column; (column, position, token, prompt)
         for i, (prompt, answer) in enumerate(zip(task.prompts, task.answers)):
             text = codec.encode(prompt + answer)
@@ -111,7 +111,7 @@ class AnswerWindows:
         self.column, self.position, self.token, self.prompt = torch.tensor(places).T.to(device)
 
     @torch.no_grad()
-    def log_probabilities(self, forward: Forward, max_tokens: int) -> torch.Tensor:
+    def log_probabilities(self, forward, max_tokens):
         """Of each character of the right answers, teacher-forced at temperature 1, in the order of the prompts (`prompt` says
         whose it is). -> (R, characters) tensor"""
         T, B = self.contexts.shape
@@ -124,35 +124,49 @@ class AnswerWindows:
             found.append(logits.log_softmax(1)[:, self.token[here], torch.arange(int(here.sum()), device=logits.device)])
         return torch.cat(found, 1)
 
-    def probabilities(self, forward: Forward, max_tokens: int) -> np.ndarray:
-        """Probability of the whole right answer. -> (R, P) float64 array"""
+    def log_answers(self, forward, max_tokens):
+        """Logarithm of the probability of the whole right answer. -> (R, P) float64 array"""
         log_p = self.log_probabilities(forward, max_tokens)
         total = torch.zeros(len(log_p), self.num_prompts, device=log_p.device).index_add_(1, self.prompt, log_p)
-        return total.cpu().double().exp().numpy()
+        return total.cpu().double().numpy()
+
+    def probabilities(self, forward, max_tokens):
+        """Probability of the whole right answer. -> (R, P) float64 array"""
+        return np.exp(self.log_answers(forward, max_tokens))
 
 
 class Losses:
-    """Mean cross-entropy (nats a character) over a split of the data: over every window where there are no more than
-    `num_sampled`, and over so many random ones where there are."""
+    """Mean cross-entropy (nats a character) over a split of the data: over every window where that costs no more than
+    `eval_iters` random batches would, and over those batches where it does. windows, newline: see `Batches`; the order of
+    lines is that of the data."""
 
-    def __init__(self, forward: Forward, block_size: int, num_sampled: int, seeds: torch.Tensor,
-                 max_tokens: int = 2**20) -> None:
+    def __init__(self, forward, block_size, batch_size, eval_iters, seeds, max_tokens=2**20, windows='any', newline=None):
         self.forward, self.block_size, self.seeds, self.max_tokens = forward, block_size, seeds, max_tokens
-        self.num_sampled = num_sampled
+        self.windows, self.newline = windows, newline
+        self.num_sampled = batch_size * eval_iters
+
+    def exact(self, data: torch.Tensor) -> bool:
+        """Is the loss over data (n,) that of every window?"""
+        return len(self.batches(data).every()[0]) <= self.num_sampled
+
+    def batches(self, data: torch.Tensor) -> Batches:
+        return Batches(data, self.block_size, self.windows, newline=self.newline)
 
     @torch.no_grad()
-    def __call__(self, data: torch.Tensor, iteration: int) -> torch.Tensor:
+    def __call__(self, data, iteration):
         """data (n,) -> (R,) float64"""
-        num_windows = len(data) - self.block_size
-        if num_windows <= self.num_sampled:
-            starts = torch.arange(num_windows, device=data.device)
-        else:
-            rows = torch.arange(self.num_sampled, device=data.device)
-            starts = rng.integers(num_windows, self.seeds[:, None], rng.LOSSES, iteration, rows)
-        total = 0
-        for piece in starts.split(max(1, self.max_tokens // self.block_size), dim=-1):
-            x, y = windows(data, piece, self.block_size)
-            logits = self.forward(x).float()
-            losses = F.cross_entropy(logits, y.long().expand(len(logits), -1, -1), reduction='none')
-            total = total + losses.mean(-2).cpu().double().sum(-1)    # not every device has float64
-        return total / starts.shape[-1]
+        batches = self.batches(data)
+        starts, weights = batches.every()
+        if len(starts) > self.num_sampled:
+            starts = batches.sample(self.num_sampled, self.seeds[:, None], rng.LOSSES, iteration)
+            weights = torch.ones(self.num_sampled, device=data.device)
+        size = max(1, self.max_tokens // self.block_size)
+        total = count = 0
+        for piece, weight in zip(starts.split(size, dim=-1), weights.split(size)):
+            text = batches.cut(piece)
+            logits = self.forward(text[..., :-1, :].clamp(min=0)).float()
+            y = text[..., 1:, :].long().expand(len(logits), -1, -1)
+            losses = F.cross_entropy(logits, y, reduction='none', ignore_index=NOTHING)
+            total = total + (losses.sum(-2) * weight).cpu().double().sum(-1)    # not every device has float64
+            count = count + ((y >= 0).sum(-2) * weight).cpu().double().sum(-1)
+        return total / count

@@ -45,7 +45,7 @@ def gumbel(*keys: torch.Tensor | int) -> torch.Tensor:
 
 
 # What the numbers are for: the first key after the seed, so that no two purposes share a stream.
-BATCHES, ANSWERS, SAMPLES, LOSSES, DROPOUT = range(5)
+BATCHES, ANSWERS, SAMPLES, LOSSES, DROPOUT, LINES, OFFSETS = range(7)
 
 
 def batch_starts(seeds: torch.Tensor, first: int, last: int, batch_size: int, num_windows: int) -> torch.Tensor:

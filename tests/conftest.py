@@ -65,7 +65,7 @@ def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HER
 
 def pytest_collection_modifyitems(items):
     """Tests that fork come first: a process in which others have started threads may fork into a deadlock."""
-    items.sort(key=lambda item: item.path.name not in ('test_crash.py', 'test_properties.py'))
+    items.sort(key=lambda item: item.path.name not in ('test_crash.py', 'test_distributed.py', 'test_properties.py'))
 
 
 class Result(NamedTuple):
@@ -126,11 +126,11 @@ def tiny_config(**settings):
                      **settings}).check()
 
 
-def new_engine(data, vocab_size, config, dtype=torch.float32):
+def new_engine(data, vocab_size, config, dtype=torch.float32, newline=None):
     """An engine on the CPU, ready to train the seeds of `config`."""
     seeds = list(range(config.seed, config.seed + config.num_seeds))
     replicas = Replicas.from_seeds(config.model_args(vocab_size), seeds)
-    engine = Engine(replicas, data, seeds, config, torch.device('cpu'), dtype)
+    engine = Engine(replicas, data, seeds, config, torch.device('cpu'), dtype, newline=newline)
     engine.prepare()
     return engine
 

@@ -265,15 +265,15 @@ def naive_loss(model, data):
 def test_exact_losses_are_those_of_every_window(models, math_data, max_tokens):
     replicas, plain = models
     data = math_data.train[:300]
-    found = Losses(replicas.forward, 6, 294, torch.tensor([0, 1]), max_tokens)(data, 0)    # 294 of 294 windows
+    found = Losses(replicas.forward, 6, 147, 2, torch.tensor([0, 1]), max_tokens)(data, 0)    # 294 of 294 windows
     assert found.tolist() == pytest.approx([naive_loss(model, data) for model in plain], abs=1e-5)
 
 
 def test_estimated_losses_are_near_the_exact_ones_and_differ_between_evaluations(models, math_data):
     replicas, _ = models
     data, seeds = math_data.train, torch.tensor([0, 1])
-    exact = Losses(replicas.forward, 6, 10**6, seeds)(data, 0)
-    estimate = Losses(replicas.forward, 6, 1500, seeds)
+    exact = Losses(replicas.forward, 6, 10**6, 1, seeds)(data, 0)
+    estimate = Losses(replicas.forward, 6, 100, 15, seeds)
     first, again, later = (estimate(data, iteration) for iteration in (0, 0, 250))
     assert torch.equal(first, again) and not torch.equal(first, later) and not torch.equal(first, exact)
     assert (first - exact).abs().max() < 0.15 and (later - exact).abs().max() < 0.15
@@ -301,7 +301,7 @@ def test_evaluating_leaves_no_trace(math_data, dropout):
 
 def measures(engine, data):
     forward, seeds = engine.replicas.forward, engine.seeds
-    return Evaluator(forward, data.codec, data.tasks, 9, seeds), Losses(forward, 9, 20, seeds)
+    return Evaluator(forward, data.codec, data.tasks, 9, seeds), Losses(forward, 9, 10, 2, seeds)
 
 
 def test_a_codec_without_a_tasks_characters_is_refused(facts_data):
