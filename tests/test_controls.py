@@ -13,7 +13,8 @@ from tbtt.batches import NOTHING, Batches
 from tbtt.cli import UserError
 from tbtt.dataset import Dataset
 from tbtt.device import choose_dtype
-from tbtt.evaluate import Losses, token_losses
+from tbtt.engine import token_losses
+from tbtt.evaluate import Losses
 from tbtt.prepare import deal
 from tbtt.replicas import Replicas
 from tbtt.results import format_results, read_results
