@@ -20,6 +20,7 @@ from tbtt.cli import InvalidSetting, UserError, true_or_false, unknown_name
 
 ROOT = Path(__file__).resolve().parent.parent    # the folder of the scripts, wherever they are run from
 MOST_STEPS = 10**12
+FLOAT32 = 1e38    # about what the arithmetic can hold
 
 
 def setting(default: Any, doc: str, low: float | None = None, high: float | None = None,
@@ -61,15 +62,15 @@ class Config:
                               low=1, high=10**7)
     gradient_accumulation_steps: int = setting(1, 'micro-steps a step', low=1, high=10**6)
     max_iters: int = setting(30000, 'steps', low=0, high=MOST_STEPS)
-    learning_rate: float = setting(1e-2, 'at the end of the warm-up', low=0, high=1000)
-    min_lr: float = setting(1e-4, 'at the end of the decay', low=0, high=1000)
+    learning_rate: float = setting(1e-2, 'at the end of the warm-up', low=0, high=FLOAT32)
+    min_lr: float = setting(1e-4, 'at the end of the decay', low=0, high=FLOAT32)
     warmup_iters: int = setting(2000, 'steps of linear warm-up', low=0, high=MOST_STEPS)
     lr_decay_iters: int = setting(25000, 'step at which the cosine decay ends', low=0, high=MOST_STEPS)
     decay_lr: bool = setting(True, 'warm-up and decay; without it the learning rate is constant')
-    weight_decay: float = setting(0.0, 'on matrices and embeddings', low=0, high=1000)
+    weight_decay: float = setting(0.0, 'on matrices and embeddings', low=0, high=FLOAT32)
     beta1: float = setting(0.9, 'of AdamW', low=0, high=0.9999999)
     beta2: float = setting(0.99, 'of AdamW', low=0, high=0.9999999)
-    grad_clip: float = setting(1.0, 'largest norm of the gradient; 0 does not clip', low=0, high=10**9)
+    grad_clip: float = setting(1.0, 'largest norm of the gradient; 0 does not clip', low=0, high=FLOAT32)
     # measuring
     eval_interval: int = setting(250, 'steps between evaluations', low=1, high=MOST_STEPS)
     eval_iters: int = setting(200, 'batches of an estimated loss, for data too large for the exact one',
@@ -222,7 +223,8 @@ class ConfigFile:
         Raises `InvalidSetting` for a name that is no setting, here or there, and for a value that cannot be.
         """
         names = names_in(self.path, dataclasses.asdict(config))
-        if names.pop('base', None) != self.base:
+        base = names.pop('base', None)
+        if type(base) is not type(self.base) or base != self.base:
             raise InvalidSetting(f"{self.path}: base: expected the name of a config file, such as "
                                  f"base = 'config/train_math_mini_14.py'")
         if note := nanogpt.describe_translation(names):

@@ -53,8 +53,8 @@ class Task:
     name: in meta.pkl, run.json and summary.csv. label: in titles. max_new_tokens: sampled for an answer. stop: the
     character that ends an answer, or None. scored: the groups of prompts whose answers make up the score, each prompt in
     one of them. heldout_group: the group that is never trained on, or None; seen_group: then the group of all others.
-    probed: the groups of which results.csv has the exact probability of the right answer. labels: {group: its name in figures and tables}. Names of tasks and of
-    groups differ from those of all other tasks, as they name columns.
+    probed: the groups of which results.csv has the exact probability of the right answer. labels: {group: its name in
+    figures and tables}. Names of tasks and of groups differ from those of all other tasks, as they name columns.
 
     An instance has prompts and answers, (P,) texts each, and repeats, (P,) training lines of each prompt or None for one
     line of each that is not held out.

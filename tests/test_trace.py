@@ -3,7 +3,6 @@ import csv
 import json
 import math
 import shutil
-from argparse import Namespace
 
 import numpy as np
 import pytest

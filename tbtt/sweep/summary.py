@@ -171,8 +171,9 @@ def score_columns(score: str, results: Results, best: int, last: int) -> dict:
 
 
 def write_summary(path: Path, rows: Iterable[dict]) -> int:
-    """Write rows as CSV, whole or not at all; the axes that are no columns of ours come last. Rows of other runs and seeds that
-    are there already stay, as long as their folders do: one may have asked for a part of the sweep. -> how many there are
+    """Write rows as CSV, whole or not at all; the axes that are no columns of ours come last. Rows of other runs and seeds
+    that are there already stay, as long as their folders do: one may have asked for a part of the sweep. -> how many
+    there are
 
     One process at a time does so. rows may be a generator: what it reads is then not older than what another wrote.
     """
