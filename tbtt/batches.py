@@ -24,7 +24,8 @@ class Batches:
         self.data, self.block_size = data, block_size
         self.by_line = windows == 'line'
         self.fresh = line_order == 'fresh' and not self.by_line
-        if self.by_line or self.fresh:
+        self.plain = not self.by_line and not self.fresh    # every window is a piece of the text
+        if not self.plain:
             self.find_lines(newline, f'windows={windows}' if self.by_line else f'line_order={line_order}')
 
     def find_lines(self, newline: int | None, setting: str) -> None:
@@ -50,7 +51,7 @@ class Batches:
     def draw(self, seeds: torch.Tensor, first: int, last: int, batch_size: int) -> torch.Tensor:
         """Where the windows of iterations first..last-1 start in the text, of seeds (R,). -> (iterations, R, B); with a fresh
         order (iterations, R, K, B): where the window starts, and where the K - 1 lines do that may follow"""
-        if not self.by_line and not self.fresh:
+        if self.plain:
             return rng.batch_starts(seeds, first, last, batch_size, len(self.data) - self.block_size)
         iterations = torch.arange(first, last, device=seeds.device)[:, None, None]
         if self.by_line:
@@ -75,7 +76,7 @@ class Batches:
 
     def cut(self, starts: torch.Tensor) -> torch.Tensor:
         """Starts as drawn, (..., B) or (..., K, B) -> the windows' text (..., T + 1, B), NOTHING after the end of its line"""
-        if not self.by_line and not self.fresh:
+        if self.plain:
             return texts(self.data, starts, self.block_size + 1)
         place = torch.arange(self.block_size + 1, device=starts.device)[:, None]
         text, begin = NOTHING, torch.zeros_like(starts[..., 0, :] if self.fresh else starts)

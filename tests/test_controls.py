@@ -251,6 +251,15 @@ def test_a_replica_is_the_run_that_its_seed_would_be_alone(facts_data, settings)
     assert max((weights(together, 1)[name] - w).abs().max() for name, w in weights(alone).items()) < 1e-4
 
 
+@pytest.mark.parametrize('settings', [{'windows': 'line'}, {'line_order': 'fresh'}], ids=str)
+def test_whatever_step_is_chosen_trains_on_these_windows(facts_data, settings):
+    """Against the eager step; 500 steps are enough for a faster one where there is such."""
+    chosen, eager = (new_engine(facts_data.train, 51, tiny_config(n_embd=6, block_size=24, max_iters=500, compile=mode,
+                                                                  **settings), newline=facts_data.newline)
+                     for mode in ('auto', 'False'))
+    assert (train(chosen, 0, 5) - train(eager, 0, 5)).abs().max() < 1e-5
+
+
 def test_accumulated_gradients_of_lines_are_those_of_one_large_batch(facts_data):
     one, three = (new_engine(facts_data.train, 51, tiny_config(n_embd=6, block_size=40, windows='line', **shape),
                              newline=facts_data.newline)
