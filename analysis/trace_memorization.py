@@ -39,7 +39,8 @@ from tbtt.device import choose_device
 from tbtt.trace.examples import FORMATS, TEMPLATE
 from tbtt.atomic import write_files
 from tbtt.trace.memorization import COEFFICIENTS
-from tbtt.run_folder import LATEST, provenance
+from tbtt.provenance import provenance
+from tbtt.run_folder import LATEST
 from tbtt.trace.sources import KINDS, RULES, Row, trace
 from tbtt.inference import seed_number
 
