@@ -206,7 +206,7 @@ class Engine:
             # Between gradient and update of a batch that is split lies a message.
             for part in ('gradient', 'update') if self.ranks.split else ('learn',):
                 setattr(self, part, torch.compile(getattr(self, part), dynamic=False))
-            if self.config.windows != 'any' or self.config.line_order != 'fixed':
+            if not self.batches.plain:
                 self.batches.cut = torch.compile(self.batches.cut, dynamic=False)
             self.step(self.state, *self.example())
             self.mode = 'compiled'
