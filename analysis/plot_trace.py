@@ -76,14 +76,14 @@ def draw_trace(models: Sequence[dict], points: Sequence[Point], beside: Sequence
         figure.text(0.5, 0.5, 'too few points for a correlation: trace.json says why', ha='center', va='center')
         return figure
     colours = [colormaps['viridis'](0.8 * i / max(1, len(models) - 1)) for i in range(len(models))]
-    for panels, task in zip(figure.subplots(len(tasks), columns, squeeze=False), tasks):
-        panels = list(panels)
+    grid = figure.subplots(len(tasks), columns, squeeze=False)
+    for panels, task in zip(grid, tasks):
         if points:
-            draw_points(panels.pop(0), task, models, points, colours)
-        draw_lengths(panels[0], task, models, colours, beside)
+            draw_points(panels[0], task, models, points, colours)
+        draw_lengths(panels[int(bool(points))], task, models, colours, beside)
         if several:
-            draw_sizes(panels[1], task, models)
-    legend_once(figure, ncols=2)
+            draw_sizes(panels[-1], task, models)
+    legend_once(figure, list(grid[:, :columns - several].flat), ncols=2)
     return figure
 
 
@@ -132,6 +132,7 @@ def draw_sizes(axes: Axes, task: str, models: Sequence[dict]) -> None:
     sizes = sorted({model['parameters'] for model in models})
     axes.set_xticks(sizes, [f'{size:,}' for size in sizes])
     axes.minorticks_off()
+    axes.legend(fontsize=8, frameon=False)
 
 
 def draw_coefficients(axes: Axes, cells: Sequence[tuple[float, dict]], kind: str, **style) -> None:

@@ -91,9 +91,9 @@ def draw_seeds(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, band:
                           linewidth=0)
 
 
-def legend_once(figure: Figure, **options) -> None:
-    """A legend below the figure that names each label of its axes once."""
-    drawn = {name: handle for axes in figure.axes for handle, name in zip(*axes.get_legend_handles_labels())}
+def legend_once(figure: Figure, panels: Sequence[Axes] | None = None, **options) -> None:
+    """A legend below the figure that names each label of its axes, or of some of them, once."""
+    drawn = {name: handle for axes in panels or figure.axes for handle, name in zip(*axes.get_legend_handles_labels())}
     figure.legend(drawn.values(), drawn.keys(), loc='outside lower center', frameon=False, **options)
 
 

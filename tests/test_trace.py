@@ -225,7 +225,7 @@ def test_several_models_are_also_drawn_against_their_parameters():
     assert one == pytest.approx([10, 1000], rel=0.1) and one < other == pytest.approx([10, 1000], rel=0.1)    # beside it
     assert [tick.get_text() for tick in sizes.get_xticklabels()] == ['10', '1,000']
     assert sizes.get_xscale() == 'log' and sizes.get_xlabel() == 'Parameters'
-    assert {'n = 1', 'n = 2'} < {text.get_text() for text in figure.legends[0].get_texts()}
+    assert [text.get_text() for text in sizes.get_legend().get_texts()] == ['n = 1', 'n = 2']
 
 
 def test_several_models_are_compared_in_a_table():
