@@ -4,20 +4,22 @@ Score a checkpoint in arithmetic: every sum and difference, ten samples each, in
     python eval_as_math.py --out_dir=math_mini_14
 
 Prints a table an operation (right answers of ten; held-out pairs in brackets) and the totals, which are those of the
-run's own evaluation at that iteration. --json prints the same for programs. Takes a few seconds.
+run's own evaluation at that iteration. A held-out question is answered where at least six of its ten answers are right.
+--json prints the same for programs. Takes a few seconds.
 """
 import json
 
+import numpy as np
+
 from tbtt.cli import Parser, run
-from tbtt.evaluate import NUM_SAMPLES
-from tbtt.run_folder import BEST
 from tbtt.inference import Trained, add_options, totals
+from tbtt.results import ENOUGH, NUM_SAMPLES
+from tbtt.run_folder import BEST
+from tbtt.tasks import Arithmetic
 
-NAMES = {'add': 'addition', 'sub': 'subtraction', 'heldout': 'held-out', 'seen': 'seen in training'}
 
-
-def grid(task, right, sign):
-    """A table with the first operand down and the second across."""
+def grid(task: Arithmetic, right: np.ndarray, sign: str) -> str:
+    """A table with the first operand down and the second across. right: (P,) right answers of ten to each prompt"""
     size = task.max_operand + 1
     cells = {(a, b): f'[{right[i]}]' if task.is_heldout(i) else f'{right[i]} '
              for i, (a, s, b) in enumerate(task.expressions) if s == sign}
@@ -27,7 +29,14 @@ def grid(task, right, sign):
     return '\n'.join(lines)
 
 
-def main():
+def answered_questions(task: Arithmetic, right: np.ndarray) -> tuple[int, int]:
+    """How many held-out questions are answered, with ENOUGH right answers each, and of how many."""
+    heldout = right[task.groups()[task.heldout_group]]
+    return int((heldout >= ENOUGH).sum()), len(heldout)
+
+
+def main() -> None:
+    """Score the checkpoint that the command line names."""
     parser = Parser(__doc__)
     add_options(parser, ckpt=BEST['math'])
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the tables')
@@ -35,10 +44,12 @@ def main():
     trained = Trained(args)
     task, right, wrong = trained.ask('math')
     counts = totals(task, right)
+    answered, questions = answered_questions(task, right)
     if args.json:
         print(json.dumps({
             **trained.about(),
             **{group: {'correct': correct, 'total': total} for group, (correct, total) in counts.items()},
+            'heldout_answered': answered, 'heldout_questions': questions,
             'expressions': [{'prompt': prompt, 'correct': int(right[i]), 'heldout': task.is_heldout(i),
                              'wrong': wrong.get(i)} for i, prompt in enumerate(task.prompts)]}))
         return
@@ -50,7 +61,8 @@ def main():
         print(f'{task.prompts[i]}{task.results[i]}> was answered {text.strip()!r} '
               f'({NUM_SAMPLES - right[i]} of {NUM_SAMPLES} wrong, {mark})')
     for group, (correct, total) in counts.items():
-        print(f'{NAMES[group]:>17}: {correct}/{total} = {100 * correct / total:.1f}%')
+        of_questions = f', {answered} of {questions} questions' if group == task.heldout_group else ''
+        print(f'{task.labels[group].lower():>17}: {correct}/{total} = {100 * correct / total:.1f}%{of_questions}')
 
 
 if __name__ == '__main__':

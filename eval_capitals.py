@@ -9,12 +9,13 @@ iteration. --json prints the same for programs. Takes a few seconds.
 import json
 
 from tbtt.cli import Parser, run
-from tbtt.evaluate import NUM_SAMPLES
-from tbtt.run_folder import BEST
 from tbtt.inference import Trained, add_options, totals
+from tbtt.results import NUM_SAMPLES
+from tbtt.run_folder import BEST
 
 
-def main():
+def main() -> None:
+    """Score the checkpoint that the command line names."""
     parser = Parser(__doc__)
     add_options(parser, ckpt=BEST['facts'])
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the list')

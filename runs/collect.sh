@@ -36,6 +36,17 @@ for summary in "$from"/sweeps/*/summary.csv; do
         done
     fi
     $python analysis/plot_capacity.py "$summary" --output_dir "$to"
-    $python analysis/make_tables.py --claims "$summary" > "$to/claims.md"
+    $python analysis/make_claims.py "$summary" > "$to/claims.md"
+done
+if [ -f results/capacity/summary.csv ]; then    # the README's figure
+    $python analysis/plot_capacity.py results/capacity/summary.csv --only=rule --output_dir results
+fi
+for skewed in facts_skewed both_skewed; do
+    if [ -f "results/$skewed/trace.json" ]; then
+        $python analysis/plot_trace.py "results/$skewed/trace.json"
+    fi
+    if [ -f "results/$skewed/frequency.csv" ]; then
+        $python analysis/plot_frequency.py "results/$skewed/frequency.csv"
+    fi
 done
 $python tests/test_readme.py
