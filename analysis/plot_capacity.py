@@ -152,7 +152,7 @@ def draw_beside(axes: Axes, rows: Rows, groups: list[str], name: str) -> None:
 def draw_capacity(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
     """A panel a task, scores against parameters."""
     every = task_names(rows)
-    figure = Figure(figsize=(5.2 * len(every) + 0.6, 5.6), layout='constrained')
+    figure = Figure(figsize=(4.3 * len(every) + 0.6, 5.4), layout='constrained')
     for axes, tasks in zip(figure.subplots(1, len(every), sharey=True, squeeze=False)[0], every):
         found = [row for row in rows if row['tasks'] == tasks]
         groups = probed_groups(tasks)
