@@ -21,11 +21,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 import torch
 
 from tbtt import baseline, figures
-from tbtt.cli import Parser, UserError, run
 from tbtt.config import ROOT, load_config
 from tbtt.trace.corpus import Corpus
 from tbtt.dataset import Dataset, texts

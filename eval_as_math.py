@@ -8,14 +8,18 @@ run's own evaluation at that iteration. A held-out question is answered where at
 --json prints the same for programs. Takes a few seconds.
 """
 import json
+from pathlib import Path
+
+from tbtt.cli import Parser, run    # first: it says what is missing
 
 import numpy as np
 
-from tbtt.cli import Parser, run
-from tbtt.inference import Trained, add_options, totals
+from tbtt.inference import add_options, load_model, totals
 from tbtt.results import ENOUGH, NUM_SAMPLES
 from tbtt.run_folder import BEST
 from tbtt.tasks import Arithmetic
+
+SHOWN = 6    # expressions with a wrong answer, between the tables and the totals
 
 
 def grid(task: Arithmetic, right: np.ndarray, sign: str) -> str:
@@ -41,7 +45,7 @@ def main() -> None:
     add_options(parser, ckpt=BEST['math'])
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the tables')
     args = parser.parse_args()
-    trained = Trained(args)
+    trained = load_model(Path(args.out_dir) / args.ckpt, args.device, args.seed, args.dataset)
     task, right, wrong = trained.ask('math')
     counts = totals(task, right)
     answered, questions = answered_questions(task, right)
@@ -56,10 +60,12 @@ def main() -> None:
     print('{checkpoint}, iteration {iteration:,}, {parameters:,} parameters\n'.format(**trained.about()))
     for sign in '+-':
         print(grid(task, right, sign) + '\n')
-    for i, text in wrong.items():
+    for i, text in list(wrong.items())[:SHOWN]:
         mark = 'held out' if task.is_heldout(i) else 'seen in training'
         print(f'{task.prompts[i]}{task.results[i]}> was answered {text.strip()!r} '
               f'({NUM_SAMPLES - right[i]} of {NUM_SAMPLES} wrong, {mark})')
+    if len(wrong) > SHOWN:
+        print(f'{len(wrong) - SHOWN} more expressions were answered wrongly: --json has them all')
     for group, (correct, total) in counts.items():
         of_questions = f', {answered} of {questions} questions' if group == task.heldout_group else ''
         print(f'{task.labels[group].lower():>17}: {correct}/{total} = {100 * correct / total:.1f}%{of_questions}')

@@ -7,9 +7,10 @@ Prints a line a country with what was answered wrongly, and the total, which is 
 iteration. --json prints the same for programs. Takes a few seconds.
 """
 import json
+from pathlib import Path
 
 from tbtt.cli import Parser, run
-from tbtt.inference import Trained, add_options, totals
+from tbtt.inference import add_options, load_model, totals
 from tbtt.results import NUM_SAMPLES
 from tbtt.run_folder import BEST
 
@@ -20,7 +21,7 @@ def main() -> None:
     add_options(parser, ckpt=BEST['facts'])
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the list')
     args = parser.parse_args()
-    trained = Trained(args)
+    trained = load_model(Path(args.out_dir) / args.ckpt, args.device, args.seed, args.dataset)
     task, right, wrong = trained.ask('facts')
     correct, total = totals(task, right)['facts']
     answers = [{'country': country, 'capital': capital, 'correct': int(right[i]), 'wrong': wrong.get(i)}

@@ -11,14 +11,15 @@ a band the range. Above each panel stands how many held-out questions are answer
 """
 from pathlib import Path
 
+from tbtt.cli import Parser, run    # first: it says what is missing
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tbtt import paper
-from tbtt.cli import Parser, run
-from tbtt.figures import BESIDE, LOSS_LOOKS, accuracy_and_loss, add_format, draw_seeds, look, save
+from tbtt.figures import BEHIND, LOSS_LOOKS, accuracy_and_loss, add_format, draw_seeds, look, save
 from tbtt.results import Results, answered_text, find_seeds, read_info, read_results, stack_seeds
 
 
@@ -66,9 +67,9 @@ def draw_beside(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> N
     """The same run of another folder: medians in grey, each in the dashes of what it is."""
     results = read_seeds(found)
     for group in groups_of(experiment):
-        style = BESIDE | dict(linestyle=look(group)['linestyle'], label='_beside')
+        style = BEHIND | dict(linestyle=look(group)['linestyle'], label='_beside')
         draw_seeds(axes, results['iter'] / 1000, results[f'{group}_acc'], style, band=False)
-    style = BESIDE | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label='_beside')
+    style = BEHIND | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label='_beside')
     draw_seeds(loss, results['iter'] / 1000, results['train_loss'], style, band=False)
 
 
@@ -93,7 +94,7 @@ def legend_below(figure: Figure, experiment: str, with_band: bool, beside: Path 
     if with_band:
         handles.append(Patch(color='0.82', label='Range over seeds'))
     if beside:
-        handles.append(Line2D([], [], **BESIDE, label=f'the same of {beside.resolve().name}'))
+        handles.append(Line2D([], [], **BEHIND, label=f'the same of {beside.resolve().name}'))
     figure.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 5), frameon=False)
 
 

@@ -10,13 +10,14 @@ range, and a black dot the percentage of the seeds that have all at 100%. --besi
 """
 from pathlib import Path
 
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbtt import paper
-from tbtt.cli import Parser, UserError, run
-from tbtt.figures import BESIDE, LOSS_LOOKS, LOSS_TOP, accuracy_and_loss, add_format, draw_seeds, legend_once, look, save
+from tbtt.figures import BEHIND, LOSS_LOOKS, LOSS_TOP, accuracy_and_loss, add_format, draw_seeds, legend_once, look, save
 from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, read_info, read_results, scores,
                           stack_seeds)
 from tbtt.tasks import TASKS
@@ -93,9 +94,9 @@ def draw_beside(axes: Axes, loss: Axes, folder: Path, tasks: list[str]) -> None:
     for name in tasks:
         for group in TASKS[name].counted():
             draw_seeds(axes, results['iter'], results[f'{group}_acc'],
-                       BESIDE | dict(linestyle=look(group)['linestyle'], label=label), band=False)
+                       BEHIND | dict(linestyle=look(group)['linestyle'], label=label), band=False)
     draw_seeds(loss, results['iter'], results['train_loss'],
-               BESIDE | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label=label), band=False)
+               BEHIND | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label=label), band=False)
 
 
 def read_run(folder: Path) -> tuple[Results, list[Results], list[Path]]:

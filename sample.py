@@ -11,7 +11,7 @@ from tbtt import rng
 from tbtt.cli import Parser, UserError, run
 from tbtt.generate import generate
 from tbtt.run_folder import LATEST
-from tbtt.inference import Trained, add_options
+from tbtt.inference import add_options, load_model
 
 
 def positive(kind):
@@ -48,7 +48,7 @@ def main():
     start = read_start(args.start)
     if not start:
         raise UserError('the prompt is empty: --start takes at least one character')
-    trained = Trained(args)
+    trained = load_model(Path(args.out_dir) / args.ckpt, args.device, args.seed, args.dataset)
     prompt = trained.codec.encode(start)
     completions = generate(
         trained.forward, [prompt], trained.seeds, rng.SAMPLES, num_samples=args.num_samples,

@@ -15,10 +15,11 @@ import os
 import signal
 import sys
 
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import torch
 from tqdm import tqdm
 
-from tbtt.cli import Parser, UserError, run
 from tbtt.device import choose_device
 from tbtt.sweep.estimate import Estimates
 from tbtt.sweep.launch import Children, check_address, done, local, on_ray

@@ -12,9 +12,10 @@ there is such a folder for each seed below out_dir.
 """
 import sys
 
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import torch
 
-from tbtt.cli import Parser, UserError, run
 from tbtt.config import FIELDS, add_settings, load_config
 from tbtt.dataset import Dataset
 from tbtt.device import choose_device, choose_dtype
@@ -29,11 +30,11 @@ from tbtt.run_folder import RunFolder, provenance
 
 
 def read_settings():
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, usage='%(prog)s [config ...] [--key=value ...]')
     parser.add_argument('config', nargs='*', help='config files, such as config/train_math_mini_14.py')
     add_settings(parser)
     args = parser.parse_args()
-    return load_config(args.config, {name: getattr(args, name) for name in FIELDS})
+    return load_config(args.config, {name: getattr(args, name) for name in FIELDS}, args.defaults, say=print)
 
 
 def next_multiple(n, step):

@@ -6,14 +6,13 @@ Asks the checkpoints of runs on data with frequencies (data/facts_skewed, data/b
 every question of training ten times, as eval_capitals.py does, prints how much is recalled of what was how frequent, and
 writes frequency.csv (a row a run, seed and question) into --output_dir. analysis/plot_frequency.py draws it. Takes seconds.
 """
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 from tbtt.frequency import Recall, frequency_table, write_frequency
-from tbtt.inference import Trained, find_checkpoints
+from tbtt.inference import find_checkpoints, load_model
 from tbtt.results import NUM_SAMPLES
 from tbtt.run_folder import LATEST
 
@@ -22,7 +21,7 @@ def ask(folder: str | Path, ckpt: str = LATEST, device: str = 'auto') -> list[Re
     """Every seed of a run, every question of its training. Raises `UserError` where its data had no frequencies."""
     rows = []
     for place in find_checkpoints(folder, ckpt):
-        trained = Trained(argparse.Namespace(out_dir=place, ckpt=ckpt, device=device, seed=None))
+        trained = load_model(place / ckpt, device)
         asked = [name for name, task in trained.tasks.items() if task.repeats is not None]
         if not asked:
             raise UserError(f'{trained.path} was trained on data without frequencies: train on facts_skewed or both_skewed')

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, run
+from tbtt.cli import Parser, run    # first: it says what is missing
 from tbtt.sweep.claims import judge, report
 from tbtt.sweep.summary import read_summaries
 

@@ -10,11 +10,12 @@ writes to standard output only, in about a second. What is missing is blank.
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt import paper
-from tbtt.cli import Parser, UserError, run
 from tbtt.figures import markdown_table
 from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, last_row, read_info, read_results)
 from tbtt.stats import mean_interval, wilson_interval

@@ -12,16 +12,17 @@ pairs than (5,7) were held out capacity_heldout.png, a column a set of pairs. Ta
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt import paper
-from tbtt.cli import Parser, UserError, run
-from tbtt.figures import (BESIDE, BLACK, PURPLE, add_format, draw_seeds, legend_once, look, marker, parameters_axis,
+from tbtt.figures import (BEHIND, BLACK, PURPLE, add_format, draw_seeds, legend_once, look, marker, parameters_axis,
                           percent_axis, save)
 from tbtt.results import Results, group_label, read_results, stack_seeds
 from tbtt.stats import mean_interval, wilson_interval
@@ -146,7 +147,7 @@ def draw_beside(axes: Axes, rows: Rows, groups: list[str], name: str) -> None:
         found = scores_by_size(rows, f'last_{group}')
         if found:
             axes.plot(*zip(*((size, scores.mean()) for size, scores in found)), marker=marker(group), markersize=4,
-                      **BESIDE | dict(linestyle=look(group)['linestyle'], label=f'{name}, beside'))
+                      **BEHIND | dict(linestyle=look(group)['linestyle'], label=f'{name}, beside'))
 
 
 def draw_capacity(rows: Rows, beside: Rows = (), name: str = '') -> Figure:

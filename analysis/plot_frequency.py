@@ -10,15 +10,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt import paper
-from tbtt.cli import Parser, run
-from tbtt.figures import BESIDE, add_format, legend_once, percent_axis, save
+from tbtt.figures import BEHIND, add_format, legend_once, percent_axis, save
 from tbtt.frequency import Recall, octaves, read_frequency, recall_of, runs_of
 
 
@@ -31,7 +32,7 @@ def draw_frequency(rows: Sequence[Recall], beside: Sequence[Recall] = (), name: 
         for asked in runs_of(beside, task):
             found = octaves(*recall_of(beside, asked.name, task)).values()
             axes.plot([each.occurrences for each in found], [each.recalled for each in found],
-                      **BESIDE, label=f'{name}, beside')
+                      **BEHIND, label=f'{name}, beside')
         draw_task(axes, rows, task)
         percent_axis(axes)
         axes.set(ylim=(-4, 105), xlabel='Occurrences in training', title=paper.title(task))

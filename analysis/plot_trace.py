@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run
-from tbtt.figures import BESIDE, add_format, legend_once, save
+from tbtt.figures import BEHIND, add_format, legend_once, save
 from tbtt.trace.memorization import DATA_MODELS, computed
 
 ASIDE = 0.04    # between what is drawn beside each other: in n, and as a share of the parameters
@@ -105,7 +106,7 @@ def draw_lengths(axes: Axes, task: str, models: Sequence[dict], colours: Sequenc
     for other in beside:
         cells = sorted((n, found) for n, cell in other['tasks'].get(task, {}).items() if (found := computed(cell, 'task_gram')))
         axes.plot([n for n, _ in cells], [found['coefficient'] for _, found in cells],
-                  **BESIDE, label=f'{other["model"]}, beside')
+                  **BEHIND, label=f'{other["model"]}, beside')
     for i, (model, colour) in enumerate(zip(models, colours)):
         aside = ASIDE * (i - (len(models) - 1) / 2)
         for kind, label in DATA_MODELS.items():

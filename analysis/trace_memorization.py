@@ -4,7 +4,8 @@ between the probability that a model gives an answer and the probability that th
 
     python analysis/trace_memorization.py --out_dir=facts_mini_28
     python analysis/trace_memorization.py --out_dir facts_mini_14 facts_mini_28 facts_mini_56
-    python analysis/trace_memorization.py --model=EleutherAI/pythia-70m --corpus=wiki.jsonl --task=triviaqa --examples=verified.json
+    python analysis/trace_memorization.py --model=EleutherAI/pythia-70m --corpus=wiki.jsonl --task=triviaqa \\
+        --examples=verified.json
 
 Of a run, the corpus is the dataset that it was trained on, and its tasks are the examples; n-grams are of characters and
 documents are lines. Several seeds (RUN/seed_1337, ...) are one model: each is traced, and the coefficient is their mean.
@@ -25,7 +26,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 from tbtt.atomic import write_files
 from tbtt.device import choose_device
 from tbtt.figures import markdown_table

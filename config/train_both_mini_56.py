@@ -1,6 +1,6 @@
-# Table 4, row n56 (both). The paper: 98%, facts 100%, held-out 0/40.
+# Table 4, row n56 (both tasks). The paper: addition 98%, subtraction 98%, facts 100.0%, held-out 0/40.
+# Ours: addition 98.0%, subtraction 98.0%, facts 100.0%, held-out 0.0/40 (1 seed, best evaluation).
+# Time: 30 min (1 seed; AMD EPYC, 1 thread; the step compiled).
+base = 'config/train_both_mini_14.py'
 out_dir = 'both_mini_56'
-dataset = 'both_math_and_facts'
 n_embd = 56
-block_size = 24
-batch_size = 576    # x 24 = 13,824 characters a step

@@ -1,9 +1,6 @@
-# Arithmetic and facts with Zipf repeats, n14. Not in the paper: a third of its iterations, the same schedule.
+# Table 4, row n14 (both tasks), but lines are repeated as by Zipf. The paper: no such run.
+# Ours: addition 14.6%, subtraction 16.2%, facts 10.0%, held-out 0.0/40 (mean of 3 seeds, best evaluation).
+# Time: 9 min (3 seeds together; AMD EPYC, 1 thread; the step compiled).
+base = 'config/train_facts_skewed_mini_14.py'
 out_dir = 'both_skewed_mini_14'
 dataset = 'both_skewed'
-n_embd = 14
-block_size = 24
-batch_size = 576    # x 24 = 13,824 characters a step
-max_iters = 10000
-warmup_iters = 700
-lr_decay_iters = 8300

@@ -1,9 +1,6 @@
-# Arithmetic and facts with Zipf repeats, n56. Not in the paper: a third of its iterations, the same schedule.
+# Table 4, row n56 (both tasks), but lines are repeated as by Zipf. The paper: no such run.
+# Ours: addition 98.0%, subtraction 98.3%, facts 100.0%, held-out 3.3/40 (mean of 3 seeds, best evaluation).
+# Time: 35 min (3 seeds together; AMD EPYC, 1 thread; the step compiled).
+base = 'config/train_both_skewed_mini_14.py'
 out_dir = 'both_skewed_mini_56'
-dataset = 'both_skewed'
 n_embd = 56
-block_size = 24
-batch_size = 576    # x 24 = 13,824 characters a step
-max_iters = 10000
-warmup_iters = 700
-lr_decay_iters = 8300

@@ -1,6 +1,6 @@
-# Table 3, row n56 (facts). The paper: facts 100%.
+# Table 3, row n56 (facts). The paper: facts 100.0%.
+# Ours: facts 100.0% (1 seed, best evaluation).
+# Time: 35 min (1 seed; AMD EPYC, 1 thread; the step compiled).
+base = 'config/train_facts_mini_14.py'
 out_dir = 'facts_mini_56'
-dataset = 'facts_char'
 n_embd = 56
-block_size = 24
-batch_size = 576    # x 24 = 13,824 characters a step

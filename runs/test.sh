@@ -3,4 +3,4 @@
 #   bash runs/test.sh [pytest's options]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements-dev.txt
-exec $python -m pytest -q "$@"
+exec "$python" -m pytest -q "$@"

@@ -4,27 +4,30 @@ import io
 import pickle
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from model import GPT, GPTConfig
 from tbtt.cli import UserError
-from tbtt.config import ROOT
+from tbtt.config import MOST_STEPS, ROOT, Config
 from tbtt.dataset import Codec, check_meta, read_meta
-from tbtt.tasks import tasks_from
+from tbtt.tasks import Task, tasks_from
 
 KEYS = {'model': dict, 'optimizer': dict, 'model_args': dict, 'iter_num': int, 'config': dict}
 
 
-def to_bytes(checkpoint):
+def to_bytes(checkpoint: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return buffer.getvalue()
 
 
-def read_checkpoint(path):
-    """A checkpoint of ours or of nanoGPT's -> dict, on the CPU. Never runs code from the file.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of ours or of nanoGPT's, on the CPU. Never runs code from the file, and takes no more memory than a
+    few times its size.
 
     Raises `UserError` for a file that is missing, damaged, or no checkpoint of a GPT.
     """
@@ -33,10 +36,7 @@ def read_checkpoint(path):
     except FileNotFoundError:
         raise UserError(f'no checkpoint {path}: train first, or name another with --ckpt') from None
     try:
-        if zipfile.is_zipfile(io.BytesIO(content)):    # torch does not look at the checksums in its own archives
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                if archive.testzip() is not None:
-                    raise UserError(f'{path} is damaged: the checksum of {archive.testzip()} is wrong')
+        check_archive(content, path)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')    # what follows says all there is to say
             checkpoint = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
@@ -47,6 +47,26 @@ def read_checkpoint(path):
         raise UserError(f'{path} cannot be loaded without running code from it ({reason}): it is refused') from error
     except Exception as error:    # a damaged archive raises nearly anything
         raise UserError(f'{path} is damaged or no checkpoint ({type(error).__name__}: {error})'[:300]) from error
+    check_contents(checkpoint, path, len(content))
+    return checkpoint
+
+
+def check_archive(content: bytes, path: str | Path) -> None:
+    """Raise `UserError` unless this is an archive as torch.save writes it: nothing compressed, nothing there twice, all
+    checksums right. torch itself would inflate what is compressed, and does not look at the checksums."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise UserError(f'{path} is no file of torch.save (of torch 1.6 or newer): name a checkpoint')
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+        if any(member.compress_type for member in members) or sum(member.file_size for member in members) > len(content):
+            raise UserError(f'{path} is compressed, which torch.save never does: it is refused, for it may be too large '
+                            f'for this machine')
+        if (damaged := archive.testzip()) is not None:
+            raise UserError(f'{path} is damaged: the checksum of {damaged} is wrong')
+
+
+def check_contents(checkpoint: Any, path: str | Path, file_size: int) -> None:
+    """Raise `UserError` where a file of that size in bytes does not hold what a checkpoint holds."""
     for key, kind in KEYS.items():
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), kind):
             raise UserError(f'{path} is no checkpoint of a GPT: it lacks {key}')
@@ -56,10 +76,31 @@ def read_checkpoint(path):
     for name, value in [*checkpoint['model_args'].items(), ('seed', checkpoint['config'].get('seed', 0))]:
         if not isinstance(value, (int, float)):
             raise UserError(f'{path} is damaged: {name}={value!r} is no number')
-    return checkpoint
+    if not 0 <= checkpoint['iter_num'] <= MOST_STEPS:
+        raise UserError(f'{path} is damaged: iter_num is {shorten(checkpoint["iter_num"])}')
+    # A tensor may repeat few numbers of the file, and would need memory for all of them once it is copied.
+    if bytes_of_tensors([checkpoint['model'], checkpoint['optimizer']]) > 2 * file_size:    # head and embedding are tied
+        raise UserError(f'{path} is damaged: its tensors are larger than the file')
 
 
-def build_model(checkpoint, path):
+def shorten(number: int) -> str:
+    """A whole number in words, however many digits it has: Python may refuse to print it."""
+    return str(number) if number.bit_length() < 100 else f'a number of {number.bit_length()} bits'
+
+
+def bytes_of_tensors(value: Any) -> int:
+    """Memory of all tensors within dicts and lists, each as if it shared none."""
+    waiting, total = [value], 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            total += value.numel() * value.element_size()
+        elif isinstance(value, (dict, list, tuple)):
+            waiting += value.values() if isinstance(value, dict) else value
+    return total
+
+
+def build_model(checkpoint: dict[str, Any], path: str | Path) -> GPT:
     """The GPT of a checkpoint, with its weights. Raises `UserError` where weights and arguments do not fit."""
     args = checkpoint['model_args']
     # nanoGPT saves compiled models under a prefix, and without fused attention its causal mask as attn.bias
@@ -81,29 +122,42 @@ def build_model(checkpoint, path):
     return model
 
 
-def codec_of(checkpoint, path):
-    """(Codec, tasks) of a checkpoint: its own, or for nanoGPT's those of the dataset that its config names."""
-    meta = checkpoint.get('meta')
-    if meta is None:
-        dataset = checkpoint['config'].get('dataset')
-        candidates = [folder / str(dataset) / 'meta.pkl' for folder in (ROOT / 'data', Path('.'))]
-        found = [candidate for candidate in candidates if candidate.is_file()]
-        if not found:
-            raise UserError(f'{path} carries no codec, and its dataset {dataset} has no meta.pkl at {candidates[0]}')
-        meta = read_meta(found[0])
-    check_meta(meta, path)
+def find_meta(checkpoint: dict[str, Any], path: str | Path, dataset: str | None = None) -> Path | None:
+    """The meta.pkl that the characters of a checkpoint are in: None for its own, for nanoGPT's that of `dataset`, by
+    default of the dataset that its config names. Raises `UserError` where there is none, or one too many."""
+    if 'meta' in checkpoint:
+        if dataset is not None:
+            raise UserError(f'{path} carries its own characters and tasks: leave --dataset={dataset} out')
+        return None
+    name = dataset or checkpoint['config'].get('dataset')
+    if not isinstance(name, str):
+        raise UserError(f'{path} carries no characters and names no dataset: --dataset=FOLDER names the one with its '
+                        f'meta.pkl')
+    places = [folder / name / 'meta.pkl' for folder in (ROOT / 'data', Path('.'))]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(f'{path} carries no characters, and there is neither {places[0]} nor {places[1]}: --dataset=FOLDER '
+                    f'names the folder with its meta.pkl')
+
+
+def codec_of(checkpoint: dict[str, Any], path: str | Path, meta_path: Path | None = None) -> tuple[Codec, dict[str, Task]]:
+    """The characters and the tasks of a checkpoint: its own, or those of a meta.pkl."""
+    meta = checkpoint['meta'] if meta_path is None else read_meta(meta_path)
+    check_meta(meta, meta_path or path)
     if meta['vocab_size'] > checkpoint['model_args'].get('vocab_size', 0):
-        raise UserError(f'{path}: a codec of {meta["vocab_size"]} characters for a model of '
+        raise UserError(f'{meta_path or path}: a codec of {meta["vocab_size"]} characters for a model of '
                         f'{checkpoint["model_args"].get("vocab_size")}')
-    return Codec(meta['stoi'], meta['itos']), tasks_from(meta.get('tasks', {}), path)
+    return Codec(meta['stoi'], meta['itos']), tasks_from(meta.get('tasks', {}), meta_path or path)
 
 
-def optimizer_order(shapes):
+def optimizer_order(shapes: Mapping[str, torch.Size]) -> list[str]:
     """{name: shape} -> the names in the order of nanoGPT's optimizer: those that decay, then the others."""
     return sorted(shapes, key=lambda name: len(shapes[name]) == 1)    # stable: matrices first
 
 
-def pack_optimizer(replicas, config, mean, square, step):
+def pack_optimizer(replicas: 'Replicas', config: Config, mean: torch.Tensor, square: torch.Tensor,
+                   step: float) -> dict[str, Any]:
     """AdamW's state of one replica, mean and square (parameters,), as torch.optim.AdamW's state dict."""
     means, squares = ({name: x[0].clone() for name, x in replicas.named(row[None]).items()} for row in (mean, square))
     names = optimizer_order({name: x.shape for name, x in means.items()})
@@ -117,7 +171,8 @@ def pack_optimizer(replicas, config, mean, square, step):
     return state
 
 
-def unpack_optimizer(model, optimizer, path):
+def unpack_optimizer(model: GPT, optimizer: dict[str, Any],
+                     path: str | Path) -> tuple[torch.Tensor, torch.Tensor, float]:
     """torch.optim.AdamW's state dict, ours or nanoGPT's -> mean (parameters,), square (parameters,), step
 
     Raises `UserError` where it is not one of this model.

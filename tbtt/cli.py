@@ -1,10 +1,17 @@
 """What every script shares at the shell: options, `--help`, and errors that are one line long."""
 import argparse
 import difflib
+import errno
 import importlib
+import io
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import NoReturn, TextIO
+
+OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)    # errors in writing to one; it has no file's name
 
 
 class UserError(Exception):
@@ -18,15 +25,16 @@ class InvalidSetting(UserError):
 class Parser(argparse.ArgumentParser):
     """argparse with `--key=value` and `--key value`, one-line errors, and the nearest option for a mistyped one."""
 
-    def __init__(self, doc, **kwargs):
+    def __init__(self, doc: str, **kwargs) -> None:
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
                          **kwargs)
         self.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f'{message} (--help lists the options)')
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Sequence[str] | None = None,
+                   namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             known = [name for action in self._actions for name in action.option_strings]
@@ -34,21 +42,21 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
-def unknown_name(kind, name, known):
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that does not exist, with the nearest one that does."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'did you mean {near[0]}?' if near else '--help lists them all'
     return f'unknown {kind} {name}: {hint}'
 
 
-def true_or_false(text):
+def true_or_false(text: str) -> bool:
     """argparse type of a boolean: exactly True or False, as a config file writes them."""
     if text not in ('True', 'False'):
         raise argparse.ArgumentTypeError(f'expected True or False, got {text!r}')
     return text == 'True'
 
 
-def study_package(name):
+def study_package(name: str) -> ModuleType:
     """Import a package that only some scripts need. Raises `UserError` that says how to get it."""
     try:
         return importlib.import_module(name)
@@ -57,27 +65,59 @@ def study_package(name):
                         f'pip install -r requirements-study.txt') from error
 
 
-def run(main):
+def expand_home(text: str) -> str:
+    """argparse type of a path: `~` is the home, also behind the `=` of an option, where bash leaves it."""
+    return os.path.expanduser(text)
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main()`: a `UserError` becomes one line on standard error and exit status 2."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)    # see startup.py
     if hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(errors='backslashreplace')    # a folder's name may be no UTF-8
     try:
         status = main()
         sys.stdout.flush()
-    except UserError as error:
-        if '--debug' in sys.argv:
-            raise
-        one_line = ' '.join(str(error).split())
-        print(f'error: {one_line}', file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     except BrokenPipeError:    # who read our output, `| head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         status = 128 + signal.SIGPIPE
-    except OSError as error:
-        if '--debug' in sys.argv or error.filename is None:
+    except UserError as error:
+        if '--debug' in sys.argv:
             raise
-        print(f'error: {error.filename}: {error.strerror}', file=sys.stderr)
-        sys.exit(2)
+        complain(str(error))
+        status = 2
+    except OSError as error:
+        if '--debug' in sys.argv or error.filename is None and error.errno not in OF_STREAMS:
+            raise
+        complain(describe(error))
+        status = 2
     sys.exit(status)
+
+
+def describe(error: OSError) -> str:
+    """What the system refused, and where."""
+    if error.filename is None:
+        discard(sys.stdout)
+        return f'the output cannot be written: {error.strerror}'
+    if isinstance(error, FileExistsError):
+        return f'{error.filename} is a file or a link to nothing, where a folder is to be: choose another'
+    return f'{error.filename}: {error.strerror}'
+
+
+def complain(line: str) -> None:
+    """Print an error, as far as there is anybody to read it."""
+    try:
+        print('error:', *line.split(), file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Let what is written to a stream from now on go nowhere: Python would try again when it ends, and complain."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except io.UnsupportedOperation:
+        pass    # no stream of the system's, as in a test

@@ -1,113 +1,150 @@
-"""The settings of a training run: documented defaults, over them a config file, over that `--key=value`."""
+"""The settings of a training run: documented defaults, over them config files, over those `--key=value`.
+
+A config file is Python that sets settings by their names. It may build on another one: with
+`base = 'config/train_math_mini_14.py'` that one is read first, and the file states only what differs.
+"""
+import argparse
+import ast
+import contextlib
 import dataclasses
 import math
 import traceback
 import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tbtt import nanogpt
 from tbtt.cli import InvalidSetting, UserError, true_or_false, unknown_name
 
-ROOT = Path(__file__).resolve().parent.parent    # the folder of the scripts, whatever folder they are run from
+ROOT = Path(__file__).resolve().parent.parent    # the folder of the scripts, wherever they are run from
+MOST_STEPS = 10**12
 
 
-def setting(default, doc, low=None, high=None, choices=None):
-    """A field of `Config`: its default, what `--help` says of it, and the values that make sense."""
+def setting(default: Any, doc: str, low: float | None = None, high: float | None = None,
+            choices: tuple[str, ...] | None = None) -> Any:
+    """A field of `Config`: its default, what `--help` says of it, and the values that make sense.
+
+    A number has both limits, `low` and `high`: what lies beyond is refused before anything is allocated.
+    """
     return dataclasses.field(default=default, metadata=dict(doc=doc, low=low, high=high, choices=choices))
 
 
 @dataclass
 class Config:
-    """Every setting of a run. The defaults are those of the paper's one-layer models in the arithmetic task."""
-    # where
+    """Every setting of a run. The defaults are those of the paper's n14 (width 14) in the arithmetic task."""
+    # the run
     out_dir: str = setting('out', 'folder of the run, relative to where one stands')
     dataset: str = setting('as_math', 'a name under data/, or a folder with train.bin and val.bin')
-    init_from: str = setting('scratch', 'scratch, or resume: go on with the run in out_dir', choices=('scratch', 'resume'))
+    init_from: str = setting('scratch', 'scratch, or resume: go on with the run in out_dir',
+                             choices=('scratch', 'resume'))
     overwrite: bool = setting(False, 'start anew in a folder that holds another run')
     seed: int = setting(1337, 'of weights, batches, dropout and evaluation', low=0, high=2**31 - 1)
-    num_seeds: int = setting(1, 'seeds trained as one, from `seed` on; more than one: a folder each below out_dir', low=1)
+    num_seeds: int = setting(1, 'seeds trained as one, from `seed` on; several: a folder each below out_dir',
+                             low=1, high=10_000)
     # the model
-    n_layer: int = setting(1, 'blocks', low=1)
-    n_head: int = setting(1, 'attention heads; divides n_embd', low=1)
-    n_embd: int = setting(14, 'width', low=1)
-    mlp_expansion: int = setting(1, 'hidden size of the MLP over n_embd', low=1)
-    block_size: int = setting(9, 'characters of context', low=1)
+    n_layer: int = setting(1, 'blocks', low=1, high=1000)
+    n_head: int = setting(1, 'attention heads; divides n_embd', low=1, high=1000)
+    n_embd: int = setting(14, 'width', low=1, high=100_000)
+    mlp_expansion: int = setting(1, 'hidden size of the MLP over n_embd', low=1, high=1000)
+    block_size: int = setting(9, 'characters of context', low=1, high=10**6)
     bias: bool = setting(False, 'biases in linear layers and layer norms')
     dropout: float = setting(0.0, 'share of activations dropped', low=0, high=0.999)
     # the optimizer
-    batch_size: int = setting(882, 'windows a step (and a micro-step, where gradients are accumulated)', low=1)
-    gradient_accumulation_steps: int = setting(1, 'micro-steps a step', low=1)
-    max_iters: int = setting(30000, 'steps', low=0)
-    learning_rate: float = setting(1e-2, 'at the end of the warm-up', low=0)
-    min_lr: float = setting(1e-4, 'at the end of the decay', low=0)
-    warmup_iters: int = setting(2000, 'steps of linear warm-up', low=0)
-    lr_decay_iters: int = setting(25000, 'step at which the cosine decay ends', low=0)
+    batch_size: int = setting(882, 'windows a step; where gradients are accumulated, a micro-step',
+                              low=1, high=10**7)
+    gradient_accumulation_steps: int = setting(1, 'micro-steps a step', low=1, high=10**6)
+    max_iters: int = setting(30000, 'steps', low=0, high=MOST_STEPS)
+    learning_rate: float = setting(1e-2, 'at the end of the warm-up', low=0, high=1000)
+    min_lr: float = setting(1e-4, 'at the end of the decay', low=0, high=1000)
+    warmup_iters: int = setting(2000, 'steps of linear warm-up', low=0, high=MOST_STEPS)
+    lr_decay_iters: int = setting(25000, 'step at which the cosine decay ends', low=0, high=MOST_STEPS)
     decay_lr: bool = setting(True, 'warm-up and decay; without it the learning rate is constant')
-    weight_decay: float = setting(0.0, 'on matrices and embeddings', low=0)
+    weight_decay: float = setting(0.0, 'on matrices and embeddings', low=0, high=1000)
     beta1: float = setting(0.9, 'of AdamW', low=0, high=0.9999999)
     beta2: float = setting(0.99, 'of AdamW', low=0, high=0.9999999)
-    grad_clip: float = setting(1.0, 'largest norm of the gradient; 0 does not clip', low=0)
+    grad_clip: float = setting(1.0, 'largest norm of the gradient; 0 does not clip', low=0, high=10**9)
     # measuring
-    eval_interval: int = setting(250, 'steps between evaluations', low=1)
-    eval_iters: int = setting(200, 'batches of an estimated loss, where the data is too large for the exact one', low=1)
+    eval_interval: int = setting(250, 'steps between evaluations', low=1, high=MOST_STEPS)
+    eval_iters: int = setting(200, 'batches of an estimated loss, for data too large for the exact one',
+                              low=1, high=10**6)
     eval_only: bool = setting(False, 'evaluate once and stop; writes nothing')
-    log_interval: int = setting(250, 'steps between plain lines, where the output is no terminal', low=1)
+    # logging
+    log_interval: int = setting(250, 'steps between plain lines, where the output is no terminal',
+                                low=1, high=MOST_STEPS)
     wandb_log: bool = setting(False, 'log evaluations to Weights & Biases (the package wandb)')
     wandb_project: str = setting('tbtt', 'its project')
     wandb_run_name: str = setting('', 'its run; the name of out_dir when empty')
     tensorboard_log: bool = setting(False, 'log evaluations to out_dir/tensorboard (the package tensorboard)')
     # the machine
-    device: str = setting('auto', 'auto (CUDA, then MPS, then the CPU), or a torch device such as cpu or cuda:1')
-    dtype: str = setting('auto', 'of the arithmetic: auto is bfloat16 on a GPU that has it, float16 on one that does '
-                         'not, float32 on a CPU', choices=('auto', 'float32', 'bfloat16', 'float16'))
+    device: str = setting('auto', 'auto (CUDA, then MPS, then the CPU), or a torch device: cpu, cuda:1, ...')
+    dtype: str = setting('auto', 'of the arithmetic: auto is bfloat16 on a GPU that has it, float16 on '
+                         'others, float32 on a CPU', choices=('auto', 'float32', 'bfloat16', 'float16'))
     compile: str = setting('auto', 'auto (where it works), True or False', choices=('auto', 'True', 'False'))
 
-    def check(self):
+    def check(self) -> 'Config':
         """Raise `InvalidSetting` for the first value that cannot be, naming it and what was expected."""
         for field in dataclasses.fields(self):
             check_value(field, getattr(self, field.name))
+        if self.seed + self.num_seeds - 1 > (highest := FIELDS['seed'].metadata['high']):
+            raise InvalidSetting(f'seed={self.seed} and num_seeds={self.num_seeds}: expected no seed above '
+                                 f'{highest:,}')
         if self.n_embd % self.n_head:
             raise InvalidSetting(f'n_embd={self.n_embd} is not divisible by n_head={self.n_head}')
         if self.min_lr > self.learning_rate and self.decay_lr:
             raise InvalidSetting(f'min_lr={self.min_lr:g} is above learning_rate={self.learning_rate:g}')
         if self.warmup_iters > self.lr_decay_iters and self.decay_lr:
-            raise InvalidSetting(f'warmup_iters={self.warmup_iters} is above lr_decay_iters={self.lr_decay_iters}')
+            raise InvalidSetting(f'warmup_iters={self.warmup_iters} is above '
+                                 f'lr_decay_iters={self.lr_decay_iters}')
         return self
 
-    def model_args(self, vocab_size):
-        """The arguments of `GPTConfig`, under nanoGPT's names. Its models have expansion 4 and no name for it, so a
-        model of that expansion leaves it out and loads there."""
+    def model_args(self, vocab_size: int) -> dict[str, Any]:
+        """The arguments of `GPTConfig`, under nanoGPT's names.
+
+        Its models have expansion 4 and no name for it: one of that expansion leaves it out, and loads there.
+        """
         names = ('n_layer', 'n_head', 'n_embd', 'block_size', 'bias', 'dropout')
         args = {name: getattr(self, name) for name in names} | {'vocab_size': vocab_size}
         return args if self.mlp_expansion == 4 else args | {'mlp_expansion': self.mlp_expansion}
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+# The groups of --help, each named by its first setting.
+GROUPS = {'out_dir': 'the run', 'n_layer': 'the model', 'batch_size': 'the optimizer',
+          'eval_interval': 'measuring', 'log_interval': 'logging', 'device': 'the machine'}
 
 
-def check_value(field, value):
+def check_value(field: dataclasses.Field, value: Any) -> None:
     """Raise `InvalidSetting` unless `value` has the type and range of `field`."""
-    low, high, choices = (field.metadata[key] for key in ('low', 'high', 'choices'))
     if type(value) is not field.type:
-        raise InvalidSetting(f'{field.name}={value!r}: expected {field.type.__name__}, got {type(value).__name__}')
+        kind, found = field.type.__name__, type(value).__name__
+        raise InvalidSetting(f'{field.name}={value!r}: expected {kind}, got {found}')
     if field.type is str and '\0' in value:
         raise InvalidSetting(f'{field.name}={value!r}: expected a text without the character \\0')
-    if choices and value not in choices:
+    if (choices := field.metadata['choices']) and value not in choices:
         raise InvalidSetting(f'{field.name}={value!r}: expected one of {", ".join(choices)}')
     if field.type is float and not math.isfinite(value):
         raise InvalidSetting(f'{field.name}={value}: expected a finite number')
-    if low is not None and value < low or high is not None and value > high:
-        limits = f'at least {low}' if high is None else f'between {low} and {high}'
-        raise InvalidSetting(f'{field.name}={value}: expected {limits}')
+    check_limits(field, value)
 
 
-def set_value(config, name, value):
+def check_limits(field: dataclasses.Field, value: Any) -> None:
+    """Raise `InvalidSetting` where `field` has limits and the number `value` is beyond them."""
+    low, high = field.metadata['low'], field.metadata['high']
+    if low is None or low <= value <= high:
+        return
+    huge = type(value) is int and value.bit_length() > 63    # Python may refuse to print it
+    shown = f'{field.name} is a number of {value.bit_length()} bits' if huge else f'{field.name}={value}'
+    raise InvalidSetting(f'{shown}: expected at least {low} and at most {high:,}')
+
+
+def set_value(config: Config, name: str, value: Any) -> None:
     """Set one setting. An integer will do for a float, and True or False for `compile`."""
     if name not in FIELDS:
         raise InvalidSetting(unknown_name('setting', name, FIELDS))
-    if FIELDS[name].type in (int, float) and type(value) is int and abs(value) >= 2**63:
-        raise InvalidSetting(f'{name} is a number of {value.bit_length()} bits: expected one of at most 63')
     if FIELDS[name].type is float and type(value) is int:
+        check_limits(FIELDS[name], value)    # before a float would overflow
         value = float(value)
     if name == 'compile' and type(value) is bool:
         value = str(value)
@@ -115,58 +152,139 @@ def set_value(config, name, value):
     setattr(config, name, value)
 
 
-def find_file(path):
-    """A config file: as given, or beside the scripts."""
-    for candidate in (Path(path), ROOT / path):
+def find_file(path: str | Path, folder: str | Path = '.') -> Path:
+    """A config file: in `folder`, by default where one stands, or beside the scripts."""
+    for candidate in (Path(folder) / path, ROOT / path):
         if candidate.is_file():
             return candidate
     raise UserError(f'no config file {path} (nor {ROOT / path}): ls {ROOT / "config"} shows those that exist')
 
 
-def names_in(path, before):
-    """Execute a config file with the names `before` (name -> value) in sight. -> those that it sets anew
-
-    Names with a leading underscore, imported modules and functions are the file's own business. Raises `UserError` with
-    the line for whatever the file raises.
-    """
-    namespace = dict(before)
+@contextlib.contextmanager
+def errors_with_line(path: Path) -> Iterator[None]:
+    """Turn whatever the text of a config file raises into a `UserError` with file and line."""
     try:
-        exec(compile(Path(path).read_bytes(), str(path), 'exec'), namespace)
+        yield
     except SyntaxError as error:
         raise UserError(f'{path}, line {error.lineno}: {error.msg}') from error
     except (Exception, SystemExit) as error:    # whatever the user's own code raises
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        raise UserError(f'{path}, line {lines[0] if lines else 1}: {type(error).__name__}: {error}') from error
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in frames if frame.filename == str(path)), 1)
+        raise UserError(f'{path}, line {line}: {type(error).__name__}: {error}') from error
+
+
+def names_in(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Execute a config file with the names `before` (name -> value) in sight. -> those that it sets anew
+
+    Names with a leading underscore, imported modules and functions are the file's own business. Raises
+    `UserError` with the line for whatever the file raises.
+    """
+    namespace = dict(before)
+    with errors_with_line(path):
+        exec(compile(path.read_bytes(), str(path), 'exec'), namespace)
     return {name: value for name, value in namespace.items()
             if not name.startswith('_') and not isinstance(value, (types.ModuleType, types.FunctionType))
             and (name not in before or value is not before[name])}
 
 
-def execute(path, config):
-    """Execute a config file over `config`, in place: every name that it sets has to be a setting."""
-    for name, value in names_in(path, dataclasses.asdict(config)).items():
-        try:
-            set_value(config, name, value)
-        except InvalidSetting as error:
-            raise InvalidSetting(f'{path}: {error}') from error
+@dataclass(frozen=True)
+class ConfigFile:
+    """What is known of a config file before it is executed.
+
+    base: the value of `base` as it is written there, None where there is none.
+    foreign: does the file set a name that nanoGPT or the paper's code has and we have not?
+    """
+    path: Path
+    base: Any
+    foreign: bool
+
+    @classmethod
+    def read(cls, path: Path) -> 'ConfigFile':
+        """Raises `UserError` where the file is no Python."""
+        with errors_with_line(path):
+            tree = ast.parse(path.read_bytes(), str(path))
+        bases = [node.value.value for node in tree.body
+                 if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+                 and [ast.unparse(target) for target in node.targets] == ['base']]
+        names = {node.id for node in ast.walk(tree)
+                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        return cls(path, bases[-1] if bases else None, not names.isdisjoint(nanogpt.FOREIGN))
+
+    def execute(self, config: Config, say: Callable[[str], None]) -> None:
+        """Execute the file over `config`, in place. say: takes a line on what is read otherwise than written.
+
+        Raises `InvalidSetting` for a name that is no setting, here or there, and for a value that cannot be.
+        """
+        names = names_in(self.path, dataclasses.asdict(config))
+        if names.pop('base', None) != self.base:
+            raise InvalidSetting(f"{self.path}: base: expected the name of a config file, such as "
+                                 f"base = 'config/train_math_mini_14.py'")
+        if note := nanogpt.describe_translation(names):
+            say(f'{self.path}: {note}')
+        for name, value in nanogpt.translate(names).items():
+            try:
+                set_value(config, name, value)
+            except InvalidSetting as error:
+                raise InvalidSetting(f'{self.path}: {error}') from error
 
 
-def add_settings(parser):
+def find_base(file: ConfigFile) -> Path:
+    """The file that a config file builds on: beside it, or in the project."""
+    if not isinstance(file.base, str):
+        raise InvalidSetting(f'{file.path}: base={file.base!r}: expected the name of a config file')
+    try:
+        return find_file(file.base, file.path.parent)
+    except UserError as error:
+        raise UserError(f'{file.path}: base: {error}') from error
+
+
+def with_bases(path: str | Path) -> list[ConfigFile]:
+    """A config file behind those that it builds on, in the order in which they are executed.
+
+    Raises `UserError` where a base is missing, or builds on the file that names it.
+    """
+    files = [ConfigFile.read(find_file(path))]
+    while files[0].base is not None:
+        above, path = files[0], find_base(files[0])
+        if any(path.samefile(file.path) for file in files):
+            raise UserError(f'{above.path}: its base {above.base} builds on this file: name another base')
+        files.insert(0, ConfigFile.read(path))
+    return files
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
     """One option a setting; those not given on the command line stay out of the parsed namespace."""
     for field in FIELDS.values():
-        kind = true_or_false if field.type is bool else field.type
-        parser.add_argument(f'--{field.name}', type=kind, default=None, metavar=field.type.__name__.upper(),
-                            help=f'{field.metadata["doc"]} (default: {field.default!r})'.replace('%', '%%'))
+        if field.name in GROUPS:
+            group = parser.add_argument_group(GROUPS[field.name])
+        choices = field.metadata['choices']
+        group.add_argument(
+            f'--{field.name}', type=true_or_false if field.type is bool else field.type, default=None,
+            metavar=f'{{{",".join(choices)}}}' if choices else field.type.__name__.upper(),
+            help=f'{field.metadata["doc"]} (default: {field.default!r})'.replace('%', '%%'))
+    parser.add_argument('--defaults', choices=('tbtt', 'nanogpt'),
+                        help="of all that is not set: those listed here, or those of nanoGPT's train.py "
+                        '(default: tbtt; nanogpt for config files of nanoGPT and of the paper)')
 
 
-def load_config(files, overrides):
-    """Defaults, then config files in order, then `overrides` (name -> value; None is not given). -> checked Config
+def load_config(files: Iterable[str | Path], overrides: Mapping[str, Any], defaults: str | None = None,
+                say: Callable[[str], None] = lambda line: None) -> Config:
+    """Defaults, then config files in order, then `overrides` (name -> value; None is not given).
 
+    defaults: 'tbtt' or 'nanogpt'. Where it is not given, nanoGPT's are taken if a file sets names that only
+    it or the paper's code has, and builds on no other file.
+    say: takes a line on whatever is read otherwise than it is written.
     Raises `UserError` for a file that does not exist or fails, `InvalidSetting` for a wrong name or value.
     """
+    parts = [part for path in files for part in with_bases(path)]
+    if defaults is None:
+        defaults = 'nanogpt' if any(part.foreign and not part.base for part in parts) else 'tbtt'
     config = Config()
-    for path in files:
-        execute(find_file(path), config)
+    if defaults == 'nanogpt':
+        say('settings that are not given have the defaults of nanoGPT, not ours (those: --defaults=tbtt)')
+        config = Config(**nanogpt.DEFAULTS)
+    for part in parts:
+        part.execute(config, say)
     for name, value in overrides.items():
         if value is not None:
             set_value(config, name, value)

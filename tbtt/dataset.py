@@ -11,6 +11,8 @@ from tbtt.cli import UserError
 from tbtt.config import ROOT
 from tbtt.tasks import tasks_from
 
+LARGEST_META = 2**22    # bytes of a meta.pkl; one of 65,536 characters, or of a million repeats, is smaller
+
 
 class Codec:
     """Characters to token ids and back, as nanoGPT's meta.pkl holds them (`stoi`, `itos`)."""
@@ -64,10 +66,14 @@ def check_meta(meta, path):
 def read_meta(path):
     """meta.pkl -> dict with vocab_size, stoi, itos and, if it is ours, tasks. Never runs code from the file."""
     try:
-        meta = PlainUnpickler(io.BytesIO(Path(path).read_bytes())).load()
+        content = Path(path).read_bytes()
+        if len(content) > LARGEST_META:
+            raise UserError(f'{path} has {len(content):,} bytes, a meta.pkl at most {LARGEST_META:,}: prepare the dataset '
+                            f'again')
+        meta = PlainUnpickler(io.BytesIO(content)).load()
     except FileNotFoundError:
         raise UserError(f'no {path}: prepare the dataset first') from None
-    except OSError:
+    except (OSError, UserError):
         raise
     except Exception as error:    # a damaged pickle raises nearly anything
         raise UserError(f'{path} is no readable meta.pkl ({error}): prepare the dataset again') from error

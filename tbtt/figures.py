@@ -30,7 +30,7 @@ GROUP_LOOKS = (
     dict(color=BLACK, linestyle=(0, (4, 1, 1, 1, 1, 1)), marker='p', linewidth=1.6))
 LOSS_LOOKS = {'train_loss': dict(label='Training loss', color='0.45', linestyle=(0, (9, 2)), linewidth=1.2),
               'val_loss': dict(label='Validation loss', color='0.2', linestyle=(0, (1, 3)), linewidth=1.4)}
-BESIDE = dict(color='0.55', linewidth=1.0, alpha=0.8, zorder=1)    # runs of another folder, behind today's
+BEHIND = dict(color='0.55', linewidth=1.0, alpha=0.8, zorder=1)    # runs of another folder, behind today's
 LOSS_TOP = 4.5         # above ln 66, the loss of a model of both tasks that knows nothing: the paper's right axis
 FORMATS = ('png', 'svg', 'pdf')
 

@@ -1,30 +1,35 @@
 """A trained model at the shell: the options that name a checkpoint, and what is needed to ask it."""
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from tbtt.checkpoint import build_model, codec_of, read_checkpoint
-from tbtt.cli import UserError
+from tbtt.checkpoint import build_model, codec_of, find_meta, read_checkpoint
+from tbtt.cli import Parser, UserError, expand_home
 from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.evaluate import NUM_SAMPLES, Evaluator
 from tbtt.replicas import Replicas
-from tbtt.tasks import TASKS
+from tbtt.tasks import TASKS, Task
 
 
-def add_options(parser, ckpt):
-    """--out_dir, --ckpt, --device and --seed. ckpt: the default checkpoint in the folder of the run."""
-    parser.add_argument('--out_dir', default='out', help='folder of the run (default: out)')
+def add_options(parser: Parser, ckpt: str) -> None:
+    """--out_dir, --ckpt, --dataset, --device and --seed. ckpt: the default checkpoint in the folder of the run."""
+    parser.add_argument('--out_dir', type=expand_home, default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=ckpt, help=f'checkpoint in that folder (default: {ckpt})')
+    parser.add_argument('--dataset', type=expand_home, help='whose meta.pkl has the characters and the tasks of a checkpoint of '
+                        "nanoGPT's (default: as its config names it)")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
     parser.add_argument('--seed', type=seed_number, help='of the samples (default: that of the run)')
 
 
-def find_checkpoints(folder, ckpt):
-    """The folders of one seed each: the folder itself, or those `seed_*` below it. Raises `UserError` where one of these lacks
-    the checkpoint."""
+def find_checkpoints(folder: str | Path, ckpt: str) -> list[Path]:
+    """The folders of one seed each: the folder itself, or those `seed_*` below it. Raises `UserError` where one of these
+    lacks the checkpoint."""
     folder = Path(folder)
-    seeds = sorted(folder.glob('seed_*'))
+    seeds = seed_folders(folder)
     if not seeds or (folder / ckpt).exists():
         return [folder]
     for seed in seeds:
@@ -33,7 +38,11 @@ def find_checkpoints(folder, ckpt):
     return seeds
 
 
-def seed_number(text):
+def seed_folders(folder: Path) -> list[Path]:
+    return sorted(folder.glob('seed_*'))
+
+
+def seed_number(text: str) -> int:
     """argparse type of a seed."""
     seed = int(text)
     if not 0 <= seed < 2**31:
@@ -41,35 +50,58 @@ def seed_number(text):
     return seed
 
 
-class Trained:
-    """The model of a checkpoint as one replica, with its codec and its tasks."""
+def load_model(path: str | Path, device: str = 'auto', seed: int | None = None, dataset: str | None = None) -> 'Trained':
+    """The model of a checkpoint. seed: of its samples, by default that of the run. dataset: that has the characters and
+    tasks of a checkpoint that carries none; which these are is said on standard error.
 
-    def __init__(self, args):
-        folder = Path(args.out_dir)
-        self.path = folder / args.ckpt
-        seeds = sorted(folder.glob('seed_*'))
-        if seeds and not self.path.exists():
-            raise UserError(f'{folder} holds {len(seeds)} seeds: name one, such as --out_dir={seeds[0]}')
-        checkpoint = read_checkpoint(self.path)
-        self.codec, self.tasks = codec_of(checkpoint, self.path)
-        model = build_model(checkpoint, self.path)
+    Raises `UserError` where there is no such checkpoint, or it is damaged.
+    """
+    path = Path(path)
+    seeds = seed_folders(path.parent)
+    if seeds and not path.exists():
+        raise UserError(f'{path.parent} holds {len(seeds)} seeds: name one, such as --out_dir={seeds[0]}')
+    checkpoint = read_checkpoint(path)
+    meta_path = find_meta(checkpoint, path, dataset)
+    trained = Trained(checkpoint, path, device, seed, meta_path)
+    if meta_path:
+        print(f'{path} carries no characters and no tasks: those are of {meta_path}, as it is now, with '
+              f'{described(trained.tasks)}', file=sys.stderr)
+    return trained
+
+
+def described(tasks: dict[str, Task]) -> str:
+    """What is asked and what is held out, in a few words."""
+    if not tasks:
+        return 'no task'
+    words = [f'{task.name} ({len(task.prompts)} questions, '
+             f'{sum(map(task.is_heldout, range(len(task.prompts))))} held out)' for task in tasks.values()]
+    return ' and '.join(words)
+
+
+class Trained:
+    """The model of a checkpoint as one replica, with its codec and its tasks. See `load_model`."""
+
+    def __init__(self, checkpoint: dict[str, Any], path: Path, device: str, seed: int | None,
+                 meta_path: Path | None) -> None:
+        self.path = path
+        self.codec, self.tasks = codec_of(checkpoint, path, meta_path)
+        model = build_model(checkpoint, path)
         self.config, self.num_params = model.config, model.get_num_params()
         self.iteration, self.trained_on = checkpoint['iter_num'], checkpoint['config'].get('dataset')
         self.digest = checkpoint.get('data')    # of that dataset; nanoGPT's checkpoints have none
-        self.device = choose_device(args.device)
+        self.device = choose_device(device)
         # On a GPU in the arithmetic of the run, whose own evaluation this repeats.
         asked = checkpoint['config'].get('dtype', 'auto') if self.device.type == 'cuda' else 'auto'
         self.dtype = choose_dtype(asked, self.device)
         self.replicas = Replicas([model], self.device)
-        seed = checkpoint['config'].get('seed', 1337) if args.seed is None else args.seed
-        self.seeds = torch.tensor([seed], device=self.device)
+        self.seeds = torch.tensor([checkpoint['config'].get('seed', 1337) if seed is None else seed], device=self.device)
 
-    def forward(self, tokens):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (1, T, B) -> logits (1, V, T, B)"""
         with autocast(self.device, self.dtype):
             return self.replicas.forward(tokens)
 
-    def ask(self, name):
+    def ask(self, name: str) -> tuple[Task, np.ndarray, dict[int, str]]:
         """Ask every prompt of a task `NUM_SAMPLES` times, with the draws of the run's own evaluation.
 
         -> (task, right answers (P,), wrong answers {prompt: text of one})
@@ -84,12 +116,12 @@ class Trained:
                  zip(completions.prompt.tolist(), completions.tokens.tolist(), right) if not ok}
         return task, right[completions.row[0].cpu().numpy()].sum(-1), wrong
 
-    def about(self):
+    def about(self) -> dict[str, str | int]:
         """What both evaluators say of the checkpoint, first in their tables and in their JSON."""
         return {'checkpoint': str(self.path), 'iteration': self.iteration, 'parameters': self.num_params}
 
 
-def totals(task, right):
+def totals(task: Task, right: np.ndarray) -> dict[str, tuple[int, int]]:
     """{group: (right answers, questions)} of the groups of a task that are not empty"""
     return {group: (int(right[members].sum()), NUM_SAMPLES * len(members))
             for group, members in task.groups().items() if members}

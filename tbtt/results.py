@@ -16,12 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from tbtt.cli import UserError
+from tbtt.config import MOST_STEPS
 from tbtt.tasks import TASKS
 
 NUM_SAMPLES, ENOUGH = 10, 6    # times that a question is asked (as in the paper), right ones that answer it
 # What the paper's own files have too; the later columns may be absent.
 NEEDED_RESULTS = ('iter', 'add_correct', 'add_total', 'sub_correct', 'sub_total', 'facts_correct', 'facts_total',
                   'train_loss', 'val_loss')
+INFO = {'seed': int, 'num_params': int, 'iter_num': int, 'finished': bool, 'diverged': int, 'seconds': int | float,
+        'config': dict}    # of run.json, where it has them
 MEND = 'mend the line or train the run anew'
 
 Results = dict[str, np.ndarray]    # column -> (T,) float64, one number an evaluation, NaN where blank
@@ -114,7 +117,8 @@ def parse_number(text: str, where: str) -> float:
 def check_rows(results: Results, path: str | Path, lines: Sequence[int]) -> None:
     """Iterations must rise, and nothing may be right more often than it was asked."""
     iters = results['iter']
-    faults = {'iter is not above the one before': ~(np.diff(iters, prepend=-1) > 0)}
+    faults = {'iter is no whole number of steps': ~((iters <= MOST_STEPS) & (iters == np.floor(iters))),
+              'iter is not above the one before': ~(np.diff(iters, prepend=-1) > 0)}
     pairs = [(f'{group}_correct', f'{group}_total') for group in counted_groups()]
     pairs += [(f'{group}_answered', f'{group}_questions') for group in heldout_groups()]
     for right, asked in pairs:
@@ -243,6 +247,12 @@ def read_info(folder: str | Path) -> dict:
     """What run.json says made a run; {} where there is none."""
     path = Path(folder) / 'run.json'
     try:
-        return dict(json.loads(path.read_text(encoding='utf-8'))) if path.exists() else {}
-    except (TypeError, ValueError) as error:
+        info = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    except (RecursionError, ValueError) as error:
         raise UserError(f'{path}: damaged ({error}): delete it or train the run anew') from error
+    if not isinstance(info, dict):
+        raise UserError(f'{path}: damaged (no object of names and values): delete it or train the run anew')
+    for name, kind in INFO.items():
+        if not isinstance(info.get(name), kind | None):
+            raise UserError(f'{path}: damaged ({name} is {str(info[name])[:40]!r}): delete it or train the run anew')
+    return info

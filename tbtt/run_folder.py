@@ -15,6 +15,7 @@ import filelock
 import numpy as np
 import torch
 
+from tbtt import nanogpt
 from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.cli import UserError
 from tbtt.config import ROOT
@@ -78,8 +79,8 @@ class SeedRun:
         """
         path = self.latest(out_dir)
         checkpoint = read_checkpoint(path)
-        check_unchanged(checkpoint['config'], self.config, path.parent)
-        if not same(checkpoint['model_args'], self.model_args):
+        check_unchanged(nanogpt.recorded_settings(checkpoint), self.config, path.parent)
+        if not same(nanogpt.EXPANSION | checkpoint['model_args'], nanogpt.EXPANSION | self.model_args):
             raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for {self.model_args}')
         for key, now in (('meta', self.meta), ('data', self.digest)):
             if not same(checkpoint.get(key, now), now):
@@ -105,11 +106,15 @@ class SeedRun:
 
 
 def check_unchanged(recorded, asked, folder):
-    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with."""
-    for name, now in asked.items():
-        then = recorded.get(name, now)
-        if name not in MAY_CHANGE and not same(then, now):
-            raise UserError(f'{name}={now!r}, but the run in {folder} has {name}={then!r}: that cannot change under way')
+    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with: it names the
+    first, and the options that bring all of them back."""
+    then = {name: recorded[name] for name, now in asked.items()
+            if name in recorded and name not in MAY_CHANGE and not same(recorded[name], now)}
+    if then:
+        name = next(iter(then))
+        options = ' '.join(f'--{name}={value}' for name, value in then.items())
+        raise UserError(f'{name}={asked[name]!r}, but the run in {folder} has {name}={then[name]!r}: that cannot change '
+                        f'under way, it goes on with {options}')
 
 
 def same(one, other):

@@ -128,10 +128,13 @@ class Arithmetic(Task):
         if type(max_operand) is not int or not 1 <= max_operand <= 99:
             raise UserError(f'max_operand={max_operand!r}: expected a whole number from 1 to 99')
         self.max_operand = max_operand
+        if len(heldout := list(heldout)) > (max_operand + 1)**2:
+            raise UserError(f'held-out pairs: {len(heldout):,} of them, and only {(max_operand + 1)**2:,} pairs of operands')
         self.heldout = tuple((a, b) for a, b in heldout)
         for pair in self.heldout:
             if any(type(x) is not int or not 0 <= x <= max_operand for x in pair):
                 raise UserError(f'held-out pair {pair}: expected two operands from 0 to {max_operand}')
+        self.either_order = {*self.heldout, *((b, a) for a, b in self.heldout)}
         operands = range(max_operand + 1)
         self.expressions = [(a, sign, b) for sign in '+-' for a in operands for b in operands]
         self.prompts = [f'<{a}{sign}{b}=' for a, sign, b in self.expressions]
@@ -143,7 +146,7 @@ class Arithmetic(Task):
     def is_heldout(self, i: int) -> bool:
         """Has the expression of prompt i just the two operands of a held-out pair?"""
         a, _, b = self.expressions[i]
-        return (a, b) in self.heldout or (b, a) in self.heldout
+        return (a, b) in self.either_order
 
     def groups(self) -> dict[str, list[int]]:
         """name -> indices of the prompts that are counted together."""

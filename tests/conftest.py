@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 os.environ['OMP_NUM_THREADS'] = '1'    # before torch is loaded, and for every process started from here
 
+import hypothesis
 import pytest
 import torch
 
@@ -19,6 +20,8 @@ from tbtt.engine import Engine
 from tbtt.replicas import Replicas
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile('tests', deadline=None)    # a busy machine is no fault
+hypothesis.settings.load_profile('tests')
 
 HERE = Path(__file__).resolve().parents[1]
 DATASETS = {'as_math': 'math', 'facts_char': 'facts', 'both_math_and_facts': 'both', 'facts_skewed': 'facts_skewed',
@@ -29,6 +32,35 @@ TINY = dict(device='cpu', compile=False, max_iters=20, eval_interval=10, log_int
 # A run that learns most of a small grid in five seconds, in a shape that nanoGPT has a name for.
 LEARNS = dict(TINY, max_iters=300, eval_interval=50, batch_size=128, block_size=8, n_embd=48, n_head=4, mlp_expansion=4,
               min_lr=1e-3, warmup_iters=20, lr_decay_iters=300)
+
+
+# Where a download without .git has its files, and where a user's own are not looked for.
+FOLDERS = ('analysis', 'config', 'data', 'docs', 'reference', 'results', 'runs', 'tbtt', 'tests')
+SUFFIXES = ('.py', '.md', '.txt', '.toml', '.cff', '')
+
+
+def project_files(root: Path = HERE) -> list[Path]:
+    """The files of the project, relative to `root`: what git tracks, and in a download without .git what is in the
+    project's own folders and not in .gitignore. Nothing that a user trained, prepared or swept beside them."""
+    if (root / '.git').exists() and shutil.which('git'):
+        done = subprocess.run(['git', '-C', root, 'ls-files', '-z'], capture_output=True, text=True)
+        if done.returncode == 0:
+            return [Path(name) for name in done.stdout.split('\0') if name and (root / name).is_file()]
+    ignored = [line.rstrip('/') for line in (root / '.gitignore').read_text().splitlines()]
+    top = [path for path in root.iterdir() if path.is_file() and path.suffix in SUFFIXES]
+    below = [path for name in FOLDERS for path in (root / name).rglob('*') if path.is_file()]
+    found = [path.relative_to(root) for path in sorted([*top, *below])]
+    return [path for path in found
+            if not any((Path('/') / part).match(pattern) for part in (path, *path.parents) for pattern in ignored)]
+
+
+def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HERE) -> Path:
+    """The project's files without those in the folders `leave_out`. -> target"""
+    for path in project_files(root):
+        if path.parts[0] not in leave_out:
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / path, target / path)
+    return target
 
 
 def pytest_collection_modifyitems(items):
@@ -46,12 +78,12 @@ def options(settings):
     return [f'--{name}={value}' for name, value in settings.items()]
 
 
-def run_script(script, *args, **settings):
+def run_script(script, *args, root=HERE, **settings):
     """A script in this process, as python would run it. -> exit status"""
     argv, path, handlers = sys.argv, list(sys.path), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     sys.argv = [str(script), *options(settings), *map(str, args)]
     try:
-        runpy.run_path(str(HERE / script), run_name='__main__')
+        runpy.run_path(str(root / script), run_name='__main__')
     except SystemExit as stop:
         return stop.code or 0
     finally:

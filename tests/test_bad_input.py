@@ -1,8 +1,10 @@
 """A user's mistake: one line on standard error that says what to do, exit status 2, and nothing changed on disk."""
+import copy
 import importlib.util
 import os
 import pickle
 import shutil
+import zipfile
 
 import filelock
 import pytest
@@ -80,8 +82,8 @@ def declined(refused, data, tmp_path):
     (['--block_size=100000'], ['414', 'block_size=100000']),
     (['--learning_rate=nan'], ['learning_rate', 'finite']),
     (['--learning_rate=inf'], ['learning_rate', 'finite']),
-    (['--dropout=1'], ['dropout', 'between']),
-    (['--beta2=1'], ['beta2', 'between']),
+    (['--dropout=1'], ['dropout', 'at most 0.999']),
+    (['--beta2=1'], ['beta2', 'at most 0.9999999']),
     (['--min_lr=0.5'], ['min_lr=0.5', 'learning_rate=0.01']),
     (['--warmup_iters=30'], ['warmup_iters=30', 'lr_decay_iters=20']),
 ])
@@ -184,9 +186,10 @@ META = {'vocab_size': 2, 'stoi': {'a': 0, 'b': 1}, 'itos': {0: 'a', 1: 'b'}}
     META | {'tasks': {'chess': {}}}, META | {'tasks': {'math': {'max_operand': 'many'}}},
     META | {'tasks': {'math': {'max_operand': 9, 'heldout': [[1, 70]]}}}, META | {'tasks': {'math': 7}},
     META | {'tasks': {'facts': {'facts': [['France']]}}}, META | {'tasks': {'facts': {'facts': 3}}},
+    META | {'tasks': {'math': {'heldout': [[5, 7]] * 10**5}}}, META | {'itos': 'a' * 2**22},
     META | {'tasks': {'facts': {'repeats': [10**9] * 50}}}, META | {'tasks': {'math': {'repeats': [-1] * 200}}},
     META | {'tasks': {'math': {}}},    # its characters are not in the vocabulary
-], ids=repr)
+], ids=lambda meta: repr(meta)[:100])
 def test_a_damaged_meta(declined, data, meta):
     (data / 'meta.pkl').write_bytes(meta if isinstance(meta, bytes) else pickle.dumps(meta))
     for split in ('train', 'val'):
@@ -273,6 +276,26 @@ def test_results_that_are_damaged(goes_on, copy_of_learned):
     goes_on(says=['results.csv', 'line 9'])
 
 
+RUN_JSON = {'nested too deeply': '[' * 100_000, 'no object': '[]', 'diverged': '{"diverged": "x"}',
+            'iter_num': '{"iter_num": "ten"}', 'seconds': '{"seconds": [1]}', 'config': '{"config": 3}'}
+
+
+@pytest.mark.parametrize('text', RUN_JSON.values(), ids=RUN_JSON)
+def test_a_damaged_run_json(goes_on, refused, copy_of_learned, text):
+    (copy_of_learned / 'run.json').write_text(text)
+    says = [str(copy_of_learned / 'run.json'), 'damaged', 'delete it']
+    goes_on(says=says)
+    refused('plot_results.py', model_folder=copy_of_learned, says=says)
+
+
+@pytest.mark.parametrize('number', ['1e308', '250.5', '1e13', 'inf', '9' * 5000])
+def test_results_of_an_iteration_that_cannot_be(refused, copy_of_learned, number):
+    path = copy_of_learned / 'results.csv'
+    lines = path.read_text().splitlines()
+    path.write_text('\n'.join([*lines[:-1], number + ',' + lines[-1].split(',', 1)[1]]) + '\n')
+    refused('plot_results.py', model_folder=copy_of_learned, says=[str(path), f'line {len(lines)}', 'whole number of steps'])
+
+
 # Checkpoints.
 
 def change(path, *keys, value=None):
@@ -286,6 +309,35 @@ def change(path, *keys, value=None):
         del place[last]
     else:
         place[last] = value
+    torch.save(checkpoint, path)
+
+
+def compress(path, content):
+    """A small archive that would inflate to `content`."""
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('ckpt/data.pkl', content)
+        archive.writestr('ckpt/version', '3')
+
+
+def repeat_in_archive(path):
+    """The directory of the archive names its largest member a hundred times."""
+    with zipfile.ZipFile(path, 'a') as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+        for i in range(100):
+            again = copy.copy(largest)
+            again.filename = again.orig_filename = f'archive/data/again_{i}'
+            archive.filelist.append(again)
+        archive._didModify = True    # writes the directory anew
+
+
+def spread_weights(path, width):
+    """Weights of that width that all repeat one number: a small file, gigabytes once they are copied."""
+    checkpoint = load(path)
+    narrow = checkpoint['model_args']['n_embd']
+    for name, value in checkpoint['model'].items():
+        sizes = [size // narrow * width if size % narrow == 0 else size for size in value.shape]
+        checkpoint['model'][name] = torch.zeros(1).expand(sizes)
+    checkpoint['model_args']['n_embd'] = width
     torch.save(checkpoint, path)
 
 
@@ -308,8 +360,14 @@ DAMAGE = {
     'codec too large': lambda path, _: change(path, 'meta', 'vocab_size', value=99),
     'damaged codec': lambda path, _: change(path, 'meta', 'stoi', value={'a': 'b'}),
     'damaged tasks': lambda path, _: change(path, 'meta', 'tasks', value={'math': 3}),
+    'too many pairs': lambda path, _: change(path, 'meta', 'tasks', value={'math': {'heldout': [[5, 7]] * 10**5}}),
+    'compressed': lambda path, _: compress(path, b'\0' * 2**26),
+    'one file many times': lambda path, _: repeat_in_archive(path),
+    'weights of one number': lambda path, _: spread_weights(path, 2**15),
+    'huge iteration': lambda path, _: change(path, 'iter_num', value=10**30),
+    'negative iteration': lambda path, _: change(path, 'iter_num', value=-1),
 }
-OF_THE_CODEC = {'codec too large', 'damaged codec', 'damaged tasks'}
+OF_THE_CODEC = {'codec too large', 'damaged codec', 'damaged tasks', 'too many pairs'}
 
 
 @pytest.mark.parametrize('damage', DAMAGE)

@@ -1,29 +1,35 @@
 """Every command of the README as a user types it, in a copy of the project, and what the shell sees of it."""
 import json
+import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from conftest import DATASETS, HERE, TINY, contents, load, options, shell, start
+from conftest import (DATASETS, HERE, TINY, contents, copy_project, load, options, project_files, run_script, shell,
+                      start)
 from tbtt.config import FIELDS
 from tbtt.dataset import Dataset
 
-SCRIPTS = [str(path.relative_to(HERE)) for path in (*HERE.glob('*.py'), *HERE.glob('analysis/*.py'), *HERE.glob('data/*/prepare.py'))
-           if "__name__ == '__main__'" in path.read_text()]
-NOT_IN_A_CLONE = shutil.ignore_patterns('.*', '__pycache__', '*.bin', '*.pkl', '*.pt', 'train.txt', 'val.txt', 'tests',
-                                        'results')
+SCRIPTS = [str(path) for path in project_files() if path.suffix == '.py'
+           and path.parts[0] in (path.name, 'analysis', 'data')
+           and "__name__ == '__main__'" in (HERE / path).read_text()]
 
 
 @pytest.fixture(scope='session')
 def clone(tmp_path_factory):
     """A fresh copy of the project, with the datasets prepared and two runs trained by the README's commands."""
-    root = tmp_path_factory.mktemp('clone') / 'project'
-    shutil.copytree(HERE, root, ignore=NOT_IN_A_CLONE)
+    root = copy_project(tmp_path_factory.mktemp('clone') / 'project', leave_out=('tests', 'results'))
     for name in DATASETS:
-        succeed(root, f'data/{name}/prepare.py')
-    for name in ('math_mini_14', 'facts_mini_28'):
-        succeed(root, 'train_with_eval.py', f'config/train_{name}.py', **TINY)
+        assert run_script(f'data/{name}/prepare.py', root=root) == 0
+    started = [start('train_with_eval.py', f'config/train_{name}.py', cwd=root, root=root, **TINY)
+               for name in ('math_mini_14', 'facts_mini_28')]
+    for process in started:
+        assert process.wait(timeout=300) == 0, process.stderr.read()
     return root
 
 
@@ -32,6 +38,39 @@ def succeed(clone, script, *args, cwd=None, **settings):
     result = shell(script, *args, cwd=cwd or clone, root=clone, **settings)
     assert result.status == 0, result.err
     return result.out
+
+
+def test_tests_pass_after_training_in_the_clone(clone, tmp_path):
+    """As after the quickstart: the folder holds a run, prepared data, sweeps and a user's own files."""
+    root = copy_project(tmp_path / 'project')
+    for name in ('math_mini_14', 'facts_mini_28', 'data/as_math'):
+        shutil.copytree(clone / name, root / name, dirs_exist_ok=True)
+    for name in ('sweeps/quick/n_embd=6/seed_1337/results.csv', 'results/mine/results.csv', 'mine.py', 'grid_math.png',
+                 'out/ckpt.pt'):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text('of a user')
+    before = contents(root)
+    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/test_commands.py', '-k',
+                           'prepare_and_train or sample_as_in'], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and '2 passed' in done.stdout, done.stdout
+    assert {name: content for name, content in contents(root).items() if '__pycache__' not in name} == before
+
+
+def test_the_tests_see_what_git_tracks_and_nothing_beside_it(tmp_path):
+    root = copy_project(tmp_path / 'project')
+    files = project_files(root)
+    assert {Path('model.py'), Path('tbtt/cli.py'), Path('data/as_math/prepare.py'), Path('tests/conftest.py')} <= set(files)
+    for name in ('math_mini_14/ckpt.pt', 'another/ckpt.pt', 'data/as_math/train.bin', 'data/as_math/train.txt',
+                 'sweeps/quick/summary.csv', 'tbtt/__pycache__/cli.pyc', 'corpus.txt.ngrams_0/index.json', 'plot.png'):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert project_files(root) == files    # as downloaded, without .git
+    if shutil.which('git'):
+        for command in (['init', '-q'], ['add', *map(str, files)]):
+            subprocess.run(['git', '-C', root, *command], check=True, capture_output=True)
+        (root / 'mine.py').touch()
+        (root / 'LICENSE').unlink(missing_ok=True)
+        assert set(project_files(root)) == set(files) - {Path('LICENSE')}
 
 
 def test_prepare_and_train_leave_what_the_readme_says(clone):
@@ -101,6 +140,34 @@ def test_a_signal_ends_training_cleanly_with_everything_saved(command, small_mat
 
 
 @pytest.mark.parametrize('script', SCRIPTS)
+def test_a_script_without_its_packages_names_the_command_that_installs_them(script, tmp_path):
+    command = [sys.executable, '-S', HERE / script, '--help']    # -S: as a Python in which nothing is installed
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == '', done
+    assert re.fullmatch(r'error: this Python lacks the package \w+: .+\n', done.stderr), done.stderr
+    assert 'requirements.txt' in done.stderr or '.venv/bin/activate' in done.stderr
+
+
+SLOW_IMPORT = """
+import os, signal, sys, time
+class Interrupt:    # stands for a user who presses Ctrl-C while a large package is imported
+    def find_spec(self, name, *_):
+        if name in ('numpy', 'torch'):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_ctrl_c_during_the_imports_leaves_no_traceback(script, tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(SLOW_IMPORT)
+    done = subprocess.run([sys.executable, HERE / script, '--help'], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    assert done.returncode == -signal.SIGINT and (done.stdout, done.stderr) == ('', ''), done
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
 def test_every_script_explains_itself(command, script):
     result = command(script, '--help')
     assert result.status == 0 and result.err == ''
@@ -152,6 +219,45 @@ def test_key_value_config_and_default_come_in_that_order(command, small_math, tm
     config = load(tmp_path / 'run/ckpt.pt')['config']
     assert (config['n_embd'], config['seed'], config['learning_rate'], config['n_head']) == (10, 6, 1.0, 1)
     assert type(config['learning_rate']) is float
+
+
+# What a shell does to a script's streams and environment.
+
+def at_a_shell(text, cwd, **variables):
+    return subprocess.run(['bash', '-c', text], cwd=cwd, capture_output=True, text=True, env={**os.environ, **variables})
+
+
+def test_a_backend_for_plots_that_is_not_there_does_no_harm(learned, tmp_path):
+    """A notebook exports its own to all that it starts."""
+    backend = 'module://matplotlib_inline.backend_inline'
+    done = at_a_shell(f'{sys.executable} {HERE}/plot_results.py --model_folder {learned} --output=plot.png', tmp_path,
+                      MPLBACKEND=backend)
+    assert done.returncode == 0 and (tmp_path / 'plot.png').exists(), done.stderr
+
+
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '<&-', '>&- 2>&- <&-'])
+def test_a_closed_stream_does_no_harm(tmp_path, closed):
+    done = at_a_shell(f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir={HERE}/results {closed}', tmp_path)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_no_file_is_opened_in_place_of_a_closed_stream(tmp_path):
+    code = "from tbtt.startup import open_missing_streams; open_missing_streams(); print(open('file', 'w').fileno(), end='')"
+    done = at_a_shell(f'{sys.executable} -c "{code}; import sys; sys.exit(open(\'file\').fileno())" >&- 2>&-', tmp_path,
+                      PYTHONPATH=str(HERE))
+    assert done.returncode == 3
+
+
+def test_an_error_is_an_error_where_nobody_can_read_it(tmp_path):
+    script = f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir=nowhere'
+    assert at_a_shell(f'{script} 2>&-', tmp_path).returncode == 2
+    assert at_a_shell(f'{script} 2> /dev/full', tmp_path).returncode == 2
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full on this system')
+def test_a_full_disk_behind_the_output_is_one_line(tmp_path):
+    done = at_a_shell(f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir={HERE}/results > /dev/full', tmp_path)
+    assert (done.returncode, done.stderr) == (2, 'error: the output cannot be written: No space left on device\n')
 
 
 # Scoring and sampling.

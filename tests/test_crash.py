@@ -14,7 +14,7 @@ import torch
 
 import tbtt.atomic
 import tbtt.run_folder
-from conftest import TINY, contents, load, shell
+from conftest import contents, load, shell
 from crash_torture import SCRIPT, SETTINGS, Torture, Training, difference, evaluations
 from tbtt.results import read_results
 

@@ -1,7 +1,6 @@
 """Recall against frequency: every question of training, as often as it occurred there."""
 import csv
 import shutil
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import plot_frequency
 from tbtt import frequency
 from conftest import TINY, run_script
 from tbtt.run_folder import LATEST
-from tbtt.inference import Trained
+from tbtt.inference import Trained, load_model
 
 
 @pytest.fixture(scope='module')
@@ -51,7 +50,7 @@ def test_what_is_recalled_is_the_percentage_of_the_samples_that_are_right(skewed
     monkeypatch.setattr(Trained, 'ask', lambda self, name: (self.tasks[name], torch.from_numpy(counts(self.tasks[name])), {}))
     rows = eval_frequency.ask(skewed / 'one', device='cpu')
     assert {row.recalled for row in rows} == set(range(0, 101, 10))
-    task = Trained(Namespace(out_dir=skewed / 'one', ckpt=LATEST, device='cpu', seed=None)).tasks['facts']
+    task = load_model(skewed / 'one' / LATEST, 'cpu').tasks['facts']
     right = dict(zip(task.prompts, counts(task)))
     assert all(row.recalled == 10 * right[row.question] for row in rows if row.task == 'facts')
 

@@ -150,6 +150,41 @@ def test_their_run_goes_on_here_as_it_would_there(command, play, nano, prefix):
     assert read_results(folder / 'results.csv')['iter'].tolist() == [4, 6, 8, 9]
 
 
+def test_their_run_that_other_settings_refuse_names_the_options_that_go_on(command, play, nano):
+    folder, *_ = nano()
+    settings = NANO | OURS | dict(dataset='shakespeare_char', out_dir=folder, init_from='resume', max_iters=5)
+    before = contents(folder)
+    result = command(TRAIN, **settings | dict(mlp_expansion=1, weight_decay=0.0))
+    assert result.status == 2 and len(result.err.splitlines()) == 1
+    assert '--mlp_expansion=4' in result.err and '--weight_decay=0.1' in result.err
+    assert {path: content for path, content in contents(folder).items() if path != '.lock'} == before
+
+
+def test_their_run_goes_on_with_their_config_file_as_it_is(command, play, nano, tmp_path):
+    folder, *_ = nano()
+    file = tmp_path / 'theirs.py'
+    theirs = NANO | dict(dataset='shakespeare_char', always_save_checkpoint=False, backend='nccl', compile=False,
+                         device='cpu')
+    file.write_text(''.join(f'{name} = {value!r}\n' for name, value in theirs.items()))
+    result = command(TRAIN, file, out_dir=folder, init_from='resume', max_iters=6)
+    assert result.status == 0 and load(folder / 'ckpt.pt')['iter_num'] == 6, result.err
+
+
+@pytest.mark.parametrize('papers', [dict(full_eval=True, full_eval_interval=2, eval_interval=4),
+                                    dict(full_eval=False, full_eval_interval=100)])
+def test_a_run_of_the_papers_code_goes_on_with_its_config_file(command, play, nano, tmp_path, papers):
+    folder, *_ = nano()
+    checkpoint = load(folder / 'ckpt.pt')
+    checkpoint['config'] |= dict(papers, mlp_expansion=4)
+    checkpoint['model_args']['mlp_expansion'] = 4
+    torch.save(checkpoint, folder / 'ckpt.pt')
+    file = tmp_path / 'theirs.py'
+    theirs = NANO | dict(papers, dataset='shakespeare_char', compile=False, device='cpu')
+    file.write_text(''.join(f'{name} = {value!r}\n' for name, value in theirs.items()))
+    result = command(TRAIN, file, out_dir=folder, init_from='resume', max_iters=6)
+    assert result.status == 0 and load(folder / 'ckpt.pt')['iter_num'] == 6, result.err
+
+
 # Ours, there.
 
 @pytest.fixture

@@ -298,5 +298,6 @@ def test_a_mistake_is_one_line_and_changes_nothing(tmp_path, args, says):
 def test_help_shows_the_exact_command_and_needs_no_torch(tmp_path, name):
     done = script(name, '--help', cwd=tmp_path)
     assert done.returncode == 0 and f'    python {name}' in done.stdout
-    code = f'import sys; sys.path.insert(0, {str(HERE)!r}); import {name[:-3].replace("/", ".")}; sys.exit("torch" in sys.modules)'
+    module = name[:-3].replace('/', '.')
+    code = f'import sys; sys.path.insert(0, {str(HERE)!r}); import {module}; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0

@@ -95,8 +95,8 @@ def test_settings_are_sound_or_refused(given_settings):
 
 
 WORDS = st.text(st.characters(codec='utf-8', exclude_characters='\0'), max_size=8)
-TEXTS = st.sampled_from(['0', '1', '-1', '1e400', 'nan', '1_0', ' 7', '0x10', '9' * 5000, 'True', 'true', '', 'auto', 'a' * 300,
-                         '\udcff'])
+TEXTS = st.sampled_from(['0', '1', '-1', '1e400', 'nan', '1_0', ' 7', '0x10', '9' * 5000, 'True', 'true', '', 'auto',
+                         'a' * 300, '\udcff'])
 OPTIONS = st.sampled_from(sorted(FIELDS)) | WORDS
 ARGUMENTS = st.one_of(st.builds('--{}={}'.format, OPTIONS, WORDS | TEXTS | st.integers().map(str) | st.floats().map(str)),
                       OPTIONS.map('--{}'.format), WORDS, TEXTS)

@@ -138,7 +138,8 @@ def test_the_findings_on_frequency_are_those_of_the_tables():
 
 def test_every_file_of_the_tree_is_in_the_readme():
     tree = README.read_text().split('## What is where')[1]
-    paths = [path.relative_to(HERE).as_posix() for folder in ('.', 'analysis', 'tbtt', 'tbtt/sweep', 'tbtt/trace') for path in (HERE / folder).glob('*.py')]
+    folders = ('.', 'analysis', 'tbtt', 'tbtt/sweep', 'tbtt/trace')
+    paths = [path.relative_to(HERE).as_posix() for folder in folders for path in (HERE / folder).glob('*.py')]
     assert not [path for path in paths if path not in tree and not path.endswith('__init__.py')]
 
 

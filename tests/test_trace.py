@@ -3,7 +3,6 @@ import csv
 import json
 import math
 import shutil
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from tbtt.cli import Parser
 from tbtt.trace.examples import task_examples
 from tbtt.results import read_results
 from tbtt.run_folder import LATEST
-from tbtt.inference import Trained
+from tbtt.inference import load_model
 from test_memorization import occurrences
 
 pytest.importorskip('scipy.stats')
@@ -57,7 +56,7 @@ def test_the_models_probability_of_a_whole_answer_is_that_of_the_runs_own_evalua
 def test_an_n_gram_within_an_answer_has_the_probabilities_of_its_own_tokens(command, learned, small_math, tmp_path):
     result = command(SCRIPT, out_dir=learned, n=2, trace_dir=tmp_path, device='cpu')
     assert result.status == 0, result.err
-    trained = Trained(Namespace(out_dir=learned, ckpt=LATEST, device='cpu', seed=None))
+    trained = load_model(learned / LATEST, 'cpu')
     asked, text = task_examples(trained.tasks), '\n' + (small_math / 'train.txt').read_text()
     size, length = trained.config.block_size, len(text.strip('\n')) + 2    # with a separator at either end
     places = set()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import tbtt.trace.corpus
 from tbtt.cli import UserError
-from tbtt.trace.corpus import Corpus, read_ids, split
-from tbtt.trace.counters import NumpyCounter, sort_suffixes
+from tbtt.trace.corpus import Corpus, read_ids, read_lines, split
+from tbtt.trace.counters import SEPARATOR, NumpyCounter, sort_suffixes
 from tbtt.dataset import Codec
 from tbtt.trace.ngrams import Characters, grams
 from tbtt.trace.memorization import infinity_gram, overlap
@@ -210,7 +210,7 @@ def test_tokenizing_goes_on_where_it_was_stopped(tmp_path, monkeypatch, name):
         path.unlink()
     stopped(file, 5, monkeypatch)
     read, first = getattr(tbtt.trace.corpus, reader), []
-    ends = [end for _, end in read(file, 0, 8, Ids(), END)]
+    ends = [end for tokens, end in read(file, 0, 8, Ids(), END) if tokens is not None]
     monkeypatch.setattr(tbtt.trace.corpus, reader, lambda file, byte, *rest: (first.append(byte), read(file, byte, *rest))[1])
     again = Corpus([file], Ids(), END, piece=8, shard=20)
     assert {path.name: path.read_bytes() for path in again.folder.glob('*.[0-9]*')} == kept
@@ -278,6 +278,49 @@ def test_the_pieces_behind_a_long_document_are_small_again(tmp_path):
     pieces = [len(tokens) for tokens, _ in read_ids(file, 0, 16, Ids(), END)]
     assert pieces[0] >= 1001 and sum(pieces) == 1001 + 400
     assert max(pieces[1:]) <= 8    # tokens, in 16 bytes
+
+
+LONG = {'blanks': 'ab cd ' * 30, 'no blank': 'abcde' * 30, 'two bytes each': 'äöü ß' * 30, 'end': 'a' * 15 + ' '}
+
+
+@pytest.mark.parametrize('suffix', ['.txt', '.jsonl'])
+@pytest.mark.parametrize('text', LONG.values(), ids=LONG)
+def test_a_long_line_becomes_several_documents_and_none_of_its_characters_is_lost(tmp_path, suffix, text):
+    file = tmp_path / f'corpus{suffix}'
+    lines = ['before', text, 'behind']
+    file.write_text(''.join((json.dumps({'text': line}) if suffix == '.jsonl' else line) + '\n' for line in lines))
+    pieces = [tokens for tokens, _ in read_lines(file, 0, 16, Ids(), None) if tokens is not None]
+    documents = ''.join(map(chr, np.concatenate(pieces))).split(chr(SEPARATOR))[:-1]
+    assert max(len(document.encode()) for document in documents) <= 32 and len(documents) >= 3
+    assert documents[0] == 'before' and documents[-1] == 'behind' and ''.join(documents[1:-1]) == text
+    if ' ' in text:
+        assert all(document.startswith(' ') for document in documents[2:-1])    # no word is cut
+
+
+def test_a_long_line_is_tokenized_in_parts_with_progress(tmp_path):
+    """What is given to a tokenizer at once takes a hundred times its size in memory."""
+    language, given = Ids(), []
+    encode_all = language.encode_all
+    language.encode_all = lambda texts: (given.append(sum(map(len, texts))), encode_all(texts))[1]
+    for name, line in (('c.txt', 'ab ' * 1000), ('c.jsonl', json.dumps({'text': 'ab ' * 1000}))):
+        (tmp_path / name).write_text(line)
+        told = [end for _, end in read_lines(tmp_path / name, 0, 100, language, None)]
+        assert max(given) <= 100 and told == sorted(told) and len(set(told)) > 20 and told[-1] == len(line)
+
+
+def test_a_line_of_json_that_cannot_be_held_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tbtt.trace.corpus, 'LONGEST', 100)
+    (tmp_path / 'c.jsonl').write_text(json.dumps({'text': 'a' * 100}))
+    with pytest.raises(UserError, match='a line of more than 100 bytes'):
+        Corpus([tmp_path / 'c.jsonl'], Ids())
+
+
+@pytest.mark.parametrize('name, content', [('c.txt', b''), ('c.txt', b'good\n\xff\n'), ('c.jsonl', b'{}'), ('c.bin', b'\1\0')])
+def test_a_corpus_that_is_refused_leaves_nothing_behind(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError):
+        Corpus([tmp_path / name], Ids(), END, piece=4)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_folder_whose_name_infini_gram_cannot_take(tmp_path):

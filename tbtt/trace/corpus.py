@@ -10,7 +10,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import filelock
 import numpy as np
@@ -18,17 +20,21 @@ from tqdm import tqdm
 
 from tbtt.cli import UserError, study_package
 from tbtt.trace.counters import SEPARATOR, InfiniGramCounter, NumpyCounter, build_table
+from tbtt.trace.ngrams import Words
 from tbtt.atomic import write_file
 
+Piece = tuple[np.ndarray | None, int]
 SHARD = 2**26         # tokens, in half a gigabyte of index; sorting it takes twice a gigabyte
-PIECE = 2**21         # bytes of a corpus that are tokenized at once
+PIECE = 2**21         # bytes of a corpus that are tokenized at once; a longer line of text becomes several documents
+LONGEST = 2**27       # bytes of a line of JSONL, which cannot be read in parts
 SMALL = 2**21         # tokens up to which NumPy counts, where nothing else is asked for
 ENGINES = ('auto', 'numpy', 'infini-gram')
 MANIFEST = 'index.json'
+JSON = ('.jsonl', '.json')
 KEYS = {'of', 'file', 'byte', 'shards', 'digests'}    # of the manifest
 
 
-def split(ids, separator):
+def split(ids: np.ndarray, separator: int) -> np.ndarray:
     """A dataset's token ids -> the uint16 tokens of its documents, which the id `separator` ends, as the counters take
     them."""
     tokens = np.asarray(ids, np.uint16).copy()
@@ -36,7 +42,7 @@ def split(ids, separator):
     return without_empty(np.concatenate([[SEPARATOR], tokens, [SEPARATOR]]).astype(np.uint16), before=0)
 
 
-def without_empty(tokens, before):
+def without_empty(tokens: np.ndarray, before: int) -> np.ndarray:
     """Leave out a separator that follows another: an empty document. before: the token before the first."""
     empty = (tokens == SEPARATOR) & (np.append(before, tokens[:-1]) == SEPARATOR)
     return tokens[~empty]
@@ -50,7 +56,8 @@ class Corpus:
     that is not what was written.
     """
 
-    def __init__(self, files, language, separator=None, engine='auto', shard=SHARD, piece=PIECE):
+    def __init__(self, files: Iterable[str | Path], language: Words, separator: int | None = None, engine: str = 'auto',
+                 shard: int = SHARD, piece: int = PIECE) -> None:
         self.files, self.language, self.separator = [Path(file) for file in files], language, separator
         self.engine, self.shard, self.piece = engine, shard, piece
         for file in self.files:
@@ -67,10 +74,10 @@ class Corpus:
         with filelock.FileLock(self.folder / '.lock'):    # a second process waits, and finds all done
             self.build()
 
-    def stamps(self):
+    def stamps(self) -> list[list[str | int]]:
         return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
 
-    def build(self):
+    def build(self) -> None:
         """Read, go on with or start what is on the disk, up to what the engine needs."""
         self.manifest = self.read_manifest()
         if self.manifest['of'] != self.stamps():
@@ -79,10 +86,14 @@ class Corpus:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             self.manifest = {'of': self.stamps(), 'file': 0, 'byte': 0, 'shards': [], 'digests': {}}
         self.check_files()
-        if self.manifest['file'] < len(self.files):
-            self.tokenize()
-        if self.num_tokens == len(self.manifest['shards']):    # nothing but the first separator of each
-            raise UserError(f'{self.files[0]}: no document in it: the corpus is empty')
+        try:
+            if self.manifest['file'] < len(self.files):
+                self.tokenize()
+            if self.num_tokens == len(self.manifest['shards']):    # nothing but the first separator of each
+                raise UserError(f'{self.files[0]}: no document in it: the corpus is empty')
+        except UserError:    # the files have to change, and then the index is built anew
+            shutil.rmtree(self.folder)
+            raise
         if self.engine == 'auto':
             self.engine = 'numpy' if self.num_tokens <= SMALL else 'infini-gram'
         if self.engine == 'infini-gram':
@@ -95,11 +106,11 @@ class Corpus:
                     self.record()
 
     @property
-    def num_tokens(self):
+    def num_tokens(self) -> int:
         """On the disk, separators included."""
         return sum(tokens for tokens, _ in self.manifest['shards'])
 
-    def read_manifest(self):
+    def read_manifest(self) -> dict[str, Any]:
         path = self.folder / MANIFEST
         try:
             manifest = json.loads(path.read_bytes()) if path.exists() else {'of': None}
@@ -109,10 +120,10 @@ class Corpus:
             raise self.damaged(MANIFEST)
         return manifest
 
-    def damaged(self, name):
+    def damaged(self, name: str) -> UserError:
         return UserError(f'the index {self.folder} is damaged ({name}): delete the folder, and it is built anew')
 
-    def check_files(self):
+    def check_files(self) -> None:
         """Raise `UserError` where a finished file is not what was written, or an unfinished one is shorter."""
         for k, counts in enumerate(self.manifest['shards']):
             for name, written in ((f'tokenized.{k}', 2 * counts[0]), (f'offset.{k}', 8 * counts[1])):
@@ -124,7 +135,7 @@ class Corpus:
             if not path.is_file() or file_digest(path) != digest:
                 raise self.damaged(name)
 
-    def record(self):
+    def record(self) -> None:
         """Write down what is finished."""
         finished = self.manifest['file'] == len(self.files)
         for path in self.folder.glob('*.[0-9]*'):
@@ -132,7 +143,7 @@ class Corpus:
                 self.manifest['digests'][path.name] = file_digest(path)
         write_file(self.folder / MANIFEST, json.dumps(self.manifest).encode())
 
-    def tokenize(self):
+    def tokenize(self) -> None:
         """Append the documents of the files to the shards, piece by piece, from where the manifest says."""
         sizes = [file.stat().st_size for file in self.files]
         at, byte = self.manifest['file'], self.manifest['byte']
@@ -140,16 +151,19 @@ class Corpus:
                   dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
             while at < len(self.files):
                 pieces = read_ids if self.files[at].suffix == '.bin' else read_lines
+                told = byte
                 for tokens, end in pieces(self.files[at], byte, self.piece, self.language, self.separator):
-                    self.append(tokens)
-                    bar.update(end - byte)
-                    self.manifest['byte'] = byte = end
-                    write_file(self.folder / MANIFEST, json.dumps(self.manifest).encode())
+                    bar.update(end - told)
+                    told = end
+                    if tokens is not None:
+                        self.append(tokens)
+                        self.manifest['byte'] = end
+                        write_file(self.folder / MANIFEST, json.dumps(self.manifest).encode())
                 at, byte = at + 1, 0
                 self.manifest |= {'file': at, 'byte': byte}
         self.record()
 
-    def append(self, tokens):
+    def append(self, tokens: np.ndarray) -> None:
         """Add documents, each with its separator at the end, to the last shard, or to a new one where that is full."""
         shards = self.manifest['shards']
         if not shards or shards[-1][0] >= self.shard:
@@ -168,7 +182,7 @@ class Corpus:
                 os.fsync(file.fileno())
             shards[-1][i] += len(values)
 
-    def counter(self):
+    def counter(self) -> NumpyCounter | InfiniGramCounter:
         """What counts in it."""
         if self.engine == 'infini-gram':
             return InfiniGramCounter(self.folder, len(self.manifest['shards']), self.language.vocab_size)
@@ -176,7 +190,7 @@ class Corpus:
         return NumpyCounter(without_empty(np.concatenate(shards), before=0))
 
 
-def file_digest(path):
+def file_digest(path: Path) -> str:
     sha = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(2**20):
@@ -184,22 +198,74 @@ def file_digest(path):
     return sha.hexdigest()
 
 
-def read_lines(file, byte, piece, language, separator):
-    """Documents of a text or JSONL file from a byte on. Yields (uint16 tokens of some, each with a separator at its end,
-    the byte after them)."""
+def read_lines(file: Path, byte: int, piece: int, language: Words, separator: int | None) -> Iterator[Piece]:
+    """Documents of a text or JSONL file from a byte on. Yields (uint16 tokens of some, each document with a separator at
+    its end, the byte behind them); in between (None, a byte), where time has passed and nothing is complete.
+
+    What is tokenized at once takes a hundred times its size: a document of more than `piece` bytes becomes several.
+    """
     with open(file, 'rb') as lines:
         lines.seek(byte)
-        while some := lines.readlines(piece):
-            texts = [text for text in (document(line, file) for line in some) if text]
-            ids = language.encode_all(texts) if texts else []
-            yield np.array([token for each in ids for token in (*each, SEPARATOR)], np.uint16), lines.tell()
+        while some := next_lines(lines, piece, whole=file.suffix in JSON):
+            texts = [part for line in some for part in cut(document(line, file), piece) if part]
+            tokens, start, end = [np.zeros(0, np.uint16)], byte, lines.tell()
+            for batch in batches(texts, piece):
+                tokens += [np.array([*ids, SEPARATOR], np.uint16) for ids in language.encode_all(batch)]
+                yield None, start + (end - start) * len(tokens) // (len(texts) + 2)
+            byte = end
+            yield np.concatenate(tokens), byte
 
 
-def document(line, file):
+def next_lines(lines: BinaryIO, piece: int, whole: bool) -> list[bytes]:
+    """Lines of about `piece` bytes together, from where a file stands; of a longer line only as much, unless it has to be
+    `whole`. Raises `UserError` for a line that is too long to be read as a whole."""
+    some, size, longest = [], 0, LONGEST if whole else piece
+    while size < piece and (line := lines.readline(longest)):
+        if len(line) == longest and not line.endswith(b'\n') and lines.peek(1):
+            if whole:
+                raise UserError(f'{lines.name}: a line of more than {LONGEST:,} bytes: make several documents of it')
+            line = line[:place_to_cut(line)]
+            lines.seek(len(line) - longest, os.SEEK_CUR)
+        some.append(line)
+        size += len(line)
+    return some
+
+
+def place_to_cut(text: bytes | str) -> int:
+    """Where a text goes on in another document: before its last blank, else between its last two characters."""
+    blank, end = (b' ', len(text) - 1) if isinstance(text, bytes) else (' ', len(text))
+    while isinstance(text, bytes) and end > 1 and text[end] & 0xC0 == 0x80:    # within a character in UTF-8
+        end -= 1
+    return max(text.rfind(blank), 0) or end
+
+
+def cut(text: str, size: int) -> Iterator[str]:
+    """A text in parts of at most `size` characters."""
+    while len(text) > size:
+        end = place_to_cut(text[:size])
+        yield text[:end]
+        text = text[end:]
+    yield text
+
+
+def batches(texts: list[str], size: int) -> Iterator[list[str]]:
+    """Consecutive texts, as many as have no more than `size` characters together; a longer one alone."""
+    batch, total = [], 0
+    for text in texts:
+        if batch and total + len(text) > size:
+            yield batch
+            batch, total = [], 0
+        batch.append(text)
+        total += len(text)
+    if batch:
+        yield batch
+
+
+def document(line: bytes, file: Path) -> str:
     """The text of a line, '' for a blank one. Raises `UserError` where it cannot be read."""
     try:
         text = line.decode().strip('\r\n').removeprefix('\ufeff')
-        if file.suffix not in ('.jsonl', '.json') or not text.strip():
+        if file.suffix not in JSON or not text.strip():
             return text
         text = json.loads(text)['text']
         if not isinstance(text, str):
@@ -212,7 +278,7 @@ def document(line, file):
         raise UserError(f'{file}: expected a JSON object with the field text in each line, got {line[:80]!r}') from error
 
 
-def read_ids(file, byte, piece, language, separator):
+def read_ids(file: Path, byte: int, piece: int, language: Words, separator: int) -> Iterator[Piece]:
     """The same for uint16 tokens, documents ended by the id `separator`."""
     if file.stat().st_size % 2:
         raise UserError(f'{file} is cut off: {file.stat().st_size} bytes are no whole number of uint16')

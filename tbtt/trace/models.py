@@ -15,17 +15,17 @@ from tbtt.cli import UserError, study_package
 from tbtt.device import choose_device
 from tbtt.evaluate import AnswerWindows
 from tbtt.trace.ngrams import Characters, Words, first_of_output
-from tbtt.inference import Trained
+from tbtt.inference import load_model
 
 MAX_TOKENS = 2**20    # of a forward pass of ours
 MAX_LOGITS = 2**27    # of a forward pass of theirs: half a gigabyte
 
 
 class OurModel:
-    """A checkpoint of a run. args: as of `Trained`."""
+    """A checkpoint of a run."""
 
-    def __init__(self, args, name):
-        self.trained = Trained(args)
+    def __init__(self, path: Path, name: str, device: str) -> None:
+        self.trained = load_model(path, device)
         self.name, self.parameters, self.seed = name, self.trained.num_params, int(self.trained.seeds[0])
         self.language = Characters(self.trained.codec)
 

@@ -1,5 +1,4 @@
 """What is traced: the models, the corpora that they were trained on with examples, and how the two agree."""
-import argparse
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -32,8 +31,8 @@ RULES = {
 
 
 class Row(NamedTuple):
-    """A `Point` (tbtt/trace/memorization.py) of one seed of a model, as it stands in trace.csv. The log-probabilities are natural
-    logarithms."""
+    """A `Point` (tbtt/trace/memorization.py) of one seed of a model, as it stands in trace.csv. The log-probabilities are
+    natural logarithms."""
     model: str
     parameters: int
     seed: int | None    # a model of transformers has none
@@ -96,8 +95,7 @@ def indexed_source(files, separator, language, examples, args, similar):
 def load_models(args):
     """Yields (name, its seeds: a list of models)"""
     for folder in args.out_dir:
-        yield folder, [OurModel(argparse.Namespace(out_dir=seed, ckpt=args.ckpt, device=args.device, seed=None), folder)
-                       for seed in find_checkpoints(folder, args.ckpt)]
+        yield folder, [OurModel(seed / args.ckpt, folder, args.device) for seed in find_checkpoints(folder, args.ckpt)]
     for name in args.model:
         yield name, [TransformersModel(name, args.device, args.download)]
 
