@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Bring what runs/paper.sh and sweep.py trained into results/: CSVs, run.json, a plot a run, the grids, the tables, the
-# figures and verdicts of sweeps; then the README.
+# figures and verdicts of sweeps; then the numbers in README.md, docs/ and config/.
 #   bash runs/collect.sh [FOLDER_WITH_THE_RUNS]      (default: here)
 set -euo pipefail
 from=$(cd "${1:-.}" && pwd)
@@ -14,12 +14,12 @@ for wd in "" _wd; do
             fi
         done
         if [ -d "results/$(basename "$run")" ]; then
-            $python plot_results.py --model_folder "results/$(basename "$run")"
+            "$python" plot_results.py --model_folder "results/$(basename "$run")"
         fi
     done
     if compgen -G "results/*_m*$wd/" > /dev/null; then
-        $python plot_all_models.py --root_dir results --output_dir results ${wd:+--wd}
-        $python analysis/make_tables.py --root_dir results ${wd:+--wd} > "results/tables$wd.md"
+        "$python" plot_all_models.py --root_dir results --output_dir results ${wd:+--wd}
+        "$python" analysis/make_tables.py --root_dir results ${wd:+--wd} > "results/tables$wd.md"
     fi
 done
 for summary in "$from"/sweeps/*/summary.csv; do
@@ -35,18 +35,14 @@ for summary in "$from"/sweeps/*/summary.csv; do
             cp "$csv" "$(dirname "$csv")/run.json" "$to/$(dirname "${csv#"$sweep"/}")"
         done
     fi
-    $python analysis/plot_capacity.py "$summary" --output_dir "$to"
-    $python analysis/make_claims.py "$summary" > "$to/claims.md"
+    "$python" analysis/plot_capacity.py "$summary" --output_dir "$to"
+    "$python" analysis/make_claims.py "$summary" > "$to/claims.md"
 done
-if [ -f results/capacity/summary.csv ]; then    # the README's figure
-    $python analysis/plot_capacity.py results/capacity/summary.csv --only=rule --output_dir results
+if [ -f results/capacity/summary.csv ]; then
+    "$python" analysis/plot_capacity.py results/capacity/summary.csv --only=rule --output_dir results
 fi
-for skewed in facts_skewed both_skewed; do
-    if [ -f "results/$skewed/trace.json" ]; then
-        $python analysis/plot_trace.py "results/$skewed/trace.json"
-    fi
-    if [ -f "results/$skewed/frequency.csv" ]; then
-        $python analysis/plot_frequency.py "results/$skewed/frequency.csv"
-    fi
+for folder in results/facts_skewed results/both_skewed; do
+    [ ! -f "$folder/trace.json" ] || "$python" analysis/plot_trace.py "$folder/trace.json"
+    [ ! -f "$folder/frequency.csv" ] || "$python" analysis/plot_frequency.py "$folder/frequency.csv"
 done
-$python tests/test_readme.py
+"$python" runs/readme.py
