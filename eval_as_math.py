@@ -3,9 +3,9 @@ Score a checkpoint in arithmetic: every sum and difference, ten samples each, in
 
     python eval_as_math.py --out_dir=math_mini_14
 
-Prints a table an operation (right answers of ten; held-out pairs in brackets) and the totals, which are those of the
-run's own evaluation at that iteration. A held-out question is answered where at least six of its ten answers are right.
---json prints the same for programs. Takes a few seconds.
+Prints a table an operation (right answers of ten; held-out pairs in brackets) and the totals, which are those
+of the run's own evaluation at that iteration. A held-out question is answered where at least six of its ten
+answers are right. --json prints the same for programs. Takes a few seconds.
 """
 import json
 from pathlib import Path
@@ -23,7 +23,8 @@ SHOWN = 6    # expressions with a wrong answer, between the tables and the total
 
 
 def grid(task: Arithmetic, right: np.ndarray, sign: str) -> str:
-    """A table with the first operand down and the second across. right: (P,) right answers of ten to each prompt"""
+    """A table with the first operand down and the second across. right: (P,) right answers of ten to each
+    prompt"""
     size = task.max_operand + 1
     cells = {(a, b): f'[{right[i]}]' if task.is_heldout(i) else f'{right[i]} '
              for i, (a, s, b) in enumerate(task.expressions) if s == sign}

@@ -1,13 +1,15 @@
-"""Draw the paper's grids: each task's four models side by side, accuracy and training loss over the iterations.
+"""Draw the paper's grids: each task's four models side by side, accuracy and training loss over the
+iterations.
 
     python plot_all_models.py
     python plot_all_models.py --wd                (the twins with weight decay: math_mini_14_wd, ...)
     python plot_all_models.py --beside=older      (the runs in another folder in grey behind)
 
 Reads results.csv in the paper's twelve run folders (math_mini_14, ..., both_mlt) under --root_dir and writes
-grid_math.png, grid_facts.png and grid_combined.png (with --wd: grid_math_wd.png, ...) into --output_dir, in about five
-seconds. A run that is missing leaves a panel that says which command makes it. Of many seeds a line is the median and
-a band the range. Above each panel stands how many held-out questions are answered at the end.
+grid_math.png, grid_facts.png and grid_combined.png (with --wd: grid_math_wd.png, ...) into --output_dir, in
+about five seconds. A run that is missing leaves a panel that says which command makes it. Of many seeds a
+line is the median and a band the range. Above each panel stands how many held-out questions are answered at
+the end.
 """
 from pathlib import Path
 
@@ -49,7 +51,8 @@ def draw_panel(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> No
 
 
 def heldout_text(found: list[Path], experiment: str) -> str:
-    """How many held-out questions are answered at the end: `held-out 3 of 4`; of several seeds, how many answer all."""
+    """How many held-out questions are answered at the end: `held-out 3 of 4`; of several seeds, how many
+    answer all."""
     texts = []
     for group in heldout_of(experiment):
         seeds = [read_results(seed / 'results.csv') for seed in found]
@@ -80,7 +83,8 @@ def draw_missing(axes: Axes, name: str) -> None:
 
 
 def panel_title(model: str, experiment: str, found: list[Path]) -> str:
-    """n14 (1,456 parameters), the number of seeds if there are several, and what they answer of what is held out."""
+    """n14 (1,456 parameters), the number of seeds if there are several, and what they answer of what is held
+    out."""
     size = found and read_info(found[0]).get('num_params') or paper.num_params(paper.run_name(experiment, model))
     title = f'{model} ({size:,} parameters)' + (f', {len(found)} seeds' if len(found) > 1 else '')
     heldout = heldout_text(found, experiment)
@@ -99,7 +103,8 @@ def legend_below(figure: Figure, experiment: str, with_band: bool, beside: Path 
 
 
 def draw_grid(experiment: str, root: Path, wd: bool = False, beside: Path | None = None) -> Figure:
-    """Figure of 2 x 2 panels, one a model of the paper, from the runs of `experiment` below the folder `root`."""
+    """Figure of 2 x 2 panels, one a model of the paper, from the runs of `experiment` below the folder
+    `root`."""
     figure = Figure(figsize=(9.5, 7), layout='constrained')
     figure.suptitle(paper.title(paper.tasks_column(experiment)) + (', weight decay 0.1 and no dropout' if wd else ''))
     panels = figure.subplots(2, 2, sharex=True, sharey=True)

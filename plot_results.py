@@ -3,10 +3,11 @@
     python plot_results.py --model_folder math_mini_14
     python plot_results.py --model_folder math_mini_14 --beside older/math_mini_14 --format=svg
 
-Reads results.csv in the folder (ours or the paper's; no checkpoint is needed) and writes plot_<operation>.png beside
-it, in about a second. A black dot marks an evaluation with addition and subtraction both at 100%, a vertical line the
-best checkpoint over all tasks. In a folder of many seeds (seed_1337, seed_1338, ...) a line is the median, a band the
-range, and a black dot the percentage of the seeds that have all at 100%. --beside draws another run in grey behind.
+Reads results.csv in the folder (ours or the paper's; no checkpoint is needed) and writes plot_<operation>.png
+beside it, in about a second. A black dot marks an evaluation with addition and subtraction both at 100%, a
+vertical line the best checkpoint over all tasks. In a folder of many seeds (seed_1337, seed_1338, ...) a line
+is the median, a band the range, and a black dot the percentage of the seeds that have all at 100%. --beside
+draws another run in grey behind.
 """
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def operations() -> dict[str, list[str]]:
 
 
 def choose_operation(results: Results, wanted: str | None, folder: Path) -> tuple[str, list[str]]:
-    """`wanted`, or all that the results have scores of, and the tasks to draw; UserError where they lack what is wanted."""
+    """`wanted`, or all that the results have scores of, and the tasks to draw; UserError where they lack what
+    is wanted."""
     asked = [task for task in TASKS if not np.isnan(results[f'{task}_acc']).all()]
     possible = {name: [task for task in tasks if task in asked] for name, tasks in operations().items()}
     fits = [name for name, tasks in possible.items() if name == 'losses' or len(tasks) > (name == 'both')]
@@ -71,7 +73,8 @@ def draw_perfect(axes: Axes, results: Results, groups: tuple[str, ...]) -> None:
 
 
 def draw_best(axes: Axes, seeds: list[Results]) -> None:
-    """A vertical line at the iteration of the best combined score (several seeds: the median of their iterations)."""
+    """A vertical line at the iteration of the best combined score (several seeds: the median of their
+    iterations)."""
     at = float(np.median([seed['iter'][best_row(seed, 'combined')] for seed in seeds]))
     label = 'Best combined' if len(seeds) == 1 else 'Best combined, median'
     axes.axvline(at, color='0.25', linewidth=1, linestyle=(0, (4, 4)), label=f'{label}: {at:,.0f}')

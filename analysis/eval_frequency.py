@@ -2,9 +2,10 @@
 
     python analysis/eval_frequency.py facts_skewed_mini_14 facts_skewed_mini_28 facts_skewed_mini_56
 
-Asks the checkpoints of runs on data with frequencies (data/facts_skewed, data/both_skewed; folders of several seeds too)
-every question of training ten times, as eval_capitals.py does, prints how much is recalled of what was how frequent, and
-writes frequency.csv (a row a run, seed and question) into --output_dir. analysis/plot_frequency.py draws it. Takes seconds.
+Asks the checkpoints of runs on data with frequencies (data/facts_skewed, data/both_skewed; folders of several
+seeds too) every question of training ten times, as eval_capitals.py does, prints how much is recalled of what
+was how frequent, and writes frequency.csv (a row a run, seed and question) into --output_dir.
+analysis/plot_frequency.py draws it. Takes seconds.
 """
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ from tbtt.run_folder import LATEST
 
 
 def ask(folder: str | Path, ckpt: str = LATEST, device: str = 'auto') -> list[Recall]:
-    """Every seed of a run, every question of its training. Raises `UserError` where its data had no frequencies."""
+    """Every seed of a run, every question of its training. Raises `UserError` where its data had no
+    frequencies."""
     rows = []
     for place in find_checkpoints(folder, ckpt):
         trained = load_model(place / ckpt, device)

@@ -4,8 +4,8 @@
     python analysis/make_tables.py --wd                    (the twins with weight decay: math_mini_14_wd, ...)
     python analysis/make_tables.py --beside=older          (and below ours the runs in another folder)
 
-Reads results.csv and run.json in the paper's twelve run folders (math_mini_14, ..., both_mlt) under --root_dir and
-writes to standard output only, in about a second. What is missing is blank.
+Reads results.csv and run.json in the paper's twelve run folders (math_mini_14, ..., both_mlt) under
+--root_dir and writes to standard output only, in about a second. What is missing is blank.
 """
 import sys
 from pathlib import Path
@@ -62,7 +62,8 @@ def score_cell(values: np.ndarray) -> str:
 
 
 def heldout_cell(correct: np.ndarray, total: np.ndarray, answered: np.ndarray) -> str:
-    """One seed: 23/40 (2 of 4); several: how many answer every question, and the mean; blank where nothing is held out."""
+    """One seed: 23/40 (2 of 4); several: how many answer every question, and the mean; blank where nothing is
+    held out."""
     if np.isnan(total).any():
         return ''
     texts = [answered_text(*each) for each in zip(correct, total, answered)]
@@ -89,7 +90,8 @@ def paper_cells(experiment: str, model: str) -> list[str]:
 
 
 def our_cells(source: str, evaluation: str, folder: Path, experiment: str) -> list[str]:
-    """The row of a run at one of EVALUATIONS; blank behind its label where there is no seed. source: ours, or whose"""
+    """The row of a run at one of EVALUATIONS; blank behind its label where there is no seed. source: ours, or
+    whose"""
     seeds, unfinished = read_run(folder)
     if not seeds:
         return [f'{source}, {evaluation}'] + [''] * (2 + len(score_names(experiment)))
@@ -108,7 +110,8 @@ def our_cells(source: str, evaluation: str, folder: Path, experiment: str) -> li
 
 
 def make_table(experiment: str, root: Path, wd: bool = False, beside: Path | None = None) -> str:
-    """The Markdown of one table: three rows a model, from the runs below the folder `root`, and two more from `beside`."""
+    """The Markdown of one table: three rows a model, from the runs below the folder `root`, and two more from
+    `beside`."""
     heads = ['model', 'parameters', 'source', 'seeds', 'iteration']
     heads += [group_label(name).lower() if name in heldout_names(experiment)
               else paper.percent_column(name).replace('_pct', ' %') for name in score_names(experiment)]

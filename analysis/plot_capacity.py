@@ -1,13 +1,15 @@
 """Draw what a sweep over widths found: which sizes learn the rule, which recall the facts, and how surely.
 
     python analysis/plot_capacity.py sweeps/capacity/summary.csv
-    python analysis/plot_capacity.py sweeps/capacity/summary.csv more/summary.csv --weight_decay=0.1 --format=svg
+    python analysis/plot_capacity.py sweeps/capacity/summary.csv more/summary.csv --weight_decay=0.1
+    python analysis/plot_capacity.py sweeps/capacity/summary.csv --format=svg
     python analysis/plot_capacity.py sweeps/capacity/summary.csv --beside=sweeps/older --only=rule
 
-Reads summary.csv of one or several sweeps (finished seeds only) and writes into --output_dir: rule.png, seen and held-out
-arithmetic against parameters; capacity.png, all scores against parameters; capacity_training.png, the probability of the
-right answer over training, a panel a width (where the seeds' results.csv are still beside the summary); and where other
-pairs than (5,7) were held out capacity_heldout.png, a column a set of pairs. Takes seconds.
+Reads summary.csv of one or several sweeps (finished seeds only) and writes into --output_dir: rule.png, seen
+and held-out arithmetic against parameters; capacity.png, all scores against parameters;
+capacity_training.png, the probability of the right answer over training, a panel a width (where the seeds'
+results.csv are still beside the summary); and where other pairs than (5,7) were held out
+capacity_heldout.png, a column a set of pairs. Takes seconds.
 """
 import sys
 from pathlib import Path
@@ -71,8 +73,8 @@ def scores_by_size(rows: Rows, column: str) -> list[tuple[float, np.ndarray]]:
 
 
 def draw_scores(axes: Axes, rows: Rows, group: str, aside: float = 1.0) -> None:
-    """Mean score of a group at the last evaluation with Student's interval, and each seed as a faint dot. aside: factor
-    on the sizes, so that no series hides another"""
+    """Mean score of a group at the last evaluation with Student's interval, and each seed as a faint dot.
+    aside: factor on the sizes, so that no series hides another"""
     found = scores_by_size(rows, f'last_{group}')
     if not found:
         return
@@ -99,7 +101,8 @@ def draw_shares(axes: Axes, rows: Rows) -> None:
 
 
 def papers_models(experiment: str, sizes: list[float]) -> list[tuple[str, int]]:
-    """The paper's models of about these sizes: the MLT alone would take half of an axis. -> (model, parameters)"""
+    """The paper's models of about these sizes: the MLT alone would take half of an axis. -> (model,
+    parameters)"""
     return [(model, size) for model, size in zip(paper.MODELS, paper.NUM_PARAMS[experiment])
             if min(sizes) / NEAR <= size <= max(sizes) * NEAR]
 
@@ -117,7 +120,8 @@ def published_scores(experiment: str, model: str) -> dict[str, float]:
 
 
 def seen_percent(scores: list[float], heldout: tuple[int, int]) -> float:
-    """Percent right of what was seen, from the percent of each operation (of 1,000 answers, held-out ones among them)."""
+    """Percent right of what was seen, from the percent of each operation (of 1,000 answers, held-out ones
+    among them)."""
     right, asked = heldout
     return 100 * (10 * sum(scores) - right) / (1000 * len(scores) - asked)
 
@@ -179,8 +183,8 @@ def score_axes(axes: Axes) -> None:
 
 
 def draw_rule(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
-    """Seen and held-out arithmetic against parameters: a dot a seed, a line the mean, the paper's values as open markers;
-    on the right the held-out questions that are answered."""
+    """Seen and held-out arithmetic against parameters: a dot a seed, a line the mean, the paper's values as
+    open markers; on the right the held-out questions that are answered."""
     figure = Figure(figsize=(8, 4.8), layout='constrained')
     axes = figure.add_subplot(ylabel='Right answers (%)')
     score_axes(axes)
@@ -238,7 +242,8 @@ def count_text(numbers: list[int], of: str) -> str:
 
 
 def training_curves(rows: Rows) -> dict[tuple[str, float], tuple[float, Results]]:
-    """{(tasks, width): parameters, and results of its seeds, stacked} for the widths whose results.csv are there"""
+    """{(tasks, width): parameters, and results of its seeds, stacked} for the widths whose results.csv are
+    there"""
     curves = {}
     for tasks in task_names(rows):
         for size, some in by_size([row for row in rows if row['tasks'] == tasks]):
@@ -249,7 +254,8 @@ def training_curves(rows: Rows) -> dict[tuple[str, float], tuple[float, Results]
 
 
 def draw_training(curves: dict[tuple[str, float], tuple[float, Results]]) -> Figure:
-    """Probability of the right answer over training: a panel for each task and width, a line a group of questions."""
+    """Probability of the right answer over training: a panel for each task and width, a line a group of
+    questions."""
     columns = min(4, len(curves))
     lines = -(-len(curves) // columns)
     figure = Figure(figsize=(3.6 * columns + 0.4, 2.9 * lines + 0.7), layout='constrained')
@@ -308,7 +314,8 @@ def draw_pairs(axes: Axes, x: float, rows: Rows, style: dict) -> None:
 
 
 def chosen(rows: Rows, decay: float) -> Rows:
-    """The one-layer models with this weight decay. Raises `UserError` for seeds of one size that were trained differently."""
+    """The one-layer models with this weight decay. Raises `UserError` for seeds of one size that were trained
+    differently."""
     fixed = {'n_layer': 1, 'n_head': 1, 'mlp_expansion': 1, 'dropout': 0, 'weight_decay': decay}
     known = task_names(rows)
     found = [row for row in rows if row['tasks'] in known and all(row[name] == value for name, value in fixed.items())]
@@ -328,7 +335,8 @@ def usual(rows: Rows) -> Rows:
 
 
 def draw_all(rows: Rows, beside: Rows, name: str) -> dict[str, Figure]:
-    """{name of the file: figure} of all that the rows have. rows, beside: as `chosen`; name: of what is beside"""
+    """{name of the file: figure} of all that the rows have. rows, beside: as `chosen`; name: of what is
+    beside"""
     figures = {}
     arithmetic = [row for row in rows if row['tasks'] == 'math' and row['last_heldout'] is not None]
     if usual(arithmetic):

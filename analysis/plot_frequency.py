@@ -3,8 +3,8 @@
     python analysis/plot_frequency.py frequency.csv
     python analysis/plot_frequency.py results/facts_skewed/frequency.csv --beside=older --format=svg
 
-Reads frequency.csv, which analysis/eval_frequency.py writes, and writes frequency.png (percent recalled against
-occurrences, a line a run) beside it or into --output_dir. Takes a second.
+Reads frequency.csv, which analysis/eval_frequency.py writes, and writes frequency.png (percent recalled
+against occurrences, a line a run) beside it or into --output_dir. Takes a second.
 """
 import sys
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ from tbtt.frequency import Recall, octaves, read_frequency, recall_of, runs_of
 
 
 def draw_frequency(rows: Sequence[Recall], beside: Sequence[Recall] = (), name: str = '') -> Figure:
-    """A panel a task, a line a run: means over an octave of occurrences with their standard error, a faint dot a
-    question. beside: rows of another folder of that name, in grey behind"""
+    """A panel a task, a line a run: means over an octave of occurrences with their standard error, a faint
+    dot a question. beside: rows of another folder of that name, in grey behind"""
     tasks = list(dict.fromkeys(row.task for row in rows))
     figure = Figure(figsize=(5.4 * len(tasks) + 0.4, 5.2), layout='constrained')
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks):

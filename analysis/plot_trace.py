@@ -1,11 +1,13 @@
-"""Draw what analysis/trace_memorization.py found: rank correlations between a model's probabilities and its data's.
+"""Draw what analysis/trace_memorization.py found: rank correlations between a model's probabilities and its
+data's.
 
     python analysis/plot_trace.py facts_skewed_mini_14/trace.json
     python analysis/plot_trace.py trace/trace.json --beside=older --format=svg
 
-Reads trace.json, and trace.csv where it lies beside it, and writes trace.png beside it or into --output_dir: for each task
-a row of panels with the model's log-probabilities against the data's (only with trace.csv), Spearman's coefficient against
-the length of the n-grams and, of several models, against their parameters. Takes a second.
+Reads trace.json, and trace.csv where it lies beside it, and writes trace.png beside it or into --output_dir:
+for each task a row of panels with the model's log-probabilities against the data's (only with trace.csv),
+Spearman's coefficient against the length of the n-grams and, of several models, against their parameters.
+Takes a second.
 """
 import csv
 import json
@@ -39,7 +41,8 @@ class Point(NamedTuple):
 
 
 def read_trace(path: Path) -> tuple[list[dict], list[Point]]:
-    """-> what trace.json says of each model, with lengths of n-grams as numbers, and the points of the trace.csv beside it.
+    """-> what trace.json says of each model, with lengths of n-grams as numbers, and the points of the
+    trace.csv beside it.
 
     Raises `UserError` naming the file where it is no trace.
     """
@@ -89,7 +92,8 @@ def draw_trace(models: Sequence[dict], points: Sequence[Point], beside: Sequence
 
 
 def draw_points(axes: Axes, task: str, models: Sequence[dict], points: Sequence[Point], colours: Sequence) -> None:
-    """Log-probabilities at the n with the most points (the smallest of several), the last model below all others."""
+    """Log-probabilities at the n with the most points (the smallest of several), the last model below all
+    others."""
     sizes = Counter(point.n for point in points if point.task == task)
     n = max(sorted(sizes), key=sizes.get)
     for i, (model, colour) in enumerate(zip(models, colours)):
@@ -118,7 +122,8 @@ def draw_lengths(axes: Axes, task: str, models: Sequence[dict], colours: Sequenc
 
 
 def draw_sizes(axes: Axes, task: str, models: Sequence[dict]) -> None:
-    """Spearman's coefficient against the number of parameters, a line for each n: the main figure of Wang et al."""
+    """Spearman's coefficient against the number of parameters, a line for each n: the main figure of Wang et
+    al."""
     lengths = sorted({n for model in models for n in model['tasks'].get(task, {})})
     for i, n in enumerate(lengths):
         aside = (1 + ASIDE)**(i - (len(lengths) - 1) / 2)
@@ -137,7 +142,8 @@ def draw_sizes(axes: Axes, task: str, models: Sequence[dict]) -> None:
 
 
 def draw_coefficients(axes: Axes, cells: Sequence[tuple[float, dict]], kind: str, **style) -> None:
-    """A line through [(x, coefficient)] with its intervals, solid for the task-gram and dashed for the infinity-gram model."""
+    """A line through [(x, coefficient)] with its intervals, solid for the task-gram and dashed for the
+    infinity-gram model."""
     if cells:
         x, found = zip(*cells)
         y = np.array([each['coefficient'] for each in found])

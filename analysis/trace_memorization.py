@@ -1,22 +1,24 @@
 """
-Trace answers to the training data: distributional memorization (Wang et al., arXiv 2407.14985), the rank correlation
-between the probability that a model gives an answer and the probability that the statistics of its data give it.
+Trace answers to the training data: distributional memorization (Wang et al., arXiv 2407.14985), the rank
+correlation between the probability that a model gives an answer and the probability that the statistics of
+its data give it.
 
     python analysis/trace_memorization.py --out_dir=facts_mini_28
     python analysis/trace_memorization.py --out_dir facts_mini_14 facts_mini_28 facts_mini_56
     python analysis/trace_memorization.py --model=EleutherAI/pythia-70m --corpus=wiki.jsonl --task=triviaqa \\
         --examples=verified.json
 
-Of a run, the corpus is the dataset that it was trained on, and its tasks are the examples; n-grams are of characters and
-documents are lines. Several seeds (RUN/seed_1337, ...) are one model: each is traced, and the coefficient is their mean.
-Of a causal model of the package `transformers`, you name the corpus (text, a line a document; JSONL, a field `text` a
-document; uint16 .bin of the model's own tokens with --separator) and the examples (JSONL with `input` and `output`, or one
-of --task in the format it is published in); n-grams are of words. Its index lies beside the corpus, in a folder
-CORPUS.ngrams_*, and is built anew when the corpus changes.
+Of a run, the corpus is the dataset that it was trained on, and its tasks are the examples; n-grams are of
+characters and documents are lines. Several seeds (RUN/seed_1337, ...) are one model: each is traced, and the
+coefficient is their mean. Of a causal model of the package `transformers`, you name the corpus (text, a line
+a document; JSONL, a field `text` a document; uint16 .bin of the model's own tokens with --separator) and the
+examples (JSONL with `input` and `output`, or one of --task in the format it is published in); n-grams are of
+words. Its index lies beside the corpus, in a folder CORPUS.ngrams_*, and is built anew when the corpus
+changes.
 
-Writes trace.csv (a row a model, example and n-gram of its output) and trace.json (the coefficients, and what was left out)
-into the folder of the run, or with several, or a model, into `trace`. What was there is replaced. Our datasets take
-seconds. analysis/plot_trace.py draws it.
+Writes trace.csv (a row a model, example and n-gram of its output) and trace.json (the coefficients, and what
+was left out) into the folder of the run, or with several, or a model, into `trace`. What was there is
+replaced. Our datasets take seconds. analysis/plot_trace.py draws it.
 """
 import argparse
 import csv
@@ -74,7 +76,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def separate(words: list[str]) -> list[str]:
-    """--out_dir=A B -> --out_dir A B: argparse takes one value behind `=`, and a list of them behind a blank."""
+    """--out_dir=A B -> --out_dir A B: argparse takes one value behind `=`, and a list of them behind a
+    blank."""
     return [part for word in words
             for part in (word.split('=', 1) if word.startswith(tuple(f'--{name}=' for name in LISTS)) else [word])]
 
@@ -114,7 +117,8 @@ def show(model: dict) -> None:
 
 
 def compare(models: list[dict]) -> str:
-    """Markdown, a table a task that has coefficients: Spearman's with the task-gram model's probabilities, a line a model."""
+    """Markdown, a table a task that has coefficients: Spearman's with the task-gram model's probabilities, a
+    line a model."""
     parts = []
     for task in dict.fromkeys(task for model in models for task in model['tasks']):
         found = [{n: computed(cell, 'task_gram') for n, cell in model['tasks'].get(task, {}).items()} for model in models]

@@ -1,7 +1,7 @@
 """The look that all figures share: one thing has one colour in all of them.
 
-The colours are Okabe and Ito's, which colour-blind people tell apart (https://jfly.uni-koeln.de/color/); every colour has a
-line style and a marker of its own, so that a figure survives a grey printer too.
+The colours are Okabe and Ito's, which colour-blind people tell apart (https://jfly.uni-koeln.de/color/);
+every colour has a line style and a marker of its own, so that a figure survives a grey printer too.
 """
 import argparse
 import io
@@ -36,7 +36,8 @@ FORMATS = ('png', 'svg', 'pdf')
 
 
 def look(group: str) -> dict:
-    """How lines of a group of questions are drawn: label, color, linestyle, linewidth. Beyond seven groups looks repeat."""
+    """How lines of a group of questions are drawn: label, color, linestyle, linewidth. Beyond seven groups
+    looks repeat."""
     labels = {each: label for task in TASKS.values() for each, label in task.labels.items()}
     style = GROUP_LOOKS[list(labels).index(group) % len(GROUP_LOOKS)]
     return dict(label=labels[group], **{name: value for name, value in style.items() if name != 'marker'})
@@ -80,7 +81,8 @@ def parameters_axis(axes: Axes) -> None:
 
 
 def draw_seeds(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, band: bool = True) -> None:
-    """Median line over R seeds and, for R > 1, their range as a band. x (T,), values (R, T); NaNs are left out."""
+    """Median line over R seeds and, for R > 1, their range as a band. x (T,), values (R, T); NaNs are left
+    out."""
     some = ~np.isnan(values).all(axis=0)
     if not some.any():
         return
@@ -98,7 +100,8 @@ def legend_once(figure: Figure, panels: Sequence[Axes] | None = None, **options)
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:
-    """Write the figure, whole or not at all, in the format that the name ends in. UserError for an unknown one."""
+    """Write the figure, whole or not at all, in the format that the name ends in. UserError for an unknown
+    one."""
     path = Path(path)
     kinds = figure.canvas.get_supported_filetypes()
     kind = path.suffix[1:].lower()

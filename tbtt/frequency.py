@@ -1,4 +1,5 @@
-"""Recall against frequency: how well a run answers what was frequent in its training data and what was rare."""
+"""Recall against frequency: how well a run answers what was frequent in its training data and what was
+rare."""
 import csv
 import io
 from collections import defaultdict
@@ -52,7 +53,8 @@ def read_frequency(path: str | Path) -> list[Recall]:
 
 
 def recall_of(rows: Sequence[Recall], run: str, task: str) -> tuple[np.ndarray, np.ndarray]:
-    """-> occurrences of each question of a task, and percent recalled, the mean over the seeds of the run: (Q,) each"""
+    """-> occurrences of each question of a task, and percent recalled, the mean over the seeds of the run:
+    (Q,) each"""
     found = defaultdict(list)
     for row in rows:
         if (row.run, row.task) == (run, task):

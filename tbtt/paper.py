@@ -1,4 +1,5 @@
-"""The paper's twelve runs (arXiv 2506.09099): what they are called, how they are trained, and what the paper found."""
+"""The paper's twelve runs (arXiv 2506.09099): what they are called, how they are trained, and what the paper
+found."""
 import argparse
 import csv
 import functools
@@ -71,7 +72,8 @@ def title(tasks: str) -> str:
 
 
 def num_params(name: str) -> int | None:
-    """Parameters of the paper's model in the run folder `name`, either twin; None for a folder of another name."""
+    """Parameters of the paper's model in the run folder `name`, either twin; None for a folder of another
+    name."""
     sizes = {run_name(experiment, model): size for experiment in EXPERIMENTS
              for model, size in zip(MODELS, NUM_PARAMS[experiment])}
     return sizes.get(name.removesuffix('_wd'))
@@ -79,14 +81,16 @@ def num_params(name: str) -> int | None:
 
 @functools.cache
 def recipe(experiment: str, model: str, wd: bool = False) -> dict:
-    """{setting: value} of how a run is trained: SHAPE, REGULARISATION, TRAINING and max_iters, from its config file."""
+    """{setting: value} of how a run is trained: SHAPE, REGULARISATION, TRAINING and max_iters, from its
+    config file."""
     config = load_config([ROOT / 'config' / f'train_{run_name(experiment, model, wd)}.py'], {})
     return {name: getattr(config, name) for name in (*SHAPE, *REGULARISATION, *TRAINING, 'max_iters')}
 
 
 @functools.cache
 def published() -> dict[tuple[str, str], dict[str, str]]:
-    """{(experiment, model): row of data/paper_tables.csv} of Tables 2, 3 and 4, every number as the paper prints it."""
+    """{(experiment, model): row of data/paper_tables.csv} of Tables 2, 3 and 4, every number as the paper
+    prints it."""
     with open(ROOT / 'data' / 'paper_tables.csv', encoding='utf-8', newline='') as file:
         rows = {(row['task'], row['model']): row for row in csv.DictReader(file)}
     return {(experiment, model): rows[experiment, model.lower()] for experiment in EXPERIMENTS for model in MODELS}
@@ -99,7 +103,8 @@ def percent_column(score: str) -> str:
 
 
 def published_percent(experiment: str, model: str, score: str) -> float:
-    """A score as the paper prints it, in percent; NaN where it prints none. score: a group of questions, or combined"""
+    """A score as the paper prints it, in percent; NaN where it prints none. score: a group of questions, or
+    combined"""
     return float(published()[experiment, model].get(percent_column(score)) or 'nan')
 
 

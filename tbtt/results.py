@@ -1,9 +1,10 @@
 """results.csv: what an evaluation found, one row each; the best row; the seeds of a run.
 
-The columns are those of the tasks (`tbtt/tasks.py`). What does not apply to a run (facts in an arithmetic run) is blank.
-`add_*` and `sub_*` count all pairs of operands, the held-out ones included. `*_acc` are percent. `*_prob` are means over
-prompts of the exact probability of the right answer (teacher-forced, temperature 1). `heldout_answered` of
-`heldout_questions` are questions: each is asked several times, and answered where enough of its answers are right.
+The columns are those of the tasks (`tbtt/tasks.py`). What does not apply to a run (facts in an arithmetic
+run) is blank. `add_*` and `sub_*` count all pairs of operands, the held-out ones included. `*_acc` are
+percent. `*_prob` are means over prompts of the exact probability of the right answer (teacher-forced,
+temperature 1). `heldout_answered` of `heldout_questions` are questions: each is asked several times, and
+answered where enough of its answers are right.
 """
 import csv
 import functools
@@ -62,9 +63,10 @@ def group_label(group: str) -> str:
 def read_results(path: str | Path) -> Results:
     """A results.csv, ours or the paper's.
 
-    The keys are `result_columns()` and an accuracy of every group (`add_acc`, `heldout_acc`, ...). All accuracies are
-    percent, computed from the counts. Where a file has no `heldout_answered`, it is filled in as far as the counts leave
-    no doubt (`answered_bounds`). Raises `UserError` that names the file and the line.
+    The keys are `result_columns()` and an accuracy of every group (`add_acc`, `heldout_acc`, ...). All
+    accuracies are percent, computed from the counts. Where a file has no `heldout_answered`, it is filled in
+    as far as the counts leave no doubt (`answered_bounds`). Raises `UserError` that names the file and the
+    line.
     """
     header, lines = read_lines(path)
     missing = [column for column in NEEDED_RESULTS if column not in header]
@@ -89,7 +91,8 @@ def read_results(path: str | Path) -> Results:
 
 
 def read_lines(path: str | Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header's names, and (line number, cells) of each line that is not blank; `UserError` if there are none."""
+    """The header's names, and (line number, cells) of each line that is not blank; `UserError` if there are
+    none."""
     try:
         text = Path(path).read_text(encoding='utf-8-sig')
         reader = csv.reader(io.StringIO(text), strict=True)
@@ -136,8 +139,8 @@ def percent_right(counts: Mapping, groups: Iterable[str]):
 
 
 def score_columns(counts: Mapping) -> dict:
-    """The accuracies (percent) that follow from counts, {column: number or (T,) array}: `math_acc`, `facts_acc`,
-    `combined_acc`, as far as their questions were asked."""
+    """The accuracies (percent) that follow from counts, {column: number or (T,) array}: `math_acc`,
+    `facts_acc`, `combined_acc`, as far as their questions were asked."""
     found = {}
     for score, groups in scores().items():
         asked = [group for group in groups if not np.isnan(counts.get(f'{group}_total', np.nan)).all()]
@@ -149,8 +152,8 @@ def score_columns(counts: Mapping) -> dict:
 def answered_bounds(correct: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many questions can be answered where `correct` of `total` answers are right: at least, at most.
 
-    Each question is asked NUM_SAMPLES times and answered from ENOUGH right answers on. 40 of 40 are 4 of 4 questions, 3
-    of 40 are none, but 10 of 40 may be one question or none.
+    Each question is asked NUM_SAMPLES times and answered from ENOUGH right answers on. 40 of 40 are 4 of 4
+    questions, 3 of 40 are none, but 10 of 40 may be one question or none.
     """
     questions = total // NUM_SAMPLES
     spare = correct - (ENOUGH - 1) * questions    # right answers beyond those that questions can have unanswered
@@ -159,8 +162,8 @@ def answered_bounds(correct: np.ndarray, total: np.ndarray) -> tuple[np.ndarray,
 
 
 def answered_text(correct: float, total: float, answered: float = np.nan) -> str:
-    """How many questions are answered, in words: `3 of 4`; `2 to 4 of 4` where only the counts are known and leave that
-    open; nothing where nothing was asked."""
+    """How many questions are answered, in words: `3 of 4`; `2 to 4 of 4` where only the counts are known and
+    leave that open; nothing where nothing was asked."""
     if not total > 0 or total % NUM_SAMPLES:
         return ''
     least, most = (answered, answered) if answered == answered else answered_bounds(np.array(correct), np.array(total))
@@ -193,8 +196,8 @@ def format_results(rows: Iterable[Mapping]) -> str:
 
 
 def append_row(text: str, row: Mapping) -> str:
-    """The text of a results.csv with a row more. One with other columns than ours, of an older version or of the paper,
-    gets ours first; those that it lacks are blank."""
+    """The text of a results.csv with a row more. One with other columns than ours, of an older version or of
+    the paper, gets ours first; those that it lacks are blank."""
     columns = result_columns()
     reader = csv.DictReader(io.StringIO(text.removeprefix('\ufeff')), skipinitialspace=True)
     if [name.strip() for name in reader.fieldnames or []] != columns:
@@ -214,7 +217,8 @@ def format_number(value: float | None) -> str:
 
 
 def best_row(results: Results, score: str) -> int:
-    """The first row with the highest `score` (of `scores`), whose checkpoint was kept. ValueError if there is none."""
+    """The first row with the highest `score` (of `scores`), whose checkpoint was kept. ValueError if there is
+    none."""
     return int(np.nanargmax(results[f'{score}_acc']))
 
 
@@ -224,7 +228,8 @@ def last_row(results: Results) -> int:
 
 
 def find_seeds(folder: str | Path) -> list[Path]:
-    """The folders of one seed each with a results.csv: the folder itself, or those `seed_*` below it in order."""
+    """The folders of one seed each with a results.csv: the folder itself, or those `seed_*` below it in
+    order."""
     folder = Path(folder)
     if (folder / 'results.csv').exists():
         return [folder]
@@ -233,8 +238,8 @@ def find_seeds(folder: str | Path) -> list[Path]:
 
 
 def stack_seeds(seeds: Sequence[Results]) -> Results:
-    """Several seeds' results as {column: (R, T) array} over the T iterations that any of them has, NaN where a seed has
-    none (it diverged before, or is not there yet); `iter` is (T,)."""
+    """Several seeds' results as {column: (R, T) array} over the T iterations that any of them has, NaN where
+    a seed has none (it diverged before, or is not there yet); `iter` is (T,)."""
     iterations = functools.reduce(np.union1d, [seed['iter'] for seed in seeds])
     stacked = {column: np.full((len(seeds), len(iterations)), np.nan) for column in seeds[0]}
     for row, seed in enumerate(seeds):

@@ -1,10 +1,11 @@
-"""The tasks: what is trained on, what is asked, how an answer is marked, what is held out, and what results call it.
+"""The tasks: what is trained on, what is asked, how an answer is marked, what is held out, and what results
+call it.
 
-A new task is one class: derive it from `Task` and list it in `TASKS`. The columns of results.csv and summary.csv, the
-tables and the figures follow from its class attributes.
+A new task is one class: derive it from `Task` and list it in `TASKS`. The columns of results.csv and
+summary.csv, the tables and the figures follow from its class attributes.
 
-A task is described by plain containers (`describe`), which travel in `meta.pkl` and in checkpoints, so that whoever
-holds a checkpoint can ask what it was trained for (`tasks_from`).
+A task is described by plain containers (`describe`), which travel in `meta.pkl` and in checkpoints, so that
+whoever holds a checkpoint can ask what it was trained for (`tasks_from`).
 """
 import csv
 import re
@@ -20,9 +21,11 @@ MAX_LINES = 10**6    # of a task: a damaged meta.pkl may name any number, and ev
 
 
 def check_repeats(repeats: Sequence[int], trained: Sequence[bool]) -> list[int]:
-    """How often each prompt's line is trained on, as a list. trained: one bool a prompt, False where it is held out.
+    """How often each prompt's line is trained on, as a list. trained: one bool a prompt, False where it is
+    held out.
 
-    Raises `UserError` unless there is a whole number for each prompt, 0 for the held-out ones, at least 1 for all others.
+    Raises `UserError` unless there is a whole number for each prompt, 0 for the held-out ones, at least 1 for
+    all others.
     """
     if not isinstance(repeats, (list, tuple)) or len(repeats) != len(trained):
         raise UserError(f'repeats: expected a list of {len(trained)} whole numbers, one a prompt')
@@ -38,14 +41,15 @@ def check_repeats(repeats: Sequence[int], trained: Sequence[bool]) -> list[int]:
 class Task:
     """What every task has. P is the number of its prompts.
 
-    name: in meta.pkl, run.json and summary.csv. label: in titles. max_new_tokens: sampled for an answer. stop: the
-    character that ends an answer, or None. scored: the groups of prompts whose answers make up the score, each prompt in
-    one of them. heldout_group: the group that is never trained on, or None; seen_group: then the group of all others.
-    probed: the groups of which results.csv has the exact probability of the right answer. labels: {group: its name in figures and tables}. Names of tasks and of
-    groups differ from those of all other tasks, as they name columns.
+    name: in meta.pkl, run.json and summary.csv. label: in titles. max_new_tokens: sampled for an answer.
+    stop: the character that ends an answer, or None. scored: the groups of prompts whose answers make up the
+    score, each prompt in one of them. heldout_group: the group that is never trained on, or None; seen_group:
+    then the group of all others. probed: the groups of which results.csv has the exact probability of the
+    right answer. labels: {group: its name in figures and tables}. Names of tasks and of groups differ from
+    those of all other tasks, as they name columns.
 
-    An instance has prompts and answers, (P,) texts each, and repeats, (P,) training lines of each prompt or None for one
-    line of each that is not held out.
+    An instance has prompts and answers, (P,) texts each, and repeats, (P,) training lines of each prompt or
+    None for one line of each that is not held out.
     """
     name: str
     label: str
@@ -103,7 +107,8 @@ class Task:
         return {}
 
     def check(self, lines: list[str]) -> None:
-        """Count the training lines in a second way. Raises `AssertionError` with the numbers where they differ."""
+        """Count the training lines in a second way. Raises `AssertionError` with the numbers where they
+        differ."""
 
     def described_repeats(self) -> dict:
         """The part of a description that only a task with `repeats` has."""
@@ -113,9 +118,9 @@ class Task:
 class Arithmetic(Task):
     """Sums and differences of two operands from 0 to `max_operand`, `<a+b=c>` and `<a-b=c>`.
 
-    heldout: pairs of operands; every expression with just these two operands, in either order, is never trained on.
-    repeats: training lines of each prompt, 0 for the held-out ones; where not given, all others have one.
-    Raises `UserError` where an operand is out of range or `repeats` does not fit the prompts.
+    heldout: pairs of operands; every expression with just these two operands, in either order, is never
+    trained on. repeats: training lines of each prompt, 0 for the held-out ones; where not given, all others
+    have one. Raises `UserError` where an operand is out of range or `repeats` does not fit the prompts.
     """
     name, label = 'math', 'Arithmetic'
     scored, heldout_group, seen_group, probed = ('add', 'sub'), 'heldout', 'seen', ('seen', 'heldout')
@@ -174,7 +179,8 @@ class Arithmetic(Task):
                 **self.described_repeats()}
 
     def check(self, lines: list[str]) -> None:
-        """Count the different lines from the number of operands and pairs, and look for held-out expressions."""
+        """Count the different lines from the number of operands and pairs, and look for held-out
+        expressions."""
         heldout = {frozenset(pair) for pair in self.heldout}
         expected = 2 * (self.max_operand + 1) ** 2 - sum(2 * len(pair) for pair in heldout)
         assert len(set(lines)) == expected, f'{len(set(lines))} different lines of arithmetic, expected {expected}'

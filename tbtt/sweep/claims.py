@@ -1,12 +1,15 @@
 """The paper's claims against the seeds of sweeps: a verdict each, with numbers and intervals.
 
 A claim is a list of parts, and each part is judged by itself:
-- of what every seed should do, by Wilson's interval of the share that does: it `holds` where the lower end is above 80%
+- of what every seed should do, by Wilson's interval of the share that does: it `holds` where the lower end is
+above 80%
   and `does not hold` where the upper end is below 50%;
-- of two numbers that should be alike, by the interval of their difference: it `holds` where that lies within a margin and
+- of two numbers that should be alike, by the interval of their difference: it `holds` where that lies within
+a margin and
   `does not hold` where it excludes zero;
 - of a size at which something changes, by a fit over at least four sizes, two on each side of it.
-Few seeds that all say the same `agree so far` or `disagree so far`, and fewer than MIN_SEEDS are `not enough runs`.
+Few seeds that all say the same `agree so far` or `disagree so far`, and fewer than MIN_SEEDS are `not enough
+runs`.
 """
 from typing import NamedTuple
 
@@ -128,8 +131,8 @@ def by_share(subject: str, when: str, said: str, agrees: np.ndarray, text: str) 
 def agrees_on_heldout(seeds: list[dict], when: str, right: bool) -> np.ndarray:
     """Does each seed answer all held-out questions (right), or none? -> (seeds,) bool
 
-    Where an older file does not say how many questions are answered and its counts leave it open, all of its answers, or
-    none, have to be right.
+    Where an older file does not say how many questions are answered and its counts leave it open, all of its
+    answers, or none, have to be right.
     """
     answered, correct = (values(seeds, f'{when}_heldout_{what}') for what in ('answered', 'correct'))
     questions, total = values(seeds, 'heldout_questions'), values(seeds, 'heldout_total')
@@ -182,8 +185,8 @@ def compare_with_number(subject: str, said: float, scores: np.ndarray) -> Part:
 
 
 def alike(low: float, high: float, margin: float, careful: tuple[float, float] | None = None) -> str:
-    """The verdict on a difference of nothing, from its interval. careful: a wider one, which is asked whether there is
-    a difference."""
+    """The verdict on a difference of nothing, from its interval. careful: a wider one, which is asked whether
+    there is a difference."""
     if -margin <= low and high <= margin:
         return HOLDS
     low, high = careful or (low, high)
@@ -202,8 +205,8 @@ def compare(subject: str, said: str, lower: np.ndarray, higher: np.ndarray) -> P
 
 
 def difference(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The interval of the first group's mean less the second's, in percent: Newcombe's of two shares (bool), Welch's of
-    scores. -> low, high"""
+    """The interval of the first group's mean less the second's, in percent: Newcombe's of two shares (bool),
+    Welch's of scores. -> low, high"""
     if one.dtype == bool:
         low, high = newcombe_interval(one, other, level)
         return 100 * low, 100 * high
@@ -219,7 +222,8 @@ def decay_claim(rows: list[dict]) -> list[Part]:
 
 
 def change(without: Part, with_decay: Part, careful: float) -> Part:
-    """A part that says that weight decay makes no difference. careful: the level at which a difference is one"""
+    """A part that says that weight decay makes no difference. careful: the level at which a difference is
+    one"""
     seeds, verdict = min(without.seeds, with_decay.seeds), TOO_FEW
     ours = f'without: {without.ours or "no runs"}; with: {with_decay.ours or "no runs"}'
     if seeds >= MIN_SEEDS:
@@ -231,11 +235,11 @@ def change(without: Part, with_decay: Part, careful: float) -> Part:
 
 
 def sizes_that_count(sizes: np.ndarray, shares: np.ndarray, direction: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes in parameters of at least MIN_SEEDS seeds, smallest first, and their mean shares: (levels,) each. sizes,
-    shares: (seeds,). direction: 1 where shares should rise, -1 where they should fall
+    """Sizes in parameters of at least MIN_SEEDS seeds, smallest first, and their mean shares: (levels,) each.
+    sizes, shares: (seeds,). direction: 1 where shares should rise, -1 where they should fall
 
-    Of what falls, sizes below the one with the highest share count only as far as they are above one half without a gap:
-    where a rule is not learned yet it cannot be lost.
+    Of what falls, sizes below the one with the highest share count only as far as they are above one half
+    without a gap: where a rule is not learned yet it cannot be lost.
     """
     levels, count = np.unique(sizes, return_counts=True)
     levels = levels[count >= MIN_SEEDS]
@@ -249,7 +253,8 @@ def sizes_that_count(sizes: np.ndarray, shares: np.ndarray, direction: int) -> t
 
 
 def find_threshold(sizes: np.ndarray, shares: np.ndarray, direction: int, resamples: int = 400) -> Threshold | None:
-    """Where shares pass one half over sizes; None with too few sizes on either side of it. As `sizes_that_count`"""
+    """Where shares pass one half over sizes; None with too few sizes on either side of it. As
+    `sizes_that_count`"""
     levels, means = sizes_that_count(sizes, shares, direction)
     above = int(np.sum(means > 0.5))
     if len(levels) < MIN_SIZES or min(above, len(levels) - above) < MIN_SIDE:

@@ -29,11 +29,12 @@ ANSWERED = ('best_{}_answered', 'last_{}_answered', '{}_questions')
 def summary_columns() -> list[str]:
     """What each seed's row says, in the order of summary.csv.
 
-    `best_*` are the scores at the evaluation that the paper reports, the first with the highest combined score; `last_*`
-    those of the last. For each score `top_*` is its highest value ever, `top_*_iter` the evaluation at which that was
-    first reached, and `top_*_stayed` 1 where it never fell again. All scores are percent; `seen` is arithmetic without
-    the held-out expressions; `*_answered` of `*_questions` are held-out questions, each asked ten times. `seconds` are
-    those of the process, which may have trained other seeds at the same time.
+    `best_*` are the scores at the evaluation that the paper reports, the first with the highest combined
+    score; `last_*` those of the last. For each score `top_*` is its highest value ever, `top_*_iter` the
+    evaluation at which that was first reached, and `top_*_stayed` 1 where it never fell again. All scores are
+    percent; `seen` is arithmetic without the held-out expressions; `*_answered` of `*_questions` are held-out
+    questions, each asked ten times. `seconds` are those of the process, which may have trained other seeds at
+    the same time.
     """
     scores, heldout = [*counted_groups(), 'combined'], heldout_groups()
     seen = [task.seen_group for task in TASKS.values() if task.seen_group]
@@ -48,7 +49,8 @@ def summary_columns() -> list[str]:
 
 
 def summarise(sweep):
-    """Yields the rows of the sweep's runs. One that cannot be read is named on standard error, and keeps no other out."""
+    """Yields the rows of the sweep's runs. One that cannot be read is named on standard error, and keeps no
+    other out."""
     for run in sweep.runs:
         try:
             yield from summarise_run(sweep, run)
@@ -57,7 +59,8 @@ def summarise(sweep):
 
 
 def summarise_run(sweep, run):
-    """-> list of {column: value}, a row a seed of the run that has results, None where a column does not apply"""
+    """-> list of {column: value}, a row a seed of the run that has results, None where a column does not
+    apply"""
     place = sweep.folder / run.name
     found = [folder for part in (place, *sorted(place.glob('seeds_*-*'))) for folder in find_seeds(part)]
     if not found:
@@ -146,10 +149,12 @@ def score_columns(score: str, results: Results, best: int, last: int) -> dict:
 
 
 def write_summary(path: Path, rows: Iterable[dict]) -> int:
-    """Write rows as CSV, whole or not at all; the axes that are no columns of ours come last. Rows of other runs and seeds that
-    are there already stay, as long as their folders do: one may have asked for a part of the sweep. -> how many there are
+    """Write rows as CSV, whole or not at all; the axes that are no columns of ours come last. Rows of other
+    runs and seeds that are there already stay, as long as their folders do: one may have asked for a part of
+    the sweep. -> how many there are
 
-    One process at a time does so. rows may be a generator: what it reads is then not older than what another wrote.
+    One process at a time does so. rows may be a generator: what it reads is then not older than what another
+    wrote.
     """
     with filelock.FileLock(path.with_name(f'.{path.name}.lock')):
         rows = [{column: value if isinstance(value, str) else format_number(value) for column, value in row.items()}
@@ -169,8 +174,8 @@ def write_summary(path: Path, rows: Iterable[dict]) -> int:
 
 
 def rows_before(path: Path) -> list[dict]:
-    """The rows of a summary that is there already. All of it can be had from the run folders: what cannot be read is as
-    good as absent."""
+    """The rows of a summary that is there already. All of it can be had from the run folders: what cannot be
+    read is as good as absent."""
     try:
         header, lines = read_lines(path) if path.exists() else ([], [])
         if lines and 'folder' not in header or any(len(cells) != len(header) for _, cells in lines):
@@ -182,8 +187,9 @@ def rows_before(path: Path) -> list[dict]:
 
 
 def read_summaries(paths: Iterable[Path]) -> list[dict]:
-    """The rows of several summary.csv: numbers as floats, None where blank, and in `path` the folder of the seed. Seeds that
-    are not finished, or whose loss was once not finite, are left out. Raises `UserError` naming file and line."""
+    """The rows of several summary.csv: numbers as floats, None where blank, and in `path` the folder of the
+    seed. Seeds that are not finished, or whose loss was once not finite, are left out. Raises `UserError`
+    naming file and line."""
     rows = {}
     for path in paths:
         header, lines = read_lines(path)
@@ -208,8 +214,8 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
 
 
 def answered_columns(row: dict, group: str) -> dict:
-    """How many held-out questions a seed answers: as recorded, or in a summary of an older version as far as the counts
-    leave no doubt, None where they do."""
+    """How many held-out questions a seed answers: as recorded, or in a summary of an older version as far as
+    the counts leave no doubt, None where they do."""
     total = row[f'{group}_total']
     if not total or row.get(f'{group}_questions') is not None:
         return {column.format(group): row.get(column.format(group)) for column in ANSWERED}
