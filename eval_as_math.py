@@ -69,7 +69,8 @@ def main() -> None:
         print(f'{len(wrong) - SHOWN} more expressions were answered wrongly: --json has them all')
     for group, (correct, total) in counts.items():
         of_questions = f', {answered} of {questions} questions' if group == task.heldout_group else ''
-        print(f'{task.labels[group].lower():>17}: {correct}/{total} = {100 * correct / total:.1f}%{of_questions}')
+        print(f'{task.labels[group].lower():>17}: {correct}/{total} = '
+              f'{100 * correct / total:.1f}%{of_questions}')
 
 
 if __name__ == '__main__':

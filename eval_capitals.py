@@ -27,7 +27,8 @@ def main() -> None:
     answers = [{'country': country, 'capital': capital, 'correct': int(right[i]), 'wrong': wrong.get(i)}
                for i, (country, capital) in enumerate(task.facts)]
     if args.json:
-        print(json.dumps({**trained.about(), 'facts': {'correct': correct, 'total': total}, 'answers': answers}))
+        print(json.dumps({**trained.about(), 'facts': {'correct': correct, 'total': total},
+                          'answers': answers}))
         return
     print('{checkpoint}, iteration {iteration:,}, {parameters:,} parameters\n'.format(**trained.about()))
     for answer in answers:

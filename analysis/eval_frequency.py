@@ -26,7 +26,8 @@ def ask(folder: str | Path, ckpt: str = LATEST, device: str = 'auto') -> list[Re
         trained = load_model(place / ckpt, device)
         asked = [name for name, task in trained.tasks.items() if task.repeats is not None]
         if not asked:
-            raise UserError(f'{trained.path} was trained on data without frequencies: train on facts_skewed or both_skewed')
+            raise UserError(f'{trained.path} was trained on data without frequencies: train on facts_skewed '
+                            f'or both_skewed')
         for name in asked:
             task, right, _ = trained.ask(name)
             rows += [Recall(str(folder), trained.num_params, int(trained.seeds[0]), name, prompt, times,

@@ -17,14 +17,16 @@ import numpy as np
 
 from tbtt import paper
 from tbtt.figures import markdown_table
-from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, last_row, read_info, read_results)
+from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, last_row, read_info,
+                          read_results)
 from tbtt.stats import mean_interval, wilson_interval
 
 NOTES = """\
-*Best evaluation* is the paper's protocol: the first evaluation with the highest score over all tasks of the run,
-chosen by looking at that score. *Last iteration* is not chosen. Several seeds: mean ± half a 95% interval (Student's
-t). The 40 held-out answers are four questions, each asked ten times: in brackets, how many of them are answered (six
-right answers of ten); of several seeds, how many answer all four, with Wilson's 95% interval."""
+*Best evaluation* is the paper's protocol: the first evaluation with the highest score over all tasks of the
+run, chosen by looking at that score. *Last iteration* is not chosen. Several seeds: mean ± half a 95%
+interval (Student's t). The 40 held-out answers are four questions, each asked ten times: in brackets, how
+many of them are answered (six right answers of ten); of several seeds, how many answer all four, with
+Wilson's 95% interval."""
 EVALUATIONS = {'best evaluation': lambda results: best_row(results, 'combined'), 'last iteration': last_row}
 
 
@@ -69,8 +71,10 @@ def heldout_cell(correct: np.ndarray, total: np.ndarray, answered: np.ndarray) -
     texts = [answered_text(*each) for each in zip(correct, total, answered)]
     if len(total) == 1:
         return f'{correct[0]:.0f}/{total[0]:.0f}' + (f' ({texts[0]})' if texts[0] else '')
-    every = f'{texts[0].split()[-1]} of {texts[0].split()[-1]}' if texts[0] else f'{total[0]:.0f}/{total[0]:.0f}'
-    count = sum(text == every if text else right == asked for text, right, asked in zip(texts, correct, total))
+    questions = texts[0].split()[-1] if texts[0] else ''
+    every = f'{questions} of {questions}' if questions else f'{total[0]:.0f}/{total[0]:.0f}'
+    count = sum(text == every if text else right == asked
+                for text, right, asked in zip(texts, correct, total))
     low, high = wilson_interval(count, len(total))
     return (f'{count} of {len(total)} seeds at {every} ({100 * low:.0f} to {100 * high:.0f}%), '
             f'mean {score_cell(correct)} of {total[0]:.0f}')
@@ -119,7 +123,8 @@ def make_table(experiment: str, root: Path, wd: bool = False, beside: Path | Non
     rows = []
     for model, size in zip(paper.MODELS, paper.NUM_PARAMS[experiment]):
         rows.append([model, f'{size:,}', *paper_cells(experiment, model)])
-        rows += [['', '', *our_cells(source, evaluation, folder / paper.run_name(experiment, model, wd), experiment)]
+        rows += [['', '',
+                  *our_cells(source, evaluation, folder / paper.run_name(experiment, model, wd), experiment)]
                  for source, folder in sources.items() for evaluation in EVALUATIONS]
     number, title = paper.published()[experiment, 'n14']['table'], paper.title(paper.tasks_column(experiment))
     decay = ' (ours with weight decay 0.1 and no dropout)' if wd else ''

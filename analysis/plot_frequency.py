@@ -53,7 +53,8 @@ def draw_task(axes: Axes, rows: Sequence[Recall], task: str) -> None:
         axes.scatter(*questions, s=12, alpha=0.3, linewidth=0, **style)
         x, mean, error, _ = np.array(list(octaves(*questions).values())).T
         seeds = f'{asked.seeds} seed{"" if asked.seeds == 1 else "s"}'
-        axes.errorbar(x, mean, error, capsize=3, linewidth=1.5, markersize=6, linestyle=['-', '--', '-.', ':'][i % 4],
+        axes.errorbar(x, mean, error, capsize=3, linewidth=1.5, markersize=6,
+                      linestyle=['-', '--', '-.', ':'][i % 4],
                       label=f'{asked.name}: {asked.parameters:,} parameters, {seeds}', **style)
 
 
@@ -61,12 +62,14 @@ def main() -> None:
     """Draw the table that the command line names."""
     parser = Parser(__doc__)
     parser.add_argument('table', type=Path, help='frequency.csv of eval_frequency.py')
-    parser.add_argument('--beside', type=Path, metavar='FOLDER', help='another folder with a frequency.csv, in grey behind')
+    parser.add_argument('--beside', type=Path, metavar='FOLDER',
+                        help='another folder with a frequency.csv, in grey behind')
     parser.add_argument('--output_dir', type=Path, help='where to write (default: beside the table)')
     add_format(parser)
     args = parser.parse_args()
     beside = read_frequency(args.beside / 'frequency.csv') if args.beside else []
-    figure = draw_frequency(read_frequency(args.table), beside, args.beside.resolve().name if args.beside else '')
+    name = args.beside.resolve().name if args.beside else ''
+    figure = draw_frequency(read_frequency(args.table), beside, name)
     output = (args.output_dir or args.table.parent) / f'frequency.{args.format}'
     save(figure, output)
     print(f'wrote {output}')

@@ -49,10 +49,12 @@ def read_trace(path: Path) -> tuple[list[dict], list[Point]]:
     try:
         models = json.loads(path.read_text(encoding='utf-8'))['models']
         for model in models:
-            model['tasks'] = {task: {int(n): cell for n, cell in cells.items()} for task, cells in model['tasks'].items()}
+            model['tasks'] = {task: {int(n): cell for n, cell in cells.items()}
+                              for task, cells in model['tasks'].items()}
             model['model'], model['parameters'], model['corpus']['unit']
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: no trace.json of trace_memorization.py ({type(error).__name__}: {error})') from error
+        raise UserError(f'{path}: no trace.json of trace_memorization.py ({type(error).__name__}: '
+                        f'{error})') from error
     table = path.with_name('trace.csv')
     if not table.exists():
         return models, []
@@ -61,7 +63,8 @@ def read_trace(path: Path) -> tuple[list[dict], list[Point]]:
             return models, [Point(row['model'], row['task'], int(row['n']), float(row['task_gram_logp']),
                                   float(row['model_logp'])) for row in csv.DictReader(file)]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{table}: no trace.csv of trace_memorization.py ({type(error).__name__}: {error})') from error
+        raise UserError(f'{table}: no trace.csv of trace_memorization.py ({type(error).__name__}: '
+                        f'{error})') from error
 
 
 def traced_tasks(models: Sequence[dict]) -> list[str]:
@@ -73,25 +76,28 @@ def traced_tasks(models: Sequence[dict]) -> list[str]:
 
 def draw_trace(models: Sequence[dict], points: Sequence[Point], beside: Sequence[dict] = ()) -> Figure:
     """A row of panels for each task that has a coefficient; without one a figure that says so."""
-    tasks, several = traced_tasks(models), len(models) > 1
-    columns = 1 + bool(points) + several
+    tasks = traced_tasks(models)
+    before, behind = int(bool(points)), int(len(models) > 1)    # panels beside that over lengths
+    columns = before + 1 + behind
     figure = Figure(figsize=(4.6 * columns, 3.6 * max(1, len(tasks)) + 0.6), layout='constrained')
     if not tasks:
-        figure.text(0.5, 0.5, 'too few points for a correlation: trace.json says why', ha='center', va='center')
+        figure.text(0.5, 0.5, 'too few points for a correlation: trace.json says why', ha='center',
+                    va='center')
         return figure
     colours = [colormaps['viridis'](0.8 * i / max(1, len(models) - 1)) for i in range(len(models))]
     grid = figure.subplots(len(tasks), columns, squeeze=False)
     for panels, task in zip(grid, tasks):
         if points:
             draw_points(panels[0], task, models, points, colours)
-        draw_lengths(panels[int(bool(points))], task, models, colours, beside)
-        if several:
+        draw_lengths(panels[before], task, models, colours, beside)
+        if behind:
             draw_sizes(panels[-1], task, models)
-    legend_once(figure, list(grid[:, :columns - several].flat), ncols=2)
+    legend_once(figure, list(grid[:, :columns - behind].flat), ncols=2)
     return figure
 
 
-def draw_points(axes: Axes, task: str, models: Sequence[dict], points: Sequence[Point], colours: Sequence) -> None:
+def draw_points(axes: Axes, task: str, models: Sequence[dict], points: Sequence[Point],
+                colours: Sequence) -> None:
     """Log-probabilities at the n with the most points (the smallest of several), the last model below all
     others."""
     sizes = Counter(point.n for point in points if point.task == task)
@@ -99,22 +105,26 @@ def draw_points(axes: Axes, task: str, models: Sequence[dict], points: Sequence[
     for i, (model, colour) in enumerate(zip(models, colours)):
         some = [(point.task_gram_logp, point.model_logp) for point in points
                 if (point.model, point.task, point.n) == (model['model'], task, n)]
-        axes.plot(*np.array(some).reshape(-1, 2).T, 'osD^v'[i % 5], color=colour, alpha=0.4, markersize=3, zorder=3 - 0.1 * i,
-                  label=model['model'])
-    axes.set(title=f'{task}, n = {n}', xlabel='Task-gram log-probability (nats)', ylabel="Model's log-probability (nats)")
+        axes.plot(*np.array(some).reshape(-1, 2).T, 'osD^v'[i % 5], color=colour, alpha=0.4, markersize=3,
+                  zorder=3 - 0.1 * i, label=model['model'])
+    axes.set(title=f'{task}, n = {n}', xlabel='Task-gram log-probability (nats)',
+             ylabel="Model's log-probability (nats)")
     axes.grid(color='0.92')
 
 
-def draw_lengths(axes: Axes, task: str, models: Sequence[dict], colours: Sequence, beside: Sequence[dict]) -> None:
+def draw_lengths(axes: Axes, task: str, models: Sequence[dict], colours: Sequence,
+                 beside: Sequence[dict]) -> None:
     """Spearman's coefficient against n, with intervals; beside each other, so that none hides another."""
     for other in beside:
-        cells = sorted((n, found) for n, cell in other['tasks'].get(task, {}).items() if (found := computed(cell, 'task_gram')))
+        cells = sorted((n, found) for n, cell in other['tasks'].get(task, {}).items()
+                       if (found := computed(cell, 'task_gram')))
         axes.plot([n for n, _ in cells], [found['coefficient'] for _, found in cells],
                   **BEHIND, label=f'{other["model"]}, beside')
     for i, (model, colour) in enumerate(zip(models, colours)):
         aside = ASIDE * (i - (len(models) - 1) / 2)
         for kind, label in DATA_MODELS.items():
-            cells = [(n + aside, found) for n, cell in model['tasks'].get(task, {}).items() if (found := computed(cell, kind))]
+            cells = [(n + aside, found) for n, cell in model['tasks'].get(task, {}).items()
+                     if (found := computed(cell, kind))]
             draw_coefficients(axes, cells, kind, color=colour, label=f'{model["model"]}, {label}')
     axes.set(title=task, xlabel=f'n ({models[0]["corpus"]["unit"]})', ylabel="Spearman's coefficient")
     axes.set_ylim(min(-0.05, axes.get_ylim()[0]), 1.05)
@@ -130,7 +140,8 @@ def draw_sizes(axes: Axes, task: str, models: Sequence[dict]) -> None:
         colour = colormaps['plasma'](0.85 * i / max(1, len(lengths) - 1))
         for kind in DATA_MODELS:
             cells = sorted(((model['parameters'], found) for model in models
-                            if (found := computed(model['tasks'].get(task, {}).get(n, {}), kind))), key=lambda cell: cell[0])
+                            if (found := computed(model['tasks'].get(task, {}).get(n, {}), kind))),
+                           key=lambda cell: cell[0])
             draw_coefficients(axes, [(aside * size, found) for size, found in cells], kind, color=colour,
                               label=f'n = {n}' if kind == 'task_gram' else None)
     axes.set(title=task, xlabel='Parameters', xscale='log', ylabel="Spearman's coefficient")
@@ -158,7 +169,8 @@ def main() -> None:
     """Draw the trace that the command line names."""
     parser = Parser(__doc__)
     parser.add_argument('trace', type=Path, help='trace.json of trace_memorization.py')
-    parser.add_argument('--beside', type=Path, metavar='FOLDER', help='another folder with a trace.json, in grey behind')
+    parser.add_argument('--beside', type=Path, metavar='FOLDER',
+                        help='another folder with a trace.json, in grey behind')
     parser.add_argument('--output_dir', type=Path, help='where to write (default: beside the trace)')
     add_format(parser)
     args = parser.parse_args()

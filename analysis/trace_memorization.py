@@ -54,7 +54,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this script."""
     parser.add_argument('--out_dir', nargs='+', action='extend', default=[], help='folders of runs')
     parser.add_argument('--ckpt', default=LATEST, help=f'checkpoint in these folders (default: {LATEST})')
-    parser.add_argument('--dataset', help='that the runs were trained on (default: as their checkpoints name it)')
+    parser.add_argument('--dataset',
+                        help='that the runs were trained on (default: as their checkpoints name it)')
     parser.add_argument('--model', nargs='+', action='extend', default=[],
                         help='causal models of transformers: folders or names')
     parser.add_argument('--download', action='store_true', help='fetch models that are not on this machine')
@@ -63,12 +64,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--separator', type=int, help='token that ends a document in a .bin')
     parser.add_argument('--examples', nargs='+', action='extend', default=[],
                         help='.jsonl with input and output, or the files of --task')
-    parser.add_argument('--task', choices=[name for name in FORMATS if name != 'examples'], help='the format of --examples')
-    parser.add_argument('--template', default=TEMPLATE, help=f'what a model of transformers is asked (default: {TEMPLATE!r})')
-    parser.add_argument('--n', type=numbers, default=[1, 2, 3, 4, 5], help='lengths of n-grams (default: 1,2,3,4,5)')
+    parser.add_argument('--task', choices=[name for name in FORMATS if name != 'examples'],
+                        help='the format of --examples')
+    parser.add_argument('--template', default=TEMPLATE,
+                        help=f'what a model of transformers is asked (default: {TEMPLATE!r})')
+    parser.add_argument('--n', type=numbers, default=[1, 2, 3, 4, 5],
+                        help='lengths of n-grams (default: 1,2,3,4,5)')
     parser.add_argument('--engine', choices=ENGINES, default='auto',
                         help=f'that counts (default: numpy up to {SMALL:,} tokens, then infini-gram)')
-    parser.add_argument('--embedding_model', help='of transformers; keep only pairs of n-grams that are similar by it')
+    parser.add_argument('--embedding_model',
+                        help='of transformers; keep only pairs of n-grams that are similar by it')
     parser.add_argument('--threshold', type=float, help='their cosine similarity, from -1 to 1')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
     parser.add_argument('--seed', type=seed_number, default=1337, help='of the bootstrap (default: 1337)')
@@ -79,7 +84,8 @@ def separate(words: list[str]) -> list[str]:
     """--out_dir=A B -> --out_dir A B: argparse takes one value behind `=`, and a list of them behind a
     blank."""
     return [part for word in words
-            for part in (word.split('=', 1) if word.startswith(tuple(f'--{name}=' for name in LISTS)) else [word])]
+            for part in (word.split('=', 1) if word.startswith(tuple(f'--{name}=' for name in LISTS))
+                         else [word])]
 
 
 def check(args: argparse.Namespace) -> None:
@@ -90,7 +96,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError('name either runs with --out_dir or models of transformers with --model')
     for name in ('corpus', 'examples'):
         if bool(getattr(args, name)) != bool(args.model):
-            raise UserError(f'--{name} goes with --model: {"name its files" if args.model else "a run has its own"}')
+            raise UserError(f'--{name} goes with --model: '
+                            f'{"name its files" if args.model else "a run has its own"}')
     if (args.embedding_model is None) != (args.threshold is None):
         raise UserError('--embedding_model and --threshold go together')
     if args.threshold is not None and not -1 <= args.threshold <= 1:
@@ -109,7 +116,8 @@ def show(model: dict) -> None:
             for kind, label in DATA_MODELS.items():
                 why = cell[kind].get('not computed')
                 print(f'{label:>16}: ' + (f'not computed, {why}' if why else ', '.join(
-                    '{} {:.3f} ({:.3f} to {:.3f})'.format(name, cell[kind][name]['coefficient'], *cell[kind][name]['interval'])
+                    '{} {:.3f} ({:.3f} to {:.3f})'.format(name, cell[kind][name]['coefficient'],
+                                                          *cell[kind][name]['interval'])
                     for name in (*COEFFICIENTS, 'generalization'))
                     + f'; zeros in {cell["points_with_zeros"][kind]} points'))
             for why, count in cell['left_out'].items():
@@ -121,12 +129,14 @@ def compare(models: list[dict]) -> str:
     line a model."""
     parts = []
     for task in dict.fromkeys(task for model in models for task in model['tasks']):
-        found = [{n: computed(cell, 'task_gram') for n, cell in model['tasks'].get(task, {}).items()} for model in models]
+        found = [{n: computed(cell, 'task_gram') for n, cell in model['tasks'].get(task, {}).items()}
+                 for model in models]
         lengths = list(dict.fromkeys(n for each in found for n, known in each.items() if known))
         if not lengths:
             continue
         rows = [[model['model'], f'{model["parameters"]:,}', str(len(model['seeds'])),
-                 *('{:.2f} ({:.2f} to {:.2f})'.format(each[n]['coefficient'], *each[n]['interval']) if each.get(n) else ''
+                 *('{:.2f} ({:.2f} to {:.2f})'.format(each[n]['coefficient'], *each[n]['interval'])
+                   if each.get(n) else ''
                    for n in lengths)] for model, each in zip(models, found)]
         parts.append(markdown_table([task, 'parameters', 'seeds', *(f'n = {n}' for n in lengths)], rows))
     return '\n\n'.join(parts)
@@ -154,9 +164,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     about = {**provenance(choose_device(args.device)), 'rules': RULES, 'seed': args.seed, 'models': models,
              'embedding_model': args.embedding_model, 'threshold': args.threshold}
-    write_files(folder, {'trace.csv': csv_bytes(rows), 'trace.json': (json.dumps(about, indent=1) + '\n').encode()},
+    write_files(folder,
+                {'trace.csv': csv_bytes(rows), 'trace.json': (json.dumps(about, indent=1) + '\n').encode()},
                 commit='trace.tbtt.commit.json')
-    print(f'\nwrote trace.csv and trace.json into {folder}: analysis/plot_trace.py {folder / "trace.json"} draws them')
+    print(f'\nwrote trace.csv and trace.json into {folder}: analysis/plot_trace.py {folder / "trace.json"} '
+          f'draws them')
 
 
 if __name__ == '__main__':

@@ -38,16 +38,19 @@ def read_frequency(path: str | Path) -> list[Recall]:
     """The rows of a frequency.csv. Raises `UserError` naming the file and the line."""
     header, lines = read_lines(path)
     if tuple(header) != Recall._fields:
-        raise UserError(f'{path}: line 1: expected the columns {", ".join(Recall._fields)}: make it with eval_frequency.py')
+        raise UserError(f'{path}: line 1: expected the columns {", ".join(Recall._fields)}: make it with '
+                        f'eval_frequency.py')
     rows = []
     for line, cells in lines:
         if len(cells) != len(header):
-            raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it with eval_frequency.py')
+            raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it with '
+                            f'eval_frequency.py')
         run, parameters, seed, task, question, *numbers = cells
         parameters, seed, occurrences, recalled = (parse_number(cell, f'{path}: line {line}')
                                                    for cell in (parameters, seed, *numbers))
         if not (occurrences >= 1 and 0 <= recalled <= 100):
-            raise UserError(f'{path}: line {line}: expected occurrences of at least 1 and 0 to 100 percent recalled')
+            raise UserError(f'{path}: line {line}: expected occurrences of at least 1 and 0 to 100 percent '
+                            f'recalled')
         rows.append(Recall(run, int(parameters), int(seed), task, question, int(occurrences), recalled))
     return rows
 
@@ -59,7 +62,8 @@ def recall_of(rows: Sequence[Recall], run: str, task: str) -> tuple[np.ndarray, 
     for row in rows:
         if (row.run, row.task) == (run, task):
             found[row.question, row.occurrences].append(row.recalled)
-    return np.array([times for _, times in found], float), np.array([np.mean(each) for each in found.values()])
+    return np.array([times for _, times in found],
+                    float), np.array([np.mean(each) for each in found.values()])
 
 
 class Octave(NamedTuple):
@@ -91,7 +95,8 @@ class AskedRun(NamedTuple):
 def runs_of(rows: Sequence[Recall], task: str) -> list[AskedRun]:
     """The runs that were asked a task, the smallest model first."""
     names = sorted({(row.parameters, row.run) for row in rows if row.task == task})
-    return [AskedRun(name, parameters, len({row.seed for row in rows if row.run == name})) for parameters, name in names]
+    return [AskedRun(name, parameters, len({row.seed for row in rows if row.run == name}))
+            for parameters, name in names]
 
 
 def frequency_table(rows: Sequence[Recall]) -> str:
@@ -100,7 +105,8 @@ def frequency_table(rows: Sequence[Recall]) -> str:
     for task in dict.fromkeys(row.task for row in rows):
         found = {run: octaves(*recall_of(rows, run.name, task)) for run in runs_of(rows, task)}
         columns = sorted({octave for each in found.values() for octave in each})
-        heads = ['once' if octave == 0 else f'{2**octave} to {2**(octave + 1) - 1} times' for octave in columns]
+        heads = ['once' if octave == 0 else f'{2**octave} to {2**(octave + 1) - 1} times'
+                 for octave in columns]
         lines = [[run.name, f'{run.parameters:,}', str(run.seeds),
                   *(f'{each[octave].recalled:.0f}%' if octave in each else '' for octave in columns)]
                  for run, each in found.items()]

@@ -17,23 +17,26 @@ class Experiment(NamedTuple):
     grid: str
 
 
+# By the first word of their runs' names.
 EXPERIMENTS = {'math': Experiment(('math',), 'grid_math'), 'facts': Experiment(('facts',), 'grid_facts'),
-               'both': Experiment(('math', 'facts'), 'grid_combined')}    # by the first word of their runs' names
+               'both': Experiment(('math', 'facts'), 'grid_combined')}
 MODELS = {'n14': 'mini_14', 'n28': 'mini_28', 'n56': 'mini_56', 'MLT': 'mlt'}
+# In the order of MODELS, position embeddings not counted.
 NUM_PARAMS = {'math': (1456, 5264, 19936, 10628352), 'facts': (1932, 6216, 21840, 10641408),
-              'both': (2142, 6636, 22680, 10647168)}           # in the order of MODELS, position embeddings not counted
-ITERS = 30_000                                                 # iterations of every run
+              'both': (2142, 6636, 22680, 10647168)}
+ITERS = 30_000    # iterations of every run
 # The settings that make a run: its model, how its weights are kept small, and the rest of its training.
 SHAPE = ('n_layer', 'n_head', 'n_embd', 'mlp_expansion')
 REGULARISATION = ('dropout', 'weight_decay')
-TRAINING = ('block_size', 'bias', 'batch_size', 'gradient_accumulation_steps', 'learning_rate', 'min_lr', 'warmup_iters',
-            'lr_decay_iters', 'decay_lr', 'beta1', 'beta2', 'grad_clip')
+TRAINING = ('block_size', 'bias', 'batch_size', 'gradient_accumulation_steps', 'learning_rate', 'min_lr',
+            'warmup_iters', 'lr_decay_iters', 'decay_lr', 'beta1', 'beta2', 'grad_clip')
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of a script that reads the twelve runs."""
     parser.add_argument('--wd', action='store_true', help='the twins with weight decay 0.1 and no dropout')
-    parser.add_argument('--root_dir', default='.', type=existing_folder, help='where the run folders are (default: .)')
+    parser.add_argument('--root_dir', default='.', type=existing_folder,
+                        help='where the run folders are (default: .)')
     parser.add_argument('--beside', type=existing_folder, metavar='FOLDER',
                         help='another folder with such runs, to be shown beside these')
 
@@ -93,7 +96,8 @@ def published() -> dict[tuple[str, str], dict[str, str]]:
     prints it."""
     with open(ROOT / 'data' / 'paper_tables.csv', encoding='utf-8', newline='') as file:
         rows = {(row['task'], row['model']): row for row in csv.DictReader(file)}
-    return {(experiment, model): rows[experiment, model.lower()] for experiment in EXPERIMENTS for model in MODELS}
+    return {(experiment, model): rows[experiment, model.lower()] for experiment in EXPERIMENTS
+            for model in MODELS}
 
 
 def percent_column(score: str) -> str:

@@ -22,9 +22,10 @@ from tbtt.tasks import TASKS
 
 NUM_SAMPLES, ENOUGH = 10, 6    # times that a question is asked (as in the paper), right ones that answer it
 # What the paper's own files have too; the later columns may be absent.
-NEEDED_RESULTS = ('iter', 'add_correct', 'add_total', 'sub_correct', 'sub_total', 'facts_correct', 'facts_total',
-                  'train_loss', 'val_loss')
-INFO = {'seed': int, 'num_params': int, 'iter_num': int, 'finished': bool, 'diverged': int, 'seconds': int | float,
+NEEDED_RESULTS = ('iter', 'add_correct', 'add_total', 'sub_correct', 'sub_total', 'facts_correct',
+                  'facts_total', 'train_loss', 'val_loss')
+INFO = {'seed': int, 'num_params': int, 'iter_num': int, 'finished': bool, 'diverged': int, 'seconds': int
+        | float,
         'config': dict}    # of run.json, where it has them
 MEND = 'mend the line or train the run anew'
 
@@ -34,8 +35,8 @@ Results = dict[str, np.ndarray]    # column -> (T,) float64, one number an evalu
 def result_columns() -> list[str]:
     """The columns of results.csv, in their order."""
     tasks = TASKS.values()
-    return ['iter', *(column for task in tasks for column in task.count_columns()), 'combined_acc', 'train_loss',
-            'val_loss', *(column for task in tasks for column in task.probability_columns()),
+    return ['iter', *(column for task in tasks for column in task.count_columns()), 'combined_acc',
+            'train_loss', 'val_loss', *(column for task in tasks for column in task.probability_columns()),
             *(column for task in tasks for column in task.answered_columns())]
 
 
@@ -75,7 +76,8 @@ def read_results(path: str | Path) -> Results:
     results = {column: np.full(len(lines), np.nan) for column in result_columns()}
     for row, (line, cells) in enumerate(lines):
         if len(cells) != len(header):
-            raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: complete or delete it')
+            raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: complete or '
+                            f'delete it')
         for column, text in zip(header, cells):
             if column in results and text.strip():
                 results[column][row] = parse_number(text, f'{path}: line {line}')
@@ -100,12 +102,14 @@ def read_lines(path: str | Path) -> tuple[list[str], list[tuple[int, list[str]]]
     except OSError as error:
         raise UserError(f'{path}: {error.strerror}: train the run first or name another folder') from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f'{path}: line 1: this is no CSV text: give a results.csv of a training run') from error
+        raise UserError(f'{path}: line 1: this is no CSV text: give a results.csv of a training '
+                        f'run') from error
     # Its last number may lack digits.
     if lines and not text.endswith('\n') and len(lines[-1][1]) == len(lines[0][1]):
         raise UserError(f'{path}: line {reader.line_num} is cut off: complete or delete it')
     if len(lines) < 2:
-        raise UserError(f'{path}: line {len(lines) + 1}: no evaluation here: train until the first one is written')
+        raise UserError(f'{path}: line {len(lines) + 1}: no evaluation here: train until the first one is '
+                        f'written')
     return [name.strip() for name in lines[0][1]], lines[1:]
 
 
@@ -135,7 +139,8 @@ def check_rows(results: Results, path: str | Path, lines: Sequence[int]) -> None
 
 def percent_right(counts: Mapping, groups: Iterable[str]):
     """Percent right over all questions of these groups together. counts: {column: number or (T,) array}"""
-    return 100 * sum(counts[f'{group}_correct'] for group in groups) / sum(counts[f'{group}_total'] for group in groups)
+    return 100 * sum(counts[f'{group}_correct'] for group in groups) / sum(counts[f'{group}_total']
+                                                                           for group in groups)
 
 
 def score_columns(counts: Mapping) -> dict:
@@ -156,7 +161,8 @@ def answered_bounds(correct: np.ndarray, total: np.ndarray) -> tuple[np.ndarray,
     questions, 3 of 40 are none, but 10 of 40 may be one question or none.
     """
     questions = total // NUM_SAMPLES
-    spare = correct - (ENOUGH - 1) * questions    # right answers beyond those that questions can have unanswered
+    # Right answers beyond those that questions can have and still not be answered.
+    spare = correct - (ENOUGH - 1) * questions
     least = np.ceil(np.clip(spare, 0, None) / (NUM_SAMPLES - ENOUGH + 1))
     return least, np.minimum(correct // ENOUGH, questions)
 
@@ -166,7 +172,8 @@ def answered_text(correct: float, total: float, answered: float = np.nan) -> str
     leave that open; nothing where nothing was asked."""
     if not total > 0 or total % NUM_SAMPLES:
         return ''
-    least, most = (answered, answered) if answered == answered else answered_bounds(np.array(correct), np.array(total))
+    least, most = (answered, answered) if answered == answered else answered_bounds(np.array(correct),
+                                                                                    np.array(total))
     number = f'{least:.0f}' if least == most else f'{least:.0f} to {most:.0f}'
     return f'{number} of {total / NUM_SAMPLES:.0f}'
 
@@ -237,6 +244,11 @@ def find_seeds(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda seed: int(seed.name[5:]))
 
 
+def read_seeds(folders: Sequence[Path]) -> list[Results]:
+    """The results of seeds, from the folders that `find_seeds` gives."""
+    return [read_results(folder / 'results.csv') for folder in folders]
+
+
 def stack_seeds(seeds: Sequence[Results]) -> Results:
     """Several seeds' results as {column: (R, T) array} over the T iterations that any of them has, NaN where
     a seed has none (it diverged before, or is not there yet); `iter` is (T,)."""
@@ -259,5 +271,6 @@ def read_info(folder: str | Path) -> dict:
         raise UserError(f'{path}: damaged (no object of names and values): delete it or train the run anew')
     for name, kind in INFO.items():
         if not isinstance(info.get(name), kind | None):
-            raise UserError(f'{path}: damaged ({name} is {str(info[name])[:40]!r}): delete it or train the run anew')
+            raise UserError(f'{path}: damaged ({name} is {str(info[name])[:40]!r}): delete it or train the '
+                            f'run anew')
     return info

@@ -39,13 +39,15 @@ def welch_interval(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> 
     middle = float(one.mean() - other.mean())
     if np.ptp(one) == np.ptp(other) == 0:    # without any spread Welch's statistic is 0/0
         return middle, middle
-    with warnings.catch_warnings():    # of a group without spread, which is sound as long as the other has some
+    # scipy warns of a group without spread, which is sound as long as the other has some.
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)
         interval = scipy.stats.ttest_ind(one, other, equal_var=False).confidence_interval(level)
     return float(interval.low), float(interval.high)
 
 
-def bootstrap(groups: Sequence[np.ndarray], statistic: Callable[[np.ndarray], Sequence[float]], resamples: int,
+def bootstrap(groups: Sequence[np.ndarray], statistic: Callable[[np.ndarray], Sequence[float]],
+              resamples: int,
               seed: int = 0) -> np.ndarray:
     """A statistic of `resamples` samples with replacement, drawn within each group. groups: indices, one
     array each; statistic: indices -> K numbers. -> (resamples, K) float array"""
@@ -85,7 +87,8 @@ class Threshold(NamedTuple):
         return f'{self.at:,.0f} parameters ({self.low:,.0f} to {self.high:,.0f})'
 
 
-def threshold(sizes: np.ndarray, shares: np.ndarray, direction: int, resamples: int = 400, seed: int = 0) -> Threshold:
+def threshold(sizes: np.ndarray, shares: np.ndarray, direction: int, resamples: int = 400,
+              seed: int = 0) -> Threshold:
     """Where shares of 0 to 1 pass one half over sizes in parameters, (N,) each, one entry a seed. direction:
     1 where they rise, -1 where they fall.
 
@@ -96,7 +99,8 @@ def threshold(sizes: np.ndarray, shares: np.ndarray, direction: int, resamples: 
     x = np.log(sizes)
     at, _ = logistic_fit(x, shares)
     members = [np.flatnonzero(which == level) for level in range(len(levels))]
-    places, slopes = bootstrap(members, lambda chosen: logistic_fit(x[chosen], shares[chosen]), resamples, seed).T
+    places, slopes = bootstrap(members, lambda chosen: logistic_fit(x[chosen], shares[chosen]), resamples,
+                               seed).T
     low, high = np.quantile(places, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     above = np.array([shares[group].mean() > 0.5 for group in members])
     change = np.flatnonzero(above[1:] != above[:-1])

@@ -84,7 +84,8 @@ class Task:
     @classmethod
     def answered_columns(cls) -> list[str]:
         """Columns of results.csv: how many held-out questions are answered, and of how many."""
-        return [] if cls.heldout_group is None else [f'{cls.heldout_group}_answered', f'{cls.heldout_group}_questions']
+        return [] if cls.heldout_group is None else [f'{cls.heldout_group}_answered',
+                                                     f'{cls.heldout_group}_questions']
 
     def is_heldout(self, i: int) -> bool:
         """Is prompt i never trained on?"""
@@ -134,7 +135,8 @@ class Arithmetic(Task):
             raise UserError(f'max_operand={max_operand!r}: expected a whole number from 1 to 99')
         self.max_operand = max_operand
         if len(heldout := list(heldout)) > (max_operand + 1)**2:
-            raise UserError(f'held-out pairs: {len(heldout):,} of them, and only {(max_operand + 1)**2:,} pairs of operands')
+            raise UserError(f'held-out pairs: {len(heldout):,} of them, and only {(max_operand + 1)**2:,} '
+                            f'pairs of operands')
         self.heldout = tuple((a, b) for a, b in heldout)
         for pair in self.heldout:
             if any(type(x) is not int or not 0 <= x <= max_operand for x in pair):
@@ -144,7 +146,8 @@ class Arithmetic(Task):
         self.expressions = [(a, sign, b) for sign in '+-' for a in operands for b in operands]
         self.prompts = [f'<{a}{sign}{b}=' for a, sign, b in self.expressions]
         self.results = [a + b if sign == '+' else a - b for a, sign, b in self.expressions]
-        self.answers = [f'{result}>' for result in self.results]    # with its end: 1 is no answer where 12 is right
+        # With its end: 1 is no answer where 12 is right.
+        self.answers = [f'{result}>' for result in self.results]
         trained = [not self.is_heldout(i) for i in range(len(self.prompts))]
         self.repeats = None if repeats is None else check_repeats(repeats, trained)
 
@@ -183,7 +186,8 @@ class Arithmetic(Task):
         expressions."""
         heldout = {frozenset(pair) for pair in self.heldout}
         expected = 2 * (self.max_operand + 1) ** 2 - sum(2 * len(pair) for pair in heldout)
-        assert len(set(lines)) == expected, f'{len(set(lines))} different lines of arithmetic, expected {expected}'
+        found = len(set(lines))
+        assert found == expected, f'{found} different lines of arithmetic, expected {expected}'
         leaked = [line for line in lines for a, b in self.heldout
                   for x, y in ((a, b), (b, a)) if line.startswith((f'<{x}+{y}=', f'<{x}-{y}='))]
         assert not leaked, f'held-out expressions among the lines: {leaked}'
@@ -228,11 +232,12 @@ class Capitals(Task):
 
     def check(self, lines: list[str]) -> None:
         """Count the different lines: one a fact."""
-        expected = len(set(self.facts))
-        assert len(set(lines)) == expected, f'{len(set(lines))} different lines of facts, expected {expected}'
+        found, expected = len(set(lines)), len(set(self.facts))
+        assert found == expected, f'{found} different lines of facts, expected {expected}'
 
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Arithmetic, Capitals)}    # in the order of columns
+# In the order of their columns.
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Arithmetic, Capitals)}
 
 
 def tasks_from(descriptions: dict[str, dict], path: str | Path) -> dict[str, Task]:

@@ -14,7 +14,8 @@ import numpy as np
 from tbtt import paper
 from tbtt.atomic import write_file
 from tbtt.cli import UserError
-from tbtt.results import (NUM_SAMPLES, Results, answered_bounds, best_row, counted_groups, find_seeds, format_number,
+from tbtt.results import (NUM_SAMPLES, Results, answered_bounds, best_row, counted_groups, find_seeds,
+                          format_number,
                           heldout_groups, last_row, parse_number, read_info, read_lines, read_results)
 from tbtt.tasks import TASKS, Task
 
@@ -39,13 +40,15 @@ def summary_columns() -> list[str]:
     scores, heldout = [*counted_groups(), 'combined'], heldout_groups()
     seen = [task.seen_group for task in TASKS.values() if task.seen_group]
     probabilities = [column for task in TASKS.values() for column in task.probability_columns()]
-    return ['run', 'folder', 'tasks', 'heldout', *SETTINGS, 'seed', 'num_params', 'iter', 'finished', 'diverged', 'seconds',
+    return ['run', 'folder', 'tasks', 'heldout', *SETTINGS, 'seed', 'num_params', 'iter', 'finished',
+            'diverged', 'seconds',
             'best_iter', *(f'best_{score}' for score in scores), *(f'last_{score}' for score in scores),
             *(f'last_{group}' for group in seen), *(column for group in heldout for column in
-                                                    (f'best_{group}_correct', f'last_{group}_correct', f'{group}_total')),
+                                                    (f'best_{group}_correct', f'last_{group}_correct',
+                                                     f'{group}_total')),
             'train_loss', 'val_loss', *probabilities,
-            *(f'top_{score}{what}' for score in scores for what in ('', '_iter', '_stayed')), 'data', *paper.TRAINING,
-            *(column.format(group) for group in heldout for column in ANSWERED)]
+            *(f'top_{score}{what}' for score in scores for what in ('', '_iter', '_stayed')), 'data',
+            *paper.TRAINING, *(column.format(group) for group in heldout for column in ANSWERED)]
 
 
 def summarise(sweep):
@@ -96,7 +99,8 @@ def row_of_paper(experiment: str, model: str, wd: bool = False) -> dict:
     return {'tasks': paper.tasks_column(experiment), 'data': digest, **paper.recipe(experiment, model, wd)}
 
 
-def as_the_paper(row: dict, experiment: str, model: str = 'n14', wd: bool = False, but: tuple[str, ...] = ()) -> bool:
+def as_the_paper(row: dict, experiment: str, model: str = 'n14', wd: bool = False,
+                 but: tuple[str, ...] = ()) -> bool:
     """Was a seed trained as the paper trains that model? but: columns that are not looked at"""
     expected = row_of_paper(experiment, model, wd)
     return all(row.get(column) == value for column, value in expected.items() if column not in but)
@@ -106,18 +110,21 @@ def seed_row(folder: Path) -> dict:
     """What results.csv and run.json of one seed say. -> {column: value}, None where one does not apply"""
     results, info = read_results(folder / 'results.csv'), read_info(folder)
     last = last_row(results)
-    best = last if np.isnan(results['combined_acc']).all() else best_row(results, 'combined')    # without tasks no scores
+    # Without tasks there are no scores.
+    best = last if np.isnan(results['combined_acc']).all() else best_row(results, 'combined')
     trained = info.get('config', {})    # whatever is asked for now
     settings = {name: trained.get(name) for name in (*SETTINGS, *paper.TRAINING)}
     row = {**{name: int(value) if isinstance(value, bool) else value for name, value in settings.items()},
            'seed': info.get('seed'), 'num_params': info.get('num_params'), 'iter': int(results['iter'][last]),
-           'finished': int(info.get('finished', False)), 'diverged': info.get('diverged'), 'seconds': info.get('seconds'),
+           'finished': int(info.get('finished', False)), 'diverged': info.get('diverged'),
+           'seconds': info.get('seconds'),
            'best_iter': int(results['iter'][best])}
     for task in TASKS.values():
         row |= task_columns(task, results, best, last)
     row |= {column: results[column][last] for column in ('train_loss', 'val_loss')}
     row |= score_columns('combined', results, best, last)
-    return {column: None if isinstance(value, float) and np.isnan(value) else value for column, value in row.items()}
+    return {column: None if isinstance(value, float) and np.isnan(value) else value
+            for column, value in row.items()}
 
 
 def task_columns(task: type[Task], results: Results, best: int, last: int) -> dict:
@@ -157,11 +164,13 @@ def write_summary(path: Path, rows: Iterable[dict]) -> int:
     wrote.
     """
     with filelock.FileLock(path.with_name(f'.{path.name}.lock')):
-        rows = [{column: value if isinstance(value, str) else format_number(value) for column, value in row.items()}
+        rows = [{column: value if isinstance(value, str) else format_number(value)
+                 for column, value in row.items()}
                 for row in rows]
         ours = {row['folder'] for row in rows}
         before = rows_before(path)
-        rows = [row for row in before if row['folder'] not in ours and (path.parent / row['folder']).exists()] + rows
+        rows = [row for row in before if row['folder'] not in ours
+                and (path.parent / row['folder']).exists()] + rows
         if not rows:
             return 0
         columns = list(dict.fromkeys([*summary_columns(), *(column for row in rows for column in row)]))
@@ -196,11 +205,14 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
         younger = {column.format(group) for group in heldout_groups() for column in ANSWERED}
         missing = [column for column in summary_columns() if column not in header and column not in younger]
         if missing:
-            raise UserError(f'{path}: line 1 lacks the column {missing[0]}: give a summary.csv of sweep.py, made anew by it')
+            raise UserError(f'{path}: line 1 lacks the column {missing[0]}: give a summary.csv of sweep.py, '
+                            f'made anew by it')
         for line, cells in lines:
             if len(cells) != len(header):
-                raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it anew with sweep.py')
-            row = {column: cell if column in TEXT else parse_number(cell, f'{path}: line {line}, {column}') if cell else None
+                raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it anew '
+                                f'with sweep.py')
+            row = {column: cell if column in TEXT else parse_number(cell, f'{path}: line {line}, {column}')
+                   if cell else None
                    for column, cell in zip(header, cells)}
             blank = [column for column in NEVER_BLANK if row[column] in (None, '')]
             if blank:
