@@ -110,7 +110,8 @@ def seeds_in(folder: Path) -> list[Path]:
     """The folders of a run's seeds. UserError where there is none"""
     found = find_seeds(folder)
     if not found:
-        raise UserError(f'no results.csv in {folder} or in a seed_* folder below it: train it, or name another '
+        raise UserError(f'no results.csv in {folder} or in a seed_* folder below it: train it, or name '
+                        f'another '
                         f'folder')
     return found
 

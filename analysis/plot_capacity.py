@@ -29,7 +29,7 @@ from tbtt.figures import (BEHIND, BLACK, PURPLE, add_format, draw_seeds, legend_
 from tbtt.results import Results, group_label, read_results, stack_seeds
 from tbtt.stats import mean_interval, wilson_interval
 from tbtt.sweep.claims import agrees_on_heldout
-from tbtt.sweep.summary import PAIR, read_summaries
+from tbtt.sweep.summary import PAIR, read_summaries, row_of_paper
 from tbtt.tasks import TASKS
 
 NEAR = 4    # times larger or smaller: the paper's models of about the sizes that were trained
@@ -167,7 +167,7 @@ def draw_capacity(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
         found = [row for row in rows if row['tasks'] == tasks]
         groups = probed_groups(tasks)
         score_axes(axes)
-        axes.set_title(f'{paper.title(tasks)}: {seeds_text(found)}', fontsize=11, pad=18)
+        axes.set_title(f'{paper.title(tasks)}: {seeds_text(found)}{other_data(found)}', fontsize=11, pad=18)
         draw_beside(axes, [row for row in beside if row['tasks'] == tasks], groups, name)
         draw_shares(axes, found)
         for i, group in enumerate(groups):
@@ -177,6 +177,13 @@ def draw_capacity(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
     figure.axes[0].set_ylabel('Percent')
     legend_once(figure, ncols=min(2, len(every)), fontsize=9)
     return figure
+
+
+def other_data(rows: Rows) -> str:
+    """A line for a title that says so where seeds were trained on other data than the paper's."""
+    experiment = experiment_of(rows[0]['tasks'])
+    same = experiment and all(row['data'] == row_of_paper(experiment, 'n14')['data'] for row in rows)
+    return '' if same else "\n(not the paper's data or order of lines)"
 
 
 def score_axes(axes: Axes) -> None:

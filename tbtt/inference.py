@@ -19,8 +19,8 @@ def add_options(parser: Parser, ckpt: str) -> None:
     """--out_dir, --ckpt, --dataset, --device and --seed. ckpt: the default checkpoint in the folder of the run."""
     parser.add_argument('--out_dir', type=expand_home, default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=ckpt, help=f'checkpoint in that folder (default: {ckpt})')
-    parser.add_argument('--dataset', type=expand_home, help='whose meta.pkl has the characters and the tasks of a checkpoint of '
-                        "nanoGPT's (default: as its config names it)")
+    parser.add_argument('--dataset', type=expand_home, help='whose meta.pkl has the characters and the tasks of a checkpoint '
+                        "of nanoGPT's (default: as its config names it)")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
     parser.add_argument('--seed', type=seed_number, help='of the samples (default: that of the run)')
 

@@ -41,7 +41,7 @@ class Estimates:
         shape = (*args.items(), config.batch_size, config.gradient_accumulation_steps)
         if shape not in self.steps:
             engine = Engine(Replicas.from_seeds(args, [0], self.device), dataset.train, [0], config, self.device,
-                            choose_dtype(config.dtype, self.device))
+                            choose_dtype(config.dtype, self.device, config.n_embd), newline=dataset.newline)
             for _ in engine.run(0, 1):    # warm-up
                 pass
             begin = time.perf_counter()
