@@ -34,15 +34,13 @@ from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.engine import Engine
 from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluation
 from tbtt.trace.memorization import overlap
-from tbtt.paper import MODELS, TASKS
+from tbtt.paper import EXPERIMENTS, MODELS, tasks_of
 from tbtt.prepare import write_dataset
 from tbtt.replicas import Replicas
 from tbtt.provenance import provenance
-from tbtt.tasks import Arithmetic, Capitals
 
 SECTIONS = ('step', 'evaluation', 'replicas', 'run', 'trace')
 DEFAULT = SECTIONS[:-1]
-KINDS = {'math': (Arithmetic,), 'facts': (Capitals,), 'both': (Arithmetic, Capitals)}
 DATASHEET = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12}    # dense bfloat16 operations a second, NVIDIA's datasheets
 
 
@@ -334,7 +332,7 @@ def main():
     parser.add_argument('--device', default='auto', help='(default: auto)')
     parser.add_argument('--only', type=names(SECTIONS), default=DEFAULT,
                         help=f'some of {",".join(SECTIONS)} (default: {",".join(DEFAULT)})')
-    parser.add_argument('--tasks', type=names(TASKS), default=list(TASKS), help='some of math,facts,both')
+    parser.add_argument('--tasks', type=names(EXPERIMENTS), default=list(EXPERIMENTS), help='some of math,facts,both')
     parser.add_argument('--sizes', type=names(MODELS), default=list(MODELS), help='some of n14,n28,n56,MLT')
     parser.add_argument('--full', action='store_true', help='also train tasks and sizes to their end')
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the table')
@@ -348,8 +346,8 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with contextlib.redirect_stdout(io.StringIO()):
-            for task, kinds in KINDS.items():
-                write_dataset(folder / task, [kind() for kind in kinds], seed=1337)
+            for experiment in EXPERIMENTS:
+                write_dataset(folder / experiment, [task() for task in tasks_of(experiment)], seed=1337)
         for name, section in sections.items():
             if name in args.only:
                 for row in section(args.tasks, args.sizes, folder, device):
