@@ -139,7 +139,7 @@ def check_rows(results: Results, path: str | Path, lines: Sequence[int]) -> None
             raise UserError(f'{path}: line {lines[rows.argmax()]}: {fault}: {MEND}')
 
 
-def percent_right(counts: Mapping, groups: Iterable[str]):
+def percent_right(counts: Mapping, groups: Iterable[str]) -> float | np.ndarray:
     """Percent right over all questions of these groups together. counts: {column: number or (T,) array}"""
     return 100 * sum(counts[f'{group}_correct'] for group in groups) / sum(counts[f'{group}_total']
                                                                            for group in groups)
