@@ -67,13 +67,14 @@ def random_data(vocab_size: int, count: int = 300) -> torch.Tensor:
     return torch.randint(vocab_size, (count,), generator=torch.Generator().manual_seed(1))
 
 
-def new_engine(data: torch.Tensor, vocab_size: int, config: Config, lively: bool = False) -> Engine:
+def new_engine(data: torch.Tensor, vocab_size: int, config: Config, lively: bool = False,
+               newline: int | None = None) -> Engine:
     """An engine on the CPU. lively: with weights at which every part of the model matters"""
     seeds = list(range(config.seed, config.seed + config.num_seeds))
     replicas = Replicas.from_seeds(config.model_args(vocab_size), seeds)
     if lively:
         replicas.flat += 0.3 * torch.randn(replicas.flat.shape, generator=torch.Generator().manual_seed(2))
-    engine = Engine(replicas, data, seeds, config, CPU, torch.float32)
+    engine = Engine(replicas, data, seeds, config, CPU, torch.float32, newline=newline)
     engine.prepare()
     return engine
 
@@ -142,6 +143,16 @@ def test_every_mode_gives_the_losses_of_every_other_over_200_steps(math_data):
              for mode in ('False', 'True', 'fused')}
     losses = [train(engine, 0, 200) for engine in modes.values()]
     assert all((one - losses[0]).abs().max() < 5e-5 for one in losses)
+
+
+@pytest.mark.parametrize('how', [dict(windows='line'), dict(line_order='fresh')])
+def test_windows_within_a_line_and_of_a_fresh_order_are_trained_on_as_in_the_eager_mode(math_data, how, threads):
+    settings = dict(how, block_size=12, gradient_accumulation_steps=2, num_seeds=3, learning_rate=2e-3, min_lr=1e-3)
+    eager, fused = (new_engine(math_data.train, 17, tiny_config(compile=mode, **settings), newline=math_data.newline)
+                    for mode in ('False', 'fused'))
+    expected = train(eager, 0, 20)
+    threads(2)
+    assert fused.mode == 'fused' and (train(fused, 0, 20) - expected).abs().max() < 2e-5
 
 
 def state_after(config: Config, data: torch.Tensor, steps: int = 30) -> list[torch.Tensor]:
