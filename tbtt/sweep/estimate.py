@@ -6,7 +6,7 @@ import torch
 from tbtt.dataset import Dataset
 from tbtt.device import choose_dtype
 from tbtt.engine import Engine
-from tbtt.memory import bytes_a_replica
+from tbtt.device import bytes_of_replica
 from tbtt.replicas import Replicas
 
 COMPILED = 0.5    # of an eager step's time; measured between 0.3 and 0.6 for the paper's one-layer models
