@@ -1,0 +1,251 @@
+"""
+Export a checkpoint, ours, nanoGPT's or of the paper's code, as a folder that the library transformers loads.
+
+    python analysis/export.py --out_dir=math_mini_14 --to=hf_math_14
+
+Writes config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json and a
+model card, README.md, into --to, which must be new; of a run of several seeds one such folder a seed.
+AutoModelForCausalLM and AutoTokenizer load it with no code of ours. Before the folder appears it is loaded in
+float64, and its logits are compared with ours; the largest difference is printed, about 1e-14. Takes ten
+seconds. What to do with the folder: docs/interchange.md.
+"""
+import copy
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from model import GPT
+from tbtt.atomic import BESIDE, flush_folders, write_file
+from tbtt.checkpoint import build_model, codec_of, read_checkpoint
+from tbtt.cli import Parser, UserError, run, study_package
+from tbtt.dataset import Codec
+from tbtt.figures import markdown_table
+from tbtt.inference import find_checkpoints
+from tbtt.results import last_row, read_info, read_results
+from tbtt.run_folder import LATEST, RESULTS, best_of
+
+TOLERANCE = 1e-9    # of the largest logit, in float64: rounding is far below, the smallest mistake far above
+SCORES = {'addition %': 'add_acc', 'subtraction %': 'sub_acc', 'held-out %': 'heldout_acc',
+          'facts %': 'facts_acc', 'train loss': 'train_loss', 'val loss': 'val_loss'}    # in the model card
+EMBEDDINGS = ('transformer.wte.weight', 'transformer.wpe.weight', 'lm_head.weight')    # the last is the first
+# Settings that say where a run was made, not how: they stay out of the model card.
+OF_THE_MACHINE = {
+    'out_dir', 'init_from', 'overwrite', 'device', 'compile', 'backend', 'num_seeds', 'eval_only',
+    'log_interval', 'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log', 'always_save_checkpoint'}
+
+
+class Source(NamedTuple):
+    """A checkpoint that is to be exported."""
+    path: Path
+    checkpoint: dict[str, Any]
+    model: GPT
+    codec: Codec
+    has_tasks: bool    # its lines end in a newline, which ends an answer
+
+
+def read_source(path: Path) -> Source:
+    """Raises `UserError` for a checkpoint that is damaged, has no codec of text, or no finite weights."""
+    checkpoint = read_checkpoint(path)
+    model = build_model(checkpoint, path).eval()
+    codec, tasks = codec_of(checkpoint, path)
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise UserError(f'{path} holds weights that are not finite: export one from before it diverged')
+    surrogates = [character for character in codec.stoi if '\ud800' <= character <= '\udfff']
+    if surrogates:
+        raise UserError(f'{path}: its vocabulary has {surrogates[0]!r}, which is no text')
+    return Source(path, checkpoint, model, codec, bool(tasks))
+
+
+def convert_weights(model: GPT) -> dict[str, torch.Tensor]:
+    """The weights as transformers' GPT-2 names them and lays them out, float32: projections (in, out), a bias
+    everywhere, and no head, which is the embedding."""
+    state = model.state_dict()
+    layers = {name: value for name, value in state.items() if name not in EMBEDDINGS}
+    zeros = {name.removesuffix('weight') + 'bias': torch.zeros(len(value)) for name, value in layers.items()
+             if name.endswith('weight')}
+    layers = {name: value.T.contiguous() if value.dim() == 2 else value for name, value in layers.items()}
+    return {**zeros, **layers, 'transformer.wte.weight': state['transformer.wte.weight'],
+            'transformer.wpe.weight': state['transformer.wpe.weight']}
+
+
+def model_config(source: Source) -> dict[str, Any]:
+    """config.json: transformers' GPT2Config."""
+    config = source.model.config
+    return {
+        'architectures': ['GPT2LMHeadModel'], 'model_type': 'gpt2', 'dtype': 'float32',
+        'vocab_size': config.vocab_size, 'n_positions': config.block_size, 'n_embd': config.n_embd,
+        'n_layer': config.n_layer, 'n_head': config.n_head, 'n_inner': config.mlp_expansion * config.n_embd,
+        'activation_function': 'gelu', 'layer_norm_epsilon': 1e-5, 'scale_attn_weights': True,
+        'initializer_range': 0.02, 'tie_word_embeddings': True,
+        'resid_pdrop': config.dropout, 'embd_pdrop': config.dropout, 'attn_pdrop': config.dropout,
+        'bos_token_id': None, 'eos_token_id': end_token(source), 'pad_token_id': None}
+
+
+def end_token(source: Source) -> int | None:
+    """The token that ends an answer, where the checkpoint knows its tasks: other text goes on."""
+    return source.codec.stoi.get('\n') if source.has_tasks else None
+
+
+def generation_config(source: Source) -> dict[str, Any]:
+    """generation_config.json: greedy, to the end of the line, never beyond the block's last position."""
+    end = end_token(source)
+    return {'do_sample': False, 'max_length': source.model.config.block_size, 'eos_token_id': end,
+            'pad_token_id': end}
+
+
+def tokenizer_json(source: Source) -> str:
+    """tokenizer.json: a character a token. There is no unknown token, so an unknown character is an error."""
+    tokenizers = study_package('tokenizers')
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(source.codec.stoi))
+    character = tokenizers.Regex(r'[\s\S]')
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(character, behavior='isolated')
+    tokenizer.decoder = tokenizers.decoders.Fuse()
+    return tokenizer.to_str(pretty=True)
+
+
+def tokenizer_config(source: Source) -> dict[str, Any]:
+    """tokenizer_config.json: no special tokens, and no blank is tidied away."""
+    return {'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': source.model.config.block_size,
+            'clean_up_tokenization_spaces': False}
+
+
+def score_table(source: Source) -> str:
+    """Markdown: what the run measured at the checkpoint's iteration, and at its last evaluation."""
+    path = source.path.parent / RESULTS
+    if not path.is_file():
+        loss = best_of(source.checkpoint, source.path)[1]
+        return f'The checkpoint comes without results. Its best validation loss: {loss:.4f}.'
+    results = read_results(path)
+    columns = {head: results[name] for head, name in SCORES.items() if not np.isnan(results[name]).all()}
+    here = np.flatnonzero(results['iter'] == source.checkpoint['iter_num'])
+    rows = [('this checkpoint', i) for i in here] + [('last evaluation', last_row(results))]
+    return markdown_table(['', 'iteration', *columns], [
+        [label, f'{results["iter"][i]:,.0f}', *(f'{values[i]:.4g}' for values in columns.values())]
+        for label, i in rows])
+
+
+def model_card(source: Source, name: str) -> str:
+    """README.md, with the front matter that model hubs read."""
+    checkpoint = source.checkpoint
+    settings = {key: value for key, value in checkpoint['config'].items() if key not in OF_THE_MACHINE}
+    dataset = settings['dataset'] = Path(str(settings.get('dataset', 'unknown'))).name
+    info = read_info(source.path.parent)
+    made_by = {key: info[key] for key in ('commit', 'hardware', 'versions') if key in info}
+    rows = [[f'`{key}`', f'`{value}`'] for key, value in {**settings, **made_by}.items()]
+    return f'''---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- gpt2
+- character-level
+---
+# {name}
+
+A GPT of {source.model.get_num_params():,} parameters (position embeddings not counted) that reads and writes
+characters, trained on `{dataset}` with seed {checkpoint['config'].get('seed', 'not recorded')}; the weights
+of iteration {checkpoint['iter_num']:,} (`{source.path.name}`).
+
+```python
+from transformers import pipeline
+ask = pipeline('text-generation', '{name}')
+```
+
+It answers greedily; a prompt and its answer together have at most {source.model.config.block_size}
+characters. A character that was not in training is an error.
+
+## Scores
+{score_table(source)}
+
+Scores are percent of near-greedy samples; held-out questions are those that training never saw. One seed is
+an anecdote.
+
+## Settings
+{markdown_table(['setting', 'value'], rows)}
+'''
+
+
+def make_files(source: Source, name: str) -> dict[str, bytes]:
+    """{file name: content} of a folder for transformers."""
+    safetensors = study_package('safetensors.torch')
+    weights = safetensors.save(convert_weights(source.model), metadata={'format': 'pt'})
+    plain = {'config.json': model_config(source), 'generation_config.json': generation_config(source),
+             'tokenizer_config.json': tokenizer_config(source)}
+    texts = {file: json.dumps(content, indent=2) + '\n' for file, content in plain.items()}
+    texts |= {'tokenizer.json': tokenizer_json(source), 'README.md': model_card(source, name)}
+    # The name of a folder may be no UTF-8.
+    return {'model.safetensors': weights, **{file: text.encode(errors='backslashreplace')
+                                             for file, text in texts.items()}}
+
+
+def read_folder(folder: Path) -> tuple[Any, Any]:
+    """-> transformers' model, in float64, and tokenizer"""
+    transformers = study_package('transformers')
+    transformers.utils.logging.disable_progress_bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, local_files_only=True)
+    return model, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@torch.no_grad()
+def check_folder(source: Source, folder: Path) -> float:
+    """Load the folder with transformers. -> the largest difference of its logits from ours, in float64
+
+    Raises `UserError` where it is more than rounding, or the tokenizer does not give back every character.
+    """
+    theirs, tokenizer = read_folder(folder)
+    vocab_size, block_size = source.model.config.vocab_size, source.model.config.block_size
+    tokens = torch.randint(vocab_size, (block_size,), generator=torch.Generator().manual_seed(0))
+    ours = copy.deepcopy(source.model).double()(tokens[:, None])[..., 0].T    # (T, V)
+    difference = (theirs(tokens[None]).logits[0] - ours).abs().max().item()
+    text, ids = ''.join(source.codec.stoi), list(source.codec.stoi.values())
+    same_text = tokenizer(text, verbose=False)['input_ids'] == ids and tokenizer.decode(ids) == text
+    if difference > TOLERANCE * ours.abs().max() or not same_text:
+        raise UserError(f'this version of transformers reads {source.path} as another model (its logits differ '
+                        f'by {difference:.1e}): pip install -r requirements-study.txt')
+    return difference
+
+
+def write_folder(sources: dict[str, Source], to: Path) -> dict[str, float]:
+    """Write a folder for each source, {place below `to`: source}, all of them or none.
+
+    -> {place: what `check_folder` found}
+    """
+    contents = {place: make_files(source, str(Path(to.name) / place)) for place, source in sources.items()}
+    to.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(f'{to}.{os.getpid()}{BESIDE}')
+    try:
+        for place, files in contents.items():
+            (beside / place).mkdir(parents=True)
+            for name, content in files.items():
+                write_file(beside / place / name, content)
+        found = {place: check_folder(source, beside / place) for place, source in sources.items()}
+        beside.rename(to)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    flush_folders({to.parent})
+    return found
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument('--out_dir', default='out', type=Path, help='folder of the run (default: out)')
+    parser.add_argument('--ckpt', default=LATEST, help=f'checkpoint in that folder (default: {LATEST})')
+    parser.add_argument('--to', required=True, type=Path, help='the new folder')
+    args = parser.parse_args()
+    if os.path.lexists(args.to):
+        raise UserError(f'{args.to} is there already: remove it, or name another folder with --to')
+    sources = {'' if place == args.out_dir else place.name: read_source(place / args.ckpt)
+               for place in find_checkpoints(args.out_dir, args.ckpt)}
+    for place, difference in write_folder(sources, args.to).items():
+        print(f'wrote {args.to / place}: its logits differ from ours by at most {difference:.1e} in float64')
+
+
+if __name__ == '__main__':
+    run(main)
