@@ -14,8 +14,10 @@ and sweeps/NAME/summary.csv, a row a seed. What is finished is skipped, what is 
 import os
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, expand_home, join_values, run    # first: it says what is missing
 
 import torch
 from tqdm import tqdm
@@ -37,13 +39,13 @@ def read_arguments():
     parser.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N', help='only the I-th of N parts, from 0 on')
     parser.add_argument('--workers', type=count, help='processes at a time (default: one a core, or one a GPU)')
     parser.add_argument('--replicas', type=count, help=f'seeds trained together (default: {ON_CPU}; on a GPU as many as fit)')
-    parser.add_argument('--sweeps_dir', default='sweeps', help='where sweeps are (default: sweeps)')
-    args, rest = parser.parse_known_args()
+    parser.add_argument('--sweeps_dir', default='sweeps', type=expand_home, help='where sweeps are (default: sweeps)')
+    args, rest = parser.parse_known_args(join_values(sys.argv[1:], parser))
     settings = {}
     for text in rest:
         name, equals, value = text.removeprefix('--').partition('=')
         if not (text.startswith('--') and equals):
-            parser.error(f'expected --key=value, got {text}')
+            parser.error(f'expected --key=value or --key value, got {text}')
         settings[name] = value
     return args, settings
 
@@ -84,15 +86,15 @@ def main():
     sweep = Sweep(args.sweep, settings, args.sweeps_dir)
     gpus = gpus_of(sweep)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    estimates = Estimates(sweep, 'cuda' if gpus else 'cpu')
-    replicas = args.replicas or (estimates.replicas_that_fit() if gpus else ON_CPU)
-    jobs = sweep.jobs(replicas, args.shard)
     workers = args.workers or len(gpus) or cores
-    threads = max(1, cores // workers)    # of each, however few jobs there are: their number changes the order of summation
-    workers = min(workers, max(1, len(jobs)))
-    if args.dry_run:
-        print(estimates.table(jobs, workers))
-        return 0
+    threads = max(1, cores // workers)    # of each, however few jobs there are: it changes the order of summation
+    with tempfile.TemporaryDirectory() as scratch:
+        estimates = Estimates(sweep, 'cuda' if gpus else 'cpu', Path(scratch))
+        jobs = sweep.jobs(args.replicas or (estimates.seeds_together() if gpus else ON_CPU), args.shard)
+        workers = min(workers, max(1, len(jobs)))
+        if args.dry_run:
+            print(estimates.table(jobs, workers))
+            return 0
 
     todo = [job for job in jobs if not done(job)]
     print(f'{sweep.folder}: {len(sweep.runs)} runs of {sweep.num_seeds} seed(s), {len(jobs)} jobs here, '

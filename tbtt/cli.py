@@ -42,6 +42,19 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
+def join_values(words: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """`--key value` as `--key=value`, for options that the parser does not know: it leaves those to its caller."""
+    known = {name for action in parser._actions for name in action.option_strings}
+    joined = []
+    for word in words:
+        before = joined[-1] if joined else ''
+        if before.startswith('--') and '=' not in before and before not in known and not word.startswith('--'):
+            joined[-1] += f'={word}'
+        else:
+            joined.append(word)
+    return joined
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that does not exist, with the nearest one that does."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

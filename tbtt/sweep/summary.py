@@ -156,8 +156,11 @@ def write_summary(path: Path, rows: Iterable[dict]) -> int:
                 for row in rows]
         ours = {row['folder'] for row in rows}
         before = rows_before(path)
-        rows = [row for row in before if row['folder'] not in ours and (path.parent / row['folder']).exists()] + rows
+        kept = [row for row in before if row['folder'] not in ours
+                and (path.parent / row['folder'] / 'results.csv').exists()]
+        rows = kept + rows
         if not rows:
+            path.unlink(missing_ok=True)
             return 0
         columns = list(dict.fromkeys([*summary_columns(), *(column for row in rows for column in row)]))
         text = io.StringIO()
