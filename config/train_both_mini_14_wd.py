@@ -1,6 +1,6 @@
 # Table 4, row n14 (both tasks), with weight decay 0.1 and no dropout. The paper: no numbers in its tables.
-# Ours: not measured yet.
-# Time: not measured yet.
+# Ours: not run.
+# Time: not run.
 base = 'config/train_both_mini_14.py'
 out_dir = 'both_mini_14_wd'
 weight_decay = 0.1

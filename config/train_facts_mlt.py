@@ -1,6 +1,6 @@
 # Table 3, row MLT (facts). The paper: facts 100.0%.
-# Ours: not measured yet.
-# Time: not measured yet.
+# Ours: not run.
+# Time: not run.
 base = 'config/train_math_mlt.py'
 out_dir = 'facts_mlt'
 dataset = 'facts_char'

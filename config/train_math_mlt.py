@@ -1,6 +1,6 @@
 # Table 2, row MLT (arithmetic). The paper: addition 98%, subtraction 98%, held-out 0/40.
-# Ours: not measured yet.
-# Time: not measured yet.
+# Ours: not run.
+# Time: not run.
 base = 'config/train_math_mini_14.py'
 out_dir = 'math_mlt'
 n_layer = n_head = 6

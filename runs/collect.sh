@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Bring what runs/paper.sh and sweep.py trained into results/: CSVs, run.json, a plot a run, the grids, the tables, the
-# figures and verdicts of sweeps; then the README.
+# figures and verdicts of sweeps; then the numbers in README.md, docs/ and config/.
 #   bash runs/collect.sh [FOLDER_WITH_THE_RUNS]      (default: here)
 set -euo pipefail
 from=$(cd "${1:-.}" && pwd)
@@ -14,12 +14,12 @@ for wd in "" _wd; do
             fi
         done
         if [ -d "results/$(basename "$run")" ]; then
-            $python plot_results.py --model_folder "results/$(basename "$run")"
+            "$python" plot_results.py --model_folder "results/$(basename "$run")"
         fi
     done
     if compgen -G "results/*_m*$wd/" > /dev/null; then
-        $python plot_all_models.py --root_dir results --output_dir results ${wd:+--wd}
-        $python analysis/make_tables.py --root_dir results ${wd:+--wd} > "results/tables$wd.md"
+        "$python" plot_all_models.py --root_dir results --output_dir results ${wd:+--wd}
+        "$python" analysis/make_tables.py --root_dir results ${wd:+--wd} > "results/tables$wd.md"
     fi
 done
 for summary in "$from"/sweeps/*/summary.csv; do
@@ -35,7 +35,10 @@ for summary in "$from"/sweeps/*/summary.csv; do
             cp "$csv" "$(dirname "$csv")/run.json" "$to/$(dirname "${csv#"$sweep"/}")"
         done
     fi
-    $python analysis/plot_capacity.py "$summary" --output_dir "$to"
-    $python analysis/make_tables.py --claims "$summary" > "$to/claims.md"
+    "$python" analysis/plot_capacity.py "$summary" --output_dir "$to"
+    "$python" analysis/make_claims.py "$summary" > "$to/claims.md"
 done
-$python tests/test_readme.py
+if [ -f results/capacity/summary.csv ]; then
+    "$python" analysis/plot_capacity.py results/capacity/summary.csv --only=rule --output_dir results
+fi
+"$python" runs/readme.py

@@ -1,162 +1,165 @@
-"""The README's numbers are those of the committed files. `python tests/test_readme.py` writes them anew."""
-import csv
-import json
+"""README.md, docs/, headers of config/: numbers are those of committed files, what is named is there."""
 import re
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-HERE = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(HERE))    # when run as a script
+import readme
+from readme import BLOCKS, CONFIGS, PAGES, ROOT, block, fill_config, fill_page
+from tbtt.config import FIELDS, Config, load_config
+from tbtt.sweep import claims
+from tbtt.sweep.summary import read_summaries
 
-import bench
-import make_tables
-import plot_frequency
-import trace_memorization
-
-README = HERE / 'README.md'
-
-
-def results():
-    """Tables 2, 3 and 4 from results/."""
-    return '\n\n'.join([*(make_tables.make_table(task, HERE / 'results') for task in make_tables.TABLES), make_tables.NOTES])
+README = ROOT / 'README.md'
+CURRENT = [page for page in PAGES if page.name != 'LOG.md']    # which names what was there then
+SCRIPTS = [path.relative_to(ROOT).as_posix() for folder in ('.', 'analysis', 'runs')
+           for path in sorted((ROOT / folder).glob('*')) if path.suffix in ('.py', '.sh')]
 
 
-def speed():
-    """The tables of bench.py from results/."""
-    files = [HERE / 'results' / f'bench_{name}.json' for name in ('cpu', 'trace')]
-    return '\n\n'.join(bench.report(json.loads(file.read_text())) for file in files)
+@pytest.fixture(scope='module')
+def made() -> dict[str, str]:
+    """{name: text} of every block, made once."""
+    return {name: make() for name, make in BLOCKS.items()}
 
 
-def crash():
-    """What the long version of the crash test said last."""
-    return f'```\n{(HERE / "results" / "crash_torture.txt").read_text().splitlines()[-1]}\n```'
+def seed(**columns) -> dict:
+    """A row of a summary: everything right at the best evaluation, half of it held out at the last."""
+    return dict(heldout_total=40, heldout_questions=4, best_heldout_correct=40, last_heldout_correct=20,
+                best_combined=100.0, best_add=100.0, best_sub=100.0, best_facts=None, iter=30_000,
+                path=Path('nowhere')) | columns
 
 
-def verdicts():
-    """The verdicts on the paper's claims from results/capacity/."""
-    from tbtt.sweep import claims
-    from tbtt.sweep.summary import read_summaries
-    return claims.report(claims.judge(read_summaries([HERE / 'results' / 'capacity' / 'summary.csv'])))
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_the_numbers_of_a_page_are_those_of_the_committed_files(page, made):
+    text = page.read_text(encoding='utf-8')
+    assert fill_page(text, {name: lambda name=name: made[name] for name in BLOCKS}) == text
 
 
-SKEWED = ('facts_skewed', 'both_skewed')
+def test_every_block_stands_in_one_page_and_every_mark_is_a_block():
+    texts = {page: page.read_text(encoding='utf-8') for page in PAGES}
+    marks = re.findall(r'^<!-- /?(\w+) -->$', '\n'.join(texts.values()), re.MULTILINE)
+    assert sorted(marks) == sorted([*BLOCKS, *BLOCKS])
+    assert all(sum(bool(block(name).search(text)) for text in texts.values()) == 1 for name in BLOCKS)
 
 
-def asked(dataset):
-    """The rows of frequency.csv from results/."""
-    with open(HERE / 'results' / dataset / 'frequency.csv', newline='') as file:
-        return [plot_frequency.Row(row['run'], int(row['parameters']), int(row['seed']), row['task'], row['question'],
-                                   int(row['occurrences']), float(row['recalled'])) for row in csv.DictReader(file)]
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_a_config_file_says_what_its_committed_runs_gave(path):
+    text = path.read_text(encoding='utf-8')
+    assert fill_config(text, readme.config_header(load_config([path], {}))) == text
 
 
-def traced(dataset):
-    """The models of trace.json from results/."""
-    return json.loads((HERE / 'results' / dataset / 'trace.json').read_text())['models']
+@pytest.mark.slow
+def test_the_committed_verdicts_are_those_of_the_committed_sweep():
+    rows = read_summaries([readme.RESULTS / 'capacity' / 'summary.csv'])
+    assert readme.verdicts() == claims.report(claims.judge(rows))
 
 
-def frequency():
-    return '\n\n'.join(plot_frequency.table(asked(dataset)) for dataset in SKEWED)
+def test_a_stale_page_is_named_and_mended(tmp_path, monkeypatch, capsys):
+    page = tmp_path / 'page.md'
+    page.write_text('Before.\n<!-- number -->\n1\n<!-- /number -->\nAfter.\n')
+    monkeypatch.setattr(readme, 'ROOT', tmp_path)
+    monkeypatch.setattr(readme, 'PAGES', [page])
+    monkeypatch.setattr(readme, 'CONFIGS', [])
+    monkeypatch.setattr(readme, 'BLOCKS', {'number': lambda: '2'})
+
+    def call(*options: str) -> int:
+        monkeypatch.setattr('sys.argv', ['readme.py', *options])
+        return readme.main()
+
+    assert call('--check') == 1 and 'page.md' in capsys.readouterr().out
+    assert call() == 0 and page.read_text() == 'Before.\n<!-- number -->\n2\n<!-- /number -->\nAfter.\n'
+    assert call('--check') == 0 and not capsys.readouterr().out.count('stale')
 
 
-def memorization():
-    return '\n\n'.join(trace_memorization.compare(traced(dataset)) for dataset in SKEWED)
+def test_held_out_scores_are_questions():
+    assert readme.heldout([seed()], 'best') == '4.0'
+    assert readme.heldout([seed(), seed(), seed(best_heldout_correct=25)], 'best') == '3.5 (1.3 to 4.0)'
+    assert readme.heldout([seed(heldout_total=None)], 'best') == ''
+    assert readme.extreme([seed(), seed(last_heldout_correct=0)], 0) == '0 / 1'
+    assert readme.heldout([seed(best_heldout_correct=35, best_heldout_answered=3)], 'best') == '3.0'
 
 
-BLOCKS = {'claims': verdicts, 'crash': crash, 'frequency': frequency, 'memorization': memorization, 'results': results,
-          'speed': speed}
+def test_intervals_stay_within_what_is_possible():
+    assert readme.interval(np.array([98.0, 100.0, 99.9]), 100) == '99.3 (96.5 to 100.0)'
+    assert readme.interval(np.array([0.0, 1.0]), 4) == '0.5 (0.0 to 4.0)'
+    assert readme.interval(np.array([7.25]), 100) == '7.2'
+    assert readme.interval(np.array([0.0, 0.0, 0.0]), 4) == '0.0 (all alike)'
 
 
-def block(name):
-    return re.compile(f'(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)', re.DOTALL)
+def test_runs_that_stopped_early_say_where():
+    assert readme.our_cells([seed(iter=2750)])[0] == '1, stopped at 2,750'
+    assert '(1 seed, stopped at 2,750, best evaluation)' in readme.scores([seed(iter=2750)], 30_000)
+    assert 'stopped' not in readme.scores([seed(iter=2750)], 2750)
 
 
-@pytest.mark.parametrize('name', BLOCKS)
-def test_the_readmes_numbers_are_those_of_the_committed_files(name):
-    assert block(name).search(README.read_text()).group() == BLOCKS[name]() + '\n'
+def test_a_model_that_was_not_run_says_so():
+    header = readme.config_header(Config(out_dir='no_such_run'))
+    assert list(header.values()) == ['# Ours: not run.', '# Time: not run.']
 
 
-def test_the_findings_in_words_are_those_of_the_summary():
-    from tbtt.sweep.summary import read_summaries
-    every = read_summaries([HERE / 'results' / 'capacity' / 'summary.csv'])
-    rows = [row for row in every if not row['weight_decay']]
-    text = ' '.join(README.read_text().split('## What we found')[1].split('<!-- claims -->')[0].split())
-    math = {width: [row for row in rows if (row['tasks'], row['n_embd']) == ('math', width)] for width in (10, 14, 20, 28)}
-    held, seen = ({width: sum(row[column] for row in some) / len(some) for width, some in math.items()}
-                  for column in ('last_heldout', 'last_seen'))
-    assert f'{len(every)} runs on two cores' in text and all(len(some) == 6 for some in math.values())
-    assert f'right to {held[14]:.1f}% at n14, {held[20]:.1f}% at width 20 and {held[28]:.1f}% at n28' in text
-    assert f'{held[10]:.0f}% of the held-out answers, {seen[10]:.0f}% of those it was trained on' in text
-    assert min(seen[width] for width in (14, 20, 28)) >= 97
-    assert f'stays at {min(row["last_sub"] for row in math[14]):.0f}% of the subtractions' in text
-    for when, model, share in (('best', 'n14', 1), ('last', 'n14', 1), ('best', 'n28', 0), ('last', 'n28', 0)):
-        count = sum(row[f'{when}_heldout_correct'] == 40 * share for row in math[int(model[1:])])
-        assert (when, model, count) in {('best', 'n14', 5), ('last', 'n14', 3), ('best', 'n28', 1), ('last', 'n28', 4)}
-    assert all(row['top_heldout'] >= 25 and row['top_heldout'] > row['last_heldout'] for row in math[28])
-    assert sum(row['top_heldout_iter'] <= 2000 for row in math[28]) == 5
-
-    def spread(tasks, width, *columns):
-        some = [row[column] for row in rows if (row['tasks'], row['n_embd']) == (tasks, width) for column in columns]
-        assert len(some) == 3 * len(columns)
-        return f'{min(some):.0f} to {max(some):.0f}%'
-
-    assert f'n14 recalls {spread("facts", 14, "best_facts")} at best' in text
-    assert f'{spread("facts", 14, "last_facts")} at the last evaluation; n28 at best everything in two of three' in text
-    assert f'at the last evaluation {spread("facts", 28, "last_facts")}' in text
-    assert f'n14 answers {spread("math+facts", 14, "best_add", "best_sub")} of either operation at best' in text
-    assert spread('math+facts', 14, 'best_heldout', 'last_heldout') == '0 to 0%'
-    assert f'n28 reaches {spread("math+facts", 28, "best_sub")} of the subtractions' in text
-    assert sorted(row['last_heldout'] for row in rows if (row['tasks'], row['n_embd']) == ('math+facts', 28)) == [0, 0, 50]
+def test_the_header_of_a_config_file_has_a_score_a_task_and_held_out_questions():
+    facts = seed(best_add=None, best_sub=None, best_facts=8.0, heldout_total=None)
+    assert readme.scores([seed(), seed(best_sub=90.0)], 30_000) == (
+        'addition 100.0%, subtraction 95.0%, held-out 4.0 of 4 (mean of 2 seeds, best evaluation).')
+    assert readme.scores([facts], 30_000) == 'facts 8.0% (1 seed, best evaluation).'
 
 
-def test_the_findings_on_frequency_are_those_of_the_tables():
-    recalled, coefficient = {}, {}
-    for dataset in SKEWED:
-        for row in asked(dataset):
-            recalled.setdefault((dataset, row.task, row.parameters), []).append((row.occurrences, row.recalled))
-        for model in traced(dataset):
-            assert len(model['seeds']) == 3
-            for n, cell in model['tasks']['facts'].items():
-                if 'spearman' in cell['task_gram']:
-                    coefficient.setdefault((dataset, n), []).append(cell['task_gram']['spearman'])
-    mean = {key: sum(right for _, right in each) / len(each) for key, each in recalled.items()}
-    for dataset, sizes in (('facts_skewed', (1932, 6216, 21840)), ('both_skewed', (2142, 6636, 22680))):
-        small, middle, large = (recalled[dataset, 'facts', size] for size in sizes)
-        most = max(small)[0]
-        assert all(right == 100 for times, right in small if times == most)
-        assert sum(right for times, right in small if times < 8) / sum(times < 8 for times, _ in small) < 3
-        assert min(right for times, right in middle if times >= 8) == 100 > min(right for times, right in middle)
-        assert min(right for _, right in large) == 100
-    assert mean['both_skewed', 'facts', 2142] < mean['facts_skewed', 'facts', 1932]
-    assert mean['both_skewed', 'facts', 6636] < mean['facts_skewed', 'facts', 6216]
-    assert len(coefficient) == 8
-    for small, middle, large in coefficient.values():
-        assert small['coefficient'] > middle['coefficient'] > large['coefficient']
-        assert small['interval'][0] < large['interval'][1]
+def test_seeds_that_share_the_seconds_of_a_process_were_trained_together(monkeypatch):
+    seconds = {'a': 60.0, 'b': 60.0, 'c': 450.0}
+    monkeypatch.setattr(readme, 'read_info', lambda path: dict(
+        seconds=seconds[path.name], step='eager', hardware='a CPU'))
+    a, b, c = (seed(path=Path(name)) for name in 'abc')
+    assert readme.time_taken([a, b]) == '60 s (2 seeds together; a CPU; eager).'
+    assert readme.time_taken([a, b, c]) == '8 min (1 seed; a CPU; eager).'
 
 
-def test_every_file_of_the_tree_is_in_the_readme():
-    tree = README.read_text().split('## What is where')[1]
-    folders = ('.', 'analysis', 'tbtt', 'tbtt/sweep', 'tbtt/trace')
-    paths = [path.relative_to(HERE).as_posix() for folder in folders for path in (HERE / folder).glob('*.py')]
-    assert not [path for path in paths if path not in tree and not path.endswith('__init__.py')]
+def test_only_the_header_lines_that_a_config_file_has_are_made_anew():
+    text = '# Table 2.\n# Ours: old\nn_embd = 14\n'
+    header = {'# Ours:': '# Ours: new', '# Time:': '# Time: new'}
+    assert fill_config(text, header) == '# Table 2.\n# Ours: new\nn_embd = 14\n'
 
 
-def test_what_the_readme_names_is_there():
-    text = README.read_text()
-    named = re.findall(r'(?:results|config|runs|data|tbtt|docs|tests)/[\w./]*\w', text)
-    assert named and not [path for path in named if not (HERE / path).exists() and not path.startswith('data/as_math/train')]
+def test_every_setting_is_in_the_table():
+    assert [line.split('`')[1] for line in readme.settings().splitlines()[2:]] == list(FIELDS)
 
 
-def test_every_test_that_the_readme_names_is_there():
-    tests = ''.join(path.read_text() for path in (HERE / 'tests').glob('*.py'))
-    named = re.findall(r'`(test_\w+)`', README.read_text())
+def test_the_readme_is_short():
+    assert 100 <= len(README.read_text(encoding='utf-8').splitlines()) <= 140
+
+
+def test_every_script_is_named():
+    text = '\n'.join(page.read_text(encoding='utf-8') for page in CURRENT)
+    names = [Path(script).name for script in SCRIPTS]
+    assert names and not [name for name in names if not re.search(rf'\b{re.escape(name)}\b', text)]
+
+
+def test_every_module_and_wing_is_in_the_tree_of_the_readme():
+    tree = README.read_text(encoding='utf-8').split('## What is where')[1]
+    modules = [path.name for path in (ROOT / 'tbtt').glob('*.py')]
+    wings = [f'{path.parent.name}/' for path in (ROOT / 'tbtt').glob('*/*.py')]
+    assert not [name for name in {*modules, *wings} if name not in tree and name != '__init__.py']
+
+
+@pytest.mark.parametrize('page', CURRENT, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_is_there(page):
+    text = page.read_text(encoding='utf-8')
+    links = [link for link in re.findall(r'\]\(([^)]+)\)', text) if not link.startswith('http')]
+    named = re.findall(r'(?<![\w/.])(?:results|config|runs|tbtt|docs|tests|analysis)/[\w./=]*\w\.\w+', text)
+    assert not [link for link in links if not (page.parent / link).exists()]
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_every_test_that_a_page_names_is_there():
+    tests = ''.join(path.read_text(encoding='utf-8') for path in (ROOT / 'tests').glob('*.py'))
+    text = '\n'.join(page.read_text(encoding='utf-8') for page in CURRENT)
+    named = re.findall(r'`(test_\w+)`', text)
     assert named and not [name for name in named if f'def {name}(' not in tests]
 
 
-if __name__ == '__main__':
-    text = README.read_text()
-    for name, make in BLOCKS.items():
-        text = block(name).sub(lambda _: make() + '\n', text)
-    README.write_text(text)
+def test_every_entry_of_the_log_says_why_what_and_how_to_see_it():
+    entries = (ROOT / 'docs' / 'LOG.md').read_text(encoding='utf-8').split('\n## ')[1:]
+    wanted = (r'\*\*Idea\.\*\*', r'\*\*Conclusion\.\*\*', r'\nCommits? [0-9a-f]{7}[^\n]*`')
+    assert entries
+    for entry in entries:
+        assert all(re.search(part, entry) for part in wanted), entry.splitlines()[0]
