@@ -37,7 +37,7 @@ def read_start(start):
 
 
 def main():
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, texts=['--start'])
     add_options(parser, ckpt=LATEST)
     parser.add_argument('--start', default='\n', help='prompt, or FILE:name for the text of a file (default: a newline)')
     parser.add_argument('--num_samples', type=positive(int), default=10, help='(default: 10)')

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tbtt.cli import Parser, UserError, expand_home, join_values, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, join_values, run    # first: it says what is missing
 
 import torch
 from tqdm import tqdm
@@ -39,7 +39,7 @@ def read_arguments():
     parser.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N', help='only the I-th of N parts, from 0 on')
     parser.add_argument('--workers', type=count, help='processes at a time (default: one a core, or one a GPU)')
     parser.add_argument('--replicas', type=count, help=f'seeds trained together (default: {ON_CPU}; on a GPU as many as fit)')
-    parser.add_argument('--sweeps_dir', default='sweeps', type=expand_home, help='where sweeps are (default: sweeps)')
+    parser.add_argument('--sweeps_dir', default='sweeps', help='where sweeps are (default: sweeps)')
     args, rest = parser.parse_known_args(join_values(sys.argv[1:], parser))
     settings = {}
     for text in rest:

@@ -7,7 +7,6 @@ every question of training ten times, as eval_capitals.py does, prints how much 
 writes frequency.csv (a row a run, seed and question) and frequency.png (percent recalled against occurrences, a line a run)
 into --output_dir. Takes seconds.
 """
-import argparse
 import csv
 import io
 import sys

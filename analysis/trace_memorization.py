@@ -224,9 +224,9 @@ def csv_bytes(rows):
 
 
 def main():
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, texts=['--template'])
     add_options(parser)
-    args = parser.parse_args(separate(sys.argv[1:]))
+    args = parser.parse_args(separate(map(parser.expand_home, sys.argv[1:])))
     check(args)
     models, rows = trace(args)
     for model in models:

@@ -6,7 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,6 +14,7 @@ from model import GPT, GPTConfig
 from tbtt.cli import UserError
 from tbtt.config import MOST_STEPS, ROOT, Config
 from tbtt.dataset import Codec, check_meta, read_meta
+from tbtt.replicas import Replicas
 from tbtt.tasks import Task, tasks_from
 
 KEYS = {'model': dict, 'optimizer': dict, 'model_args': dict, 'iter_num': int, 'config': dict}
@@ -156,7 +157,7 @@ def optimizer_order(shapes: Mapping[str, torch.Size]) -> list[str]:
     return sorted(shapes, key=lambda name: len(shapes[name]) == 1)    # stable: matrices first
 
 
-def pack_optimizer(replicas: 'Replicas', config: Config, mean: torch.Tensor, square: torch.Tensor,
+def pack_optimizer(replicas: Replicas, config: Config, mean: torch.Tensor, square: torch.Tensor,
                    step: float) -> dict[str, Any]:
     """AdamW's state of one replica, mean and square (parameters,), as torch.optim.AdamW's state dict."""
     means, squares = ({name: x[0].clone() for name, x in replicas.named(row[None]).items()} for row in (mean, square))

@@ -23,15 +23,30 @@ class InvalidSetting(UserError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with `--key=value` and `--key value`, one-line errors, and the nearest option for a mistyped one."""
+    """argparse with `--key=value` and `--key value`, one-line errors, and the nearest option for a mistyped one.
 
-    def __init__(self, doc: str, **kwargs) -> None:
+    `~` in `--key=~/folder`, which bash leaves as it is, is the home, but for the options in `texts`, which are no paths.
+    """
+
+    def __init__(self, doc: str, texts: Iterable[str] = (), **kwargs) -> None:
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
                          **kwargs)
+        self.texts = set(texts)
         self.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f'{message} (--help lists the options)')
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+                         ) -> tuple[argparse.Namespace, list[str]]:
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self.expand_home(word) for word in words], namespace)
+
+    def expand_home(self, word: str) -> str:
+        """--key=~/folder -> --key=/home/somebody/folder"""
+        key, equals, value = word.partition('=')
+        expands = key.startswith('--') and key not in self.texts and (value + '/').startswith('~/')
+        return key + equals + os.path.expanduser(value) if expands else word
 
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
@@ -76,11 +91,6 @@ def study_package(name: str) -> ModuleType:
     except ImportError as error:
         raise UserError(f'the package {name.split(".")[0]} is missing or broken ({error}): '
                         f'pip install -r requirements-study.txt') from error
-
-
-def expand_home(text: str) -> str:
-    """argparse type of a path: `~` is the home, also behind the `=` of an option, where bash leaves it."""
-    return os.path.expanduser(text)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

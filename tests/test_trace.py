@@ -3,7 +3,6 @@ import csv
 import json
 import math
 import shutil
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -14,10 +13,8 @@ from tbtt.trace.examples import task_examples
 from tbtt.results import read_results
 from tbtt.run_folder import LATEST
 from tbtt.inference import load_model
+from tbtt.trace.sources import KINDS, Row
 from test_memorization import occurrences
-
-pytest.importorskip('scipy.stats')
-from tbtt.trace.sources import KINDS, Row    # need scipy only when they compute
 from trace_memorization import LISTS, add_options, compare, draw_trace, separate
 
 SCRIPT = 'analysis/trace_memorization.py'

@@ -189,7 +189,7 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
     are not finished, or whose loss was once not finite, are left out. Raises `UserError` naming file and line."""
     rows = {}
     for path in paths:
-        header, lines = read_lines(path)
+        header, lines = read_lines(path, mend='make it with sweep.py, or name another')
         younger = {column.format(group) for group in heldout_groups() for column in ANSWERED}
         missing = [column for column in summary_columns() if column not in header and column not in younger]
         if missing:

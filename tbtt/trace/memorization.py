@@ -10,8 +10,8 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-from tbtt.cli import study_package
 from tbtt.trace.ngrams import first_of_output, grams
 
 FEWEST = 10           # points that a correlation is computed of
@@ -146,7 +146,6 @@ def correlate(data, models, example, seed, draws=DRAWS):
             return {'not computed': f'a log-probability by {whose} is not finite'}
         if np.ptp(values) == 0:
             return {'not computed': f'{whose} gives all points the same probability'}
-    stats = study_package('scipy.stats')
     draws = max(min(draws, FEWEST_DRAWS), min(draws, WORK // len(data)))
     weights, which = draw_examples(example, seed, draws)
     exact = [[stats.spearmanr(data, model), stats.kendalltau(data, model)] for model in models]
@@ -186,5 +185,4 @@ def resampled(x, y, weights, which):
 def one_sample(x, y):
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan, np.nan
-    stats = study_package('scipy.stats')
     return stats.spearmanr(x, y).statistic, stats.kendalltau(x, y).statistic

@@ -1,5 +1,4 @@
 """What is traced: the models, the corpora that they were trained on with examples, and how the two agree."""
-import argparse
 from collections import defaultdict
 from typing import NamedTuple
 
