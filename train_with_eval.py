@@ -45,7 +45,7 @@ def train(config, dataset, device, dtype, ranks):
     """Evaluate, train `eval_interval` steps without looking up, and again. -> exit status"""
     seeds = ranks.deal(range(config.seed, config.seed + config.num_seeds))
     replicas = Replicas.from_seeds(config.model_args(dataset.meta['vocab_size']), seeds, device)
-    engine = Engine(replicas, dataset.train, seeds, config, device, dtype, ranks)
+    engine = Engine(replicas, dataset.train, seeds, config, device, dtype, ranks, dataset.newline)
     max_tokens = tokens_per_pass(replicas.template.config, len(seeds), device)
     evaluate = Evaluation(engine.forward, dataset, config, engine.seeds, max_tokens)
     log_kinds = wanted(config)
@@ -72,7 +72,8 @@ def train(config, dataset, device, dtype, ranks):
         logs = [kind(config) for kind in log_kinds if ranks.leader]
         interruption, progress = Interruption(), Progress(t, config, quiet=not ranks.leader)
         progress.say(f'{folder.path}: {about["num_params"]:,} parameters, {config.num_seeds} seed(s), from iteration {t} to '
-                     f'{config.max_iters} on {about["hardware"]}; the step is {engine.path}')
+                     f'{config.max_iters} on {about["hardware"]}; the step is {engine.path}, in '
+                     f'{str(dtype).removeprefix("torch.")}')
 
         def watch(first, losses):
             """losses (steps, R) from iteration `first` on"""
@@ -117,7 +118,7 @@ def main():
     config = read_settings()
     ranks = Ranks.from_environment(config)
     device = choose_device(config.device, ranks.local)
-    dtype = choose_dtype(config.dtype, device)
+    dtype = choose_dtype(config.dtype, device, config.n_embd)
     dataset = Dataset(config.dataset, config.block_size)
     try:
         return train(config, dataset, device, dtype, ranks)

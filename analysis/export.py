@@ -17,28 +17,28 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, expand_home, run, study_package    # first: it says what is missing
+
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from model import GPT
 from tbtt.atomic import BESIDE, flush_folders, write_file
-from tbtt.checkpoint import build_model, codec_of, read_checkpoint
-from tbtt.cli import Parser, UserError, run, study_package
+from tbtt.checkpoint import build_model, read_checkpoint
 from tbtt.dataset import Codec
 from tbtt.figures import markdown_table
-from tbtt.inference import find_checkpoints
-from tbtt.results import last_row, read_info, read_results
+from tbtt.inference import find_checkpoints, load_model
+from tbtt.results import counted_groups, group_label, last_row, read_info, read_results
 from tbtt.run_folder import LATEST, RESULTS, best_of
 
 TOLERANCE = 1e-9    # of the largest logit, in float64: rounding is far below, the smallest mistake far above
-SCORES = {'addition %': 'add_acc', 'subtraction %': 'sub_acc', 'held-out %': 'heldout_acc',
-          'facts %': 'facts_acc', 'train loss': 'train_loss', 'val loss': 'val_loss'}    # in the model card
 EMBEDDINGS = ('transformer.wte.weight', 'transformer.wpe.weight', 'lm_head.weight')    # the last is the first
 # Settings that say where a run was made, not how: they stay out of the model card.
 OF_THE_MACHINE = {
     'out_dir', 'init_from', 'overwrite', 'device', 'compile', 'backend', 'num_seeds', 'eval_only',
-    'log_interval', 'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log', 'always_save_checkpoint'}
+    'log_interval', 'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log',
+    'always_save_checkpoint'}
 
 
 class Source(NamedTuple):
@@ -50,17 +50,20 @@ class Source(NamedTuple):
     has_tasks: bool    # its lines end in a newline, which ends an answer
 
 
-def read_source(path: Path) -> Source:
-    """Raises `UserError` for a checkpoint that is damaged, has no codec of text, or no finite weights."""
+def read_source(path: Path, dataset: str | None = None) -> Source:
+    """dataset: with the characters of a checkpoint that carries none, by default as its config names it.
+
+    Raises `UserError` for a checkpoint that is damaged, has no codec of text, or no finite weights.
+    """
     checkpoint = read_checkpoint(path)
     model = build_model(checkpoint, path).eval()
-    codec, tasks = codec_of(checkpoint, path)
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f'{path} holds weights that are not finite: export one from before it diverged')
-    surrogates = [character for character in codec.stoi if '\ud800' <= character <= '\udfff']
+    trained = load_model(path, 'cpu', dataset=dataset)
+    surrogates = [character for character in trained.codec.stoi if '\ud800' <= character <= '\udfff']
     if surrogates:
         raise UserError(f'{path}: its vocabulary has {surrogates[0]!r}, which is no text')
-    return Source(path, checkpoint, model, codec, bool(tasks))
+    return Source(path, checkpoint, model, trained.codec, bool(trained.tasks))
 
 
 def convert_weights(model: GPT) -> dict[str, torch.Tensor]:
@@ -123,7 +126,9 @@ def score_table(source: Source) -> str:
         loss = best_of(source.checkpoint, source.path)[1]
         return f'The checkpoint comes without results. Its best validation loss: {loss:.4f}.'
     results = read_results(path)
-    columns = {head: results[name] for head, name in SCORES.items() if not np.isnan(results[name]).all()}
+    columns = {f'{group_label(group)} %': results[f'{group}_acc'] for group in counted_groups()}
+    columns |= {'training loss': results['train_loss'], 'validation loss': results['val_loss']}
+    columns = {head: values for head, values in columns.items() if not np.isnan(values).all()}
     here = np.flatnonzero(results['iter'] == source.checkpoint['iter_num'])
     rows = [('this checkpoint', i) for i in here] + [('last evaluation', last_row(results))]
     return markdown_table(['', 'iteration', *columns], [
@@ -188,8 +193,9 @@ def read_folder(folder: Path) -> tuple[Any, Any]:
     """-> transformers' model, in float64, and tokenizer"""
     transformers = study_package('transformers')
     transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, local_files_only=True)
-    return model, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    return (load(folder, dtype=torch.float64, local_files_only=True),
+            transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
 
 @torch.no_grad()
@@ -206,7 +212,7 @@ def check_folder(source: Source, folder: Path) -> float:
     text, ids = ''.join(source.codec.stoi), list(source.codec.stoi.values())
     same_text = tokenizer(text, verbose=False)['input_ids'] == ids and tokenizer.decode(ids) == text
     if difference > TOLERANCE * ours.abs().max() or not same_text:
-        raise UserError(f'this version of transformers reads {source.path} as another model (its logits differ '
+        raise UserError(f'this version of transformers reads {source.path} as another model (logits differ '
                         f'by {difference:.1e}): pip install -r requirements-study.txt')
     return difference
 
@@ -235,16 +241,19 @@ def write_folder(sources: dict[str, Source], to: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument('--out_dir', default='out', type=Path, help='folder of the run (default: out)')
+    parser.add_argument('--out_dir', type=expand_home, default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=LATEST, help=f'checkpoint in that folder (default: {LATEST})')
-    parser.add_argument('--to', required=True, type=Path, help='the new folder')
+    parser.add_argument('--dataset', type=expand_home, help='whose meta.pkl has the characters of a '
+                        "checkpoint of nanoGPT's (default: as its config names it)")
+    parser.add_argument('--to', type=expand_home, required=True, help='the new folder')
     args = parser.parse_args()
-    if os.path.lexists(args.to):
-        raise UserError(f'{args.to} is there already: remove it, or name another folder with --to')
-    sources = {'' if place == args.out_dir else place.name: read_source(place / args.ckpt)
-               for place in find_checkpoints(args.out_dir, args.ckpt)}
-    for place, difference in write_folder(sources, args.to).items():
-        print(f'wrote {args.to / place}: its logits differ from ours by at most {difference:.1e} in float64')
+    out_dir, to = Path(args.out_dir), Path(args.to)
+    if os.path.lexists(to):
+        raise UserError(f'{to} is there already: remove it, or name another folder with --to')
+    sources = {'' if place == out_dir else place.name: read_source(place / args.ckpt, args.dataset)
+               for place in find_checkpoints(out_dir, args.ckpt)}
+    for place, difference in write_folder(sources, to).items():
+        print(f'wrote {to / place}: its logits differ from ours by at most {difference:.1e} in float64')
 
 
 if __name__ == '__main__':

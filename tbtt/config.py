@@ -21,6 +21,7 @@ from tbtt.startup import ROOT
 from tbtt.cli import InvalidSetting, UserError, true_or_false, unknown_name
 
 MOST_STEPS = 10**12
+FLOAT32 = 1e38    # about what the arithmetic can hold
 
 
 def setting(default: Any, doc: str, low: float | None = None, high: float | None = None,
@@ -52,20 +53,25 @@ class Config:
     block_size: int = setting(9, 'characters of context', low=1, high=10**6)
     bias: bool = setting(False, 'biases in linear layers and layer norms')
     dropout: float = setting(0.0, 'share of activations dropped', low=0, high=0.999)
+    # the windows of a batch
+    windows: str = setting('any', 'any: anywhere in the text; line: each within one line, so that no order '
+                           'of lines can be learned', choices=('any', 'line'))
+    line_order: str = setting('fixed', 'fixed: lines follow each other as in the text; fresh: they are dealt '
+                              'out anew for every window', choices=('fixed', 'fresh'))
     # the optimizer
     batch_size: int = setting(882, 'windows a step; where gradients are accumulated, a micro-step',
                               low=1, high=10**7)
     gradient_accumulation_steps: int = setting(1, 'micro-steps a step', low=1, high=10**6)
     max_iters: int = setting(30000, 'steps', low=0, high=MOST_STEPS)
-    learning_rate: float = setting(1e-2, 'at the end of the warm-up', low=0, high=1000)
-    min_lr: float = setting(1e-4, 'at the end of the decay', low=0, high=1000)
+    learning_rate: float = setting(1e-2, 'at the end of the warm-up', low=0, high=FLOAT32)
+    min_lr: float = setting(1e-4, 'at the end of the decay', low=0, high=FLOAT32)
     warmup_iters: int = setting(2000, 'steps of linear warm-up', low=0, high=MOST_STEPS)
     lr_decay_iters: int = setting(25000, 'step at which the cosine decay ends', low=0, high=MOST_STEPS)
     decay_lr: bool = setting(True, 'warm-up and decay; without it the learning rate is constant')
-    weight_decay: float = setting(0.0, 'on matrices and embeddings', low=0, high=1000)
+    weight_decay: float = setting(0.0, 'on matrices and embeddings', low=0, high=FLOAT32)
     beta1: float = setting(0.9, 'of AdamW', low=0, high=0.9999999)
     beta2: float = setting(0.99, 'of AdamW', low=0, high=0.9999999)
-    grad_clip: float = setting(1.0, 'largest norm of the gradient; 0 does not clip', low=0, high=10**9)
+    grad_clip: float = setting(1.0, 'largest norm of the gradient; 0 does not clip', low=0, high=FLOAT32)
     # measuring
     eval_interval: int = setting(250, 'steps between evaluations', low=1, high=MOST_STEPS)
     eval_iters: int = setting(200, 'batches of an estimated loss, for data too large for the exact one',
@@ -81,7 +87,8 @@ class Config:
     # the machine
     device: str = setting('auto', 'auto (CUDA, then MPS, then the CPU), or a torch device: cpu, cuda:1, ...')
     dtype: str = setting('auto', 'of the arithmetic: auto is bfloat16 on a GPU that has it, float16 on '
-                         'others, float32 on a CPU', choices=('auto', 'float32', 'bfloat16', 'float16'))
+                         'others; float32 on a CPU, but bfloat16 where it has that and n_embd is 256 or more',
+                         choices=('auto', 'float32', 'bfloat16', 'float16'))
     compile: str = setting('auto', 'auto (where it works), True or False', choices=('auto', 'True', 'False'))
 
     def check(self) -> 'Config':
@@ -112,7 +119,7 @@ class Config:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # The groups of --help, each named by its first setting.
-GROUPS = {'out_dir': 'the run', 'n_layer': 'the model', 'batch_size': 'the optimizer',
+GROUPS = {'out_dir': 'the run', 'n_layer': 'the model', 'windows': 'the windows of a batch', 'batch_size': 'the optimizer',
           'eval_interval': 'measuring', 'log_interval': 'logging', 'device': 'the machine'}
 
 
@@ -219,7 +226,8 @@ class ConfigFile:
         Raises `InvalidSetting` for a name that is no setting, here or there, and for a value that cannot be.
         """
         names = names_in(self.path, dataclasses.asdict(config))
-        if names.pop('base', None) != self.base:
+        base = names.pop('base', None)
+        if type(base) is not type(self.base) or base != self.base:
             raise InvalidSetting(f"{self.path}: base: expected the name of a config file, such as "
                                  f"base = 'config/train_math_mini_14.py'")
         if note := nanogpt.describe_translation(names):

@@ -126,6 +126,7 @@ class Dataset:
             if self.tasks and sorted(self.codec.decode(tokens.tolist()).split('\n')) != lines:
                 raise UserError(f'{self.folder / split}.bin is cut off, damaged or of other data: its lines are not those '
                                 f'that meta.pkl describes: prepare the dataset again')
+        self.newline = self.codec.stoi.get('\n')    # the token that ends a line, or None
         self.stamps = self.read_stamps()
         self.digest = hashlib.sha256(self.train.numpy().tobytes() + self.val.numpy().tobytes()).hexdigest()
 
@@ -147,12 +148,7 @@ class Dataset:
                                 f'--init_from=resume goes on from the last evaluation')
 
 
-def windows(data, starts, block_size):
-    """data (n,), starts (..., B) -> inputs and targets (..., T, B): the batch is the last axis, as in the model."""
-    text = texts(data, starts, block_size + 1)
-    return text[..., :-1, :], text[..., 1:, :]
-
-
 def texts(data, starts, length):
-    """data (n,), starts (..., B) -> the `length` tokens from each start on, (..., length, B)"""
+    """data (n,), starts (..., B) -> the `length` tokens from each start on, (..., length, B): the batch is the last axis, as
+    in the model."""
     return data[starts.unsqueeze(-2) + torch.arange(length, device=data.device)[:, None]]

@@ -13,6 +13,7 @@ from model import GPTConfig
 from tbtt.cli import UserError
 from tbtt.config import Config
 
+WIDE = 256    # features from which a step is bound by products of matrices, which bfloat16 speeds up on a CPU
 STRETCH_BYTES = 2**26    # of the indices of the batches that lie ready, whatever the number of seeds; see Engine.stretch
 # What the CPU's and the GPU's allocators, and oneDNN, say where memory ran out: none has an exception of its own for it.
 OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory', 'could not create a primitive',
@@ -47,13 +48,22 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, size)
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of autocast: for 'auto' bfloat16 on a GPU that has it, float16 on one that has not, else float32."""
+def choose_dtype(name: str, device: torch.device, n_embd: int = 0) -> torch.dtype:
+    """The dtype of autocast: for 'auto' bfloat16 on a GPU that has it, float16 on one that has not; on a CPU bfloat16
+    for a model of WIDE features or more where the processor multiplies in it, else float32."""
     if name != 'auto':
         return getattr(torch, name)
+    if device.type == 'cpu' and n_embd >= WIDE and multiplies_bfloat16():
+        return torch.bfloat16
     if device.type != 'cuda':
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def multiplies_bfloat16() -> bool:
+    """Does this CPU have AVX512-BF16? Those with AMX have it too."""
+    supported = getattr(torch.cpu, '_is_avx512_bf16_supported', None)    # not in every torch
+    return supported is not None and supported()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -6,9 +6,9 @@ import torch
 from torch.func import functional_call, grad_and_value
 
 from tbtt import rng
+from tbtt.batches import Batches
 from tbtt.checkpoint import build_model, pack_optimizer, unpack_optimizer
 from tbtt.cli import UserError
-from tbtt.dataset import texts
 from tbtt.device import autocast
 from tbtt.evaluate import token_losses
 from tbtt.distributed import Ranks
@@ -47,10 +47,11 @@ class Engine:
     was `good`, (R, 1) each.
     """
 
-    def __init__(self, replicas, data, seeds, config, device, dtype, ranks=None):
+    def __init__(self, replicas, data, seeds, config, device, dtype, ranks=None, newline=None):
         self.ranks = ranks or Ranks()
         self.replicas, self.config, self.device, self.dtype = replicas, config, device, dtype
         self.data = data.to(device, torch.int32)    # as wide as the numbers that the comparisons with it choose among
+        self.batches = Batches(self.data, config.block_size, config.windows, config.line_order, newline)
         self.seeds = torch.tensor(seeds, device=device)
         column = torch.zeros(len(seeds), 1, device=device)
         self.state = State(replicas.flat, torch.zeros_like(replicas.flat), torch.zeros_like(replicas.flat), column,
@@ -67,13 +68,13 @@ class Engine:
             return self.replicas.forward(tokens)
 
     def step(self, state, starts, rate):
-        """One step of every replica. starts (micro-steps, R, B): where the windows of a batch start in the data. rate:
-        learning rate, 0-dim. -> (R,) loss before it, State
+        """One step of every replica. starts (micro-steps, R, B): where the windows of a batch start in the data, or what
+        else `Batches.draw` gives for them. rate: learning rate, 0-dim. -> (R,) loss before it, State
 
         The new state is returned, not written over the old: in-place updates of (R, parameters) trip Inductor's fusion.
         """
         # Looked up outside of what is compiled: fused into it, each comparison with the vocabulary would look up anew.
-        return self.learn(state, texts(self.data, starts, self.config.block_size + 1), rate)
+        return self.learn(state, self.batches.cut(starts), rate)
 
     def learn(self, state, text, rate):
         """A step on text (micro-steps, R, T + 1, B)."""
@@ -87,16 +88,18 @@ class Engine:
         def loss(params, x, y):
             with autocast(self.device, self.dtype):
                 logits = functional_call(self.replicas.template, params, (x,))
-            losses = token_losses(logits, y).mean((-2, -1))
+            losses = token_losses(logits, y).sum((-2, -1)) / count
             scaled = losses * state.scale[:, 0] if self.dtype == torch.float16 else losses
             return scaled.sum(), losses    # replicas share no weight: the gradient of the sum is that of each
 
+        count = (text[:, :, 1:] >= 0).sum((0, -2, -1))    # (R,) characters that are predicted
         gradient = losses = 0
         for batch in text.unbind(0):
-            named, (_, each) = grad_and_value(loss, has_aux=True)(self.replicas.named(state.flat), batch[:, :-1], batch[:, 1:])
+            named, (_, each) = grad_and_value(loss, has_aux=True)(
+                self.replicas.named(state.flat), batch[:, :-1].clamp(min=0), batch[:, 1:])
             gradient = gradient + torch.cat([named[name].flatten(1) for name in self.replicas.names], 1)
             losses = losses + each
-        return gradient / len(text), losses / len(text)
+        return gradient, losses
 
     def update(self, state, gradient, rate):
         """Clip and step by AdamW. -> State"""
@@ -139,6 +142,8 @@ class Engine:
             # Between gradient and update of a batch that is split lies a message.
             for part in ('gradient', 'update') if self.ranks.split else ('learn',):
                 setattr(self, part, torch.compile(getattr(self, part), dynamic=False))
+            if self.config.windows != 'any' or self.config.line_order != 'fixed':
+                self.batches.cut = torch.compile(self.batches.cut, dynamic=False)
             self.step(self.state, *self.example())
             self.path = 'compiled'
         except torch.OutOfMemoryError:
@@ -146,6 +151,7 @@ class Engine:
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             for part in ('learn', 'gradient', 'update'):
                 vars(self).pop(part, None)    # the compiled ones, which hide the methods
+            vars(self.batches).pop('cut', None)
             reason = ' '.join(str(error).split())[:200]
             if self.config.compile == 'True':
                 raise UserError(f'compile=True, but this step does not compile here: {reason}') from error
@@ -173,10 +179,10 @@ class Engine:
         return next(zip(*self.stretch(0, 1)))
 
     def stretch(self, first, last):
-        """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B) and learning rates."""
+        """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B), or what else
+        `Batches.draw` gives, and learning rates."""
         config, micro = self.config, self.config.gradient_accumulation_steps
-        starts = rng.batch_starts(self.seeds, first, last, micro * config.batch_size,
-                                    len(self.data) - config.block_size)
+        starts = self.batches.draw(self.seeds, first, last, micro * config.batch_size)
         rates = torch.tensor([learning_rate(config, t) for t in range(first, last)], device=self.device)
         return self.ranks.share(starts.unflatten(-1, (micro, -1)).movedim(-2, 1)).contiguous(), rates
 
@@ -257,7 +263,7 @@ class Captured:
 
     def __init__(self, step, state, starts, rate, size=25):
         self.step, self.size = step, size
-        self.starts, self.rates = starts.repeat(size, 1, 1, 1), rate.repeat(size)
+        self.starts, self.rates = starts.expand(size, *starts.shape).contiguous(), rate.repeat(size)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 
 from tbtt import rng
-from tbtt.dataset import windows
+from tbtt.batches import NOTHING, Batches
 from tbtt.generate import generate
+from tbtt.order import order_of
 from tbtt.results import ENOUGH, NUM_SAMPLES, score_columns
 
 TEMPERATURE, TOP_K = 0.01, 10    # of the paper
@@ -20,16 +21,25 @@ class Evaluation:
 
     def __init__(self, forward, dataset, config, seeds, max_tokens=2**20):
         self.evaluator = Evaluator(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens)
-        self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds, max_tokens)
+        self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds, max_tokens,
+                             config.windows, dataset.newline)
         self.train, self.val = (data.to(seeds.device, torch.int32) for data in (dataset.train, dataset.val))
         self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
+        learnable = config.windows == 'any' and self.losses.exact(self.train)
+        self.order = order_of(dataset.train, dataset.newline, config.block_size) if learnable else None
+        self.other = self.order and self.order.other.to(self.train)
 
     def __call__(self, iteration):
         """-> a row of results.csv for each replica, as dicts"""
         train = self.losses(self.train, iteration)
         val = train if self.same else self.losses(self.val, iteration)
-        return [{'iter': iteration, **row, 'train_loss': a, 'val_loss': b}
+        rows = [{'iter': iteration, **row, 'train_loss': a, 'val_loss': b}
                 for row, a, b in zip(self.evaluator.rows(iteration), train.tolist(), val.tolist())]
+        if self.order:
+            for row, loss in zip(rows, self.losses(self.other, iteration).tolist()):
+                row['order_learned'] = self.order.learned(row['train_loss'])
+                row['other_order_loss'] = loss
+        return rows
 
 
 class Evaluator:
@@ -114,43 +124,59 @@ class AnswerWindows:
             found.append(logits.log_softmax(1)[:, self.token[here], torch.arange(int(here.sum()), device=logits.device)])
         return torch.cat(found, 1)
 
-    def probabilities(self, forward, max_tokens):
-        """Probability of the whole right answer. -> (R, P) float64 array"""
+    def log_answers(self, forward, max_tokens):
+        """Logarithm of the probability of the whole right answer. -> (R, P) float64 array"""
         log_p = self.log_probabilities(forward, max_tokens)
         total = torch.zeros(len(log_p), self.num_prompts, device=log_p.device).index_add_(1, self.prompt, log_p)
-        return total.cpu().double().exp().numpy()
+        return total.cpu().double().numpy()
+
+    def probabilities(self, forward, max_tokens):
+        """Probability of the whole right answer. -> (R, P) float64 array"""
+        return np.exp(self.log_answers(forward, max_tokens))
 
 
 class Losses:
     """Mean cross-entropy (nats a character) over a split of the data: over every window where that costs no more than
-    `eval_iters` random batches would, and over those batches where it does."""
+    `eval_iters` random batches would, and over those batches where it does. windows, newline: see `Batches`; the order of
+    lines is that of the data."""
 
-    def __init__(self, forward, block_size, batch_size, eval_iters, seeds, max_tokens=2**20):
+    def __init__(self, forward, block_size, batch_size, eval_iters, seeds, max_tokens=2**20, windows='any', newline=None):
         self.forward, self.block_size, self.seeds, self.max_tokens = forward, block_size, seeds, max_tokens
+        self.windows, self.newline = windows, newline
         self.num_sampled = batch_size * eval_iters
+
+    def exact(self, data: torch.Tensor) -> bool:
+        """Is the loss over data (n,) that of every window?"""
+        return len(self.batches(data).every()[0]) <= self.num_sampled
+
+    def batches(self, data: torch.Tensor) -> Batches:
+        return Batches(data, self.block_size, self.windows, newline=self.newline)
 
     @torch.no_grad()
     def __call__(self, data, iteration):
         """data (n,) -> (R,) float64"""
-        num_windows = len(data) - self.block_size
-        if num_windows <= self.num_sampled:
-            starts = torch.arange(num_windows, device=data.device)
-        else:
-            rows = torch.arange(self.num_sampled, device=data.device)
-            starts = rng.integers(num_windows, self.seeds[:, None], rng.LOSSES, iteration, rows)
-        total = 0
-        for piece in starts.split(max(1, self.max_tokens // self.block_size), dim=-1):
-            x, y = windows(data, piece, self.block_size)
-            logits = self.forward(x).float()
-            losses = F.cross_entropy(logits, y.long().expand(len(logits), -1, -1), reduction='none')
-            total = total + losses.mean(-2).cpu().double().sum(-1)    # not every device has float64
-        return total / starts.shape[-1]
+        batches = self.batches(data)
+        starts, weights = batches.every()
+        if len(starts) > self.num_sampled:
+            starts = batches.sample(self.num_sampled, self.seeds[:, None], rng.LOSSES, iteration)
+            weights = torch.ones(self.num_sampled, device=data.device)
+        size = max(1, self.max_tokens // self.block_size)
+        total = count = 0
+        for piece, weight in zip(starts.split(size, dim=-1), weights.split(size)):
+            text = batches.cut(piece)
+            logits = self.forward(text[..., :-1, :].clamp(min=0)).float()
+            y = text[..., 1:, :].long().expand(len(logits), -1, -1)
+            losses = F.cross_entropy(logits, y, reduction='none', ignore_index=NOTHING)
+            total = total + (losses.sum(-2) * weight).cpu().double().sum(-1)    # not every device has float64
+            count = count + ((y >= 0).sum(-2) * weight).cpu().double().sum(-1)
+        return total / count
 
 
 def token_losses(logits, targets):
-    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32; made to be trained"""
+    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32, 0 where the target is
+    NOTHING; made to be trained"""
     logits = logits.float()
     vocabulary = torch.arange(logits.shape[-3], dtype=targets.dtype, device=logits.device)[:, None, None]
     # Masked, not indexed: the gradient of an index is a scatter, which no compiler vectorises.
     target = torch.where(targets.unsqueeze(-3) == vocabulary, logits, 0.0).sum(-3)
-    return logits.logsumexp(-3) - target
+    return torch.where(targets >= 0, logits.logsumexp(-3) - target, 0.0)

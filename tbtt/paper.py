@@ -26,7 +26,7 @@ ITERS = 30_000                                                 # iterations of e
 SHAPE = ('n_layer', 'n_head', 'n_embd', 'mlp_expansion')
 REGULARISATION = ('dropout', 'weight_decay')
 TRAINING = ('block_size', 'bias', 'batch_size', 'gradient_accumulation_steps', 'learning_rate', 'min_lr', 'warmup_iters',
-            'lr_decay_iters', 'decay_lr', 'beta1', 'beta2', 'grad_clip')
+            'lr_decay_iters', 'decay_lr', 'beta1', 'beta2', 'grad_clip', 'windows', 'line_order')
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,8 @@ import collections
 import math
 import pickle
 import random
+import string
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from tbtt.cli import Parser, UserError
 from tbtt.dataset import Codec
 from tbtt.atomic import write_file
 from tbtt.tasks import MAX_LINES, TASKS, Arithmetic, Task
+
+CHARACTERS = string.ascii_lowercase + string.digits    # of random strings
 
 
 def pairs(text):
@@ -67,6 +71,20 @@ def skew(task, exponent, total, seed):
     return type(task)(**task.describe(), repeats=[repeats.get(i, 0) for i in range(len(task.prompts))])
 
 
+def deal(task: Arithmetic, seed: int) -> Arithmetic:
+    """Arithmetic whose results are dealt out to its questions at random: a table without a rule.
+
+    The results that are trained on stay the same, each as often as before; only which question has which changes. A
+    held-out question is dealt one of them too: nothing that is trained on says which.
+    """
+    seen = task.groups()['seen']
+    results = [task.results[i] for i in seen]
+    random.Random(f'{seed} results').shuffle(results)
+    dealt, draw = dict(zip(seen, results)), random.Random(f'{seed} held-out results')
+    return type(task)(**task.describe(), dealt=[dealt[i] if i in dealt else draw.choice(results or task.results)
+                                                for i in range(len(task.prompts))])
+
+
 def prepare(script, doc, kinds, skewed=False):
     """Prepare the dataset of `script` with the tasks named in `kinds` ('math', 'facts'), by its command line.
 
@@ -76,6 +94,8 @@ def prepare(script, doc, kinds, skewed=False):
     if 'math' in kinds:
         parser.add_argument('--heldout', type=pairs, default=((5, 7),), metavar='A,B[;A,B...]',
                             help='pairs of operands that are never trained on, or none (default: 5,7)')
+        parser.add_argument('--answers', choices=('right', 'shuffled'), default='right', help='shuffled deals the results out '
+                            'to the questions at random, once, and asks for what was dealt (default: right)')
         parser.add_argument('--max_operand', type=int, default=9, help='largest operand, up to 99 (default: 9)')
     if skewed:
         parser.add_argument('--exponent', type=exponent, default=1.0, help='rank r is repeated in proportion to r**-EXPONENT; '
@@ -85,15 +105,50 @@ def prepare(script, doc, kinds, skewed=False):
         if 'math' in kinds:
             parser.add_argument('--math_repeats', type=num_lines, default=1000, help='lines of arithmetic, about: each '
                                 'expression that is not held out has at least one (default: 1000)')
-    parser.add_argument('--seed', type=int, default=1337, help='of the order of lines'
-                        + ', and of what is frequent' * skewed + ' (default: 1337)')
+    if len(kinds) > 1:
+        parser.add_argument('--order', choices=('blocks', 'mixed'), default='mixed' if skewed else 'blocks',
+                            help='blocks: all arithmetic, then all facts, each in the order that it has alone; mixed: all '
+                            'lines shuffled together (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=1337, help='of the order of lines, and of all that is drawn '
+                        '(default: 1337)')
     parser.add_argument('--out_dir', default=Path(script).resolve().parent, help='(default: beside the script)')
     args = parser.parse_args()
     tasks = [Arithmetic(args.max_operand, args.heldout) if kind == 'math' else TASKS[kind]() for kind in kinds]
+    if 'math' in kinds and args.answers == 'shuffled':
+        tasks = [deal(task, args.seed) if task.name == 'math' else task for task in tasks]
     if skewed:
         totals = {task.name: args.repeats if task.name == 'facts' else args.math_repeats for task in tasks}
         tasks = [skew(task, args.exponent, totals[task.name], args.seed) for task in tasks]
-    write_dataset(args.out_dir, tasks, args.seed)
+    write_dataset(args.out_dir, tasks, args.seed, getattr(args, 'order', 'blocks'))
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from low to high."""
+    def convert(text):
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f'expected a whole number from {low:,} to {high:,}, got {text!r}')
+        return int(text)
+    return convert
+
+
+def prepare_strings(script: str, doc: str) -> None:
+    """Prepare random strings by the command line of `script`."""
+    parser = Parser(doc)
+    parser.add_argument('--num', type=whole_number(2, MAX_LINES), default=128, help='strings (default: 128)')
+    parser.add_argument('--length', type=whole_number(2, 1000), default=16, help='characters of each (default: 16)')
+    parser.add_argument('--alphabet', type=whole_number(2, len(CHARACTERS)), default=16, help='different characters, each as '
+                        'likely as any other (default: 16)')
+    parser.add_argument('--seed', type=int, default=1337, help='of the strings (default: 1337)')
+    parser.add_argument('--out_dir', default=Path(script).resolve().parent, help='(default: beside the script)')
+    args = parser.parse_args()
+    alphabet = CHARACTERS[:args.alphabet]
+    if 2 * args.num > len(alphabet)**args.length:
+        raise UserError(f'--num={args.num}: of the {len(alphabet)**args.length} strings of {args.length} characters out of '
+                        f'{len(alphabet)} at most half can be drawn: choose a larger --length or --alphabet')
+    lines, generator = {}, random.Random(args.seed)    # a dict keeps the order in which they were drawn
+    while len(lines) < args.num:
+        lines[''.join(generator.choices(alphabet, k=args.length)) + '\n'] = None
+    write_lines(args.out_dir, list(lines), alphabet + '\n')
 
 
 def check_counts(task: Task, lines: list[str]) -> None:
@@ -111,24 +166,42 @@ def check_counts(task: Task, lines: list[str]) -> None:
     assert not wrong, f'lines of {task.name} (counted, expected): {wrong}'
 
 
-def write_dataset(folder, tasks, seed):
-    """Shuffle the tasks' lines once and write train.txt, val.txt, train.bin, val.bin and meta.pkl into `folder`.
+def shuffled(lines: list[str], seed: int) -> list[str]:
+    """A copy of the lines in an order drawn from the seed."""
+    lines = list(lines)
+    random.Random(seed).shuffle(lines)
+    return lines
 
-    Validation data are the training data, by design: the question is what is recalled and what is held out.
+
+def write_dataset(folder: str | Path, tasks: list[Task], seed: int, order: str = 'blocks') -> None:
+    """Shuffle the tasks' lines once, each task's by themselves or (order='mixed') all together, and write them.
+
     Prints the counts.
     """
-    lines = []
-    for task in tasks:
-        check_counts(task, task.lines())
-        lines += task.lines()
-    if not lines:
+    blocks = [task.lines() for task in tasks]
+    for task, lines in zip(tasks, blocks):
+        check_counts(task, lines)
+    if not any(blocks):
         raise UserError('--heldout leaves no line to train on: hold out fewer pairs')
-    random.Random(seed).shuffle(lines)
+    if order == 'mixed':
+        blocks = [sum(blocks, [])]
+    lines = [line for block in blocks for line in shuffled(block, seed)]
+    write_lines(folder, lines, ''.join(lines),
+                tasks={task.name: task.describe() for task in tasks})
+    for task in tasks:
+        print_counts(task)
+
+
+def write_lines(folder: str | Path, lines: list[str], characters: str, **about) -> None:
+    """Write lines, in this order, as train.txt, val.txt, train.bin, val.bin and meta.pkl. characters: of the vocabulary.
+    about: more keys of meta.pkl.
+
+    Validation data are the training data, by design: the question is what is recalled and what is held out.
+    """
     text = ''.join(lines)
-    codec = Codec.of_text(text)
+    codec = Codec.of_text(characters)
     tokens = np.array(codec.encode(text), dtype='<u2').tobytes()
-    meta = {'vocab_size': len(codec.stoi), 'stoi': codec.stoi, 'itos': codec.itos,
-            'tasks': {task.name: task.describe() for task in tasks}}
+    meta = {'vocab_size': len(codec.stoi), 'stoi': codec.stoi, 'itos': codec.itos, **about}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for split in ('train', 'val'):
@@ -136,10 +209,16 @@ def write_dataset(folder, tasks, seed):
         write_file(folder / f'{split}.bin', tokens)
     write_file(folder / 'meta.pkl', pickle.dumps(meta))
     print(f'{folder}: {len(lines)} lines, {len(text):,} characters, vocabulary of {len(codec.stoi)}')
-    for task in tasks:
-        if task.repeats:
-            count, prompt = max(zip(task.repeats, task.prompts))
-            print(f'{task.name}: {sum(task.repeats)} lines, {count} of them {prompt.strip()}')
-        if task.heldout_group:
-            held = [task.prompts[i] + task.answers[i] for i in task.groups()[task.heldout_group]]
-            print(f'held out: {" ".join(held) or "nothing"}')
+
+
+def print_counts(task: Task) -> None:
+    """What is special about a task's lines: repeats, results that were dealt, what is held out."""
+    if task.repeats:
+        count, prompt = max(zip(task.repeats, task.prompts))
+        print(f'{task.name}: {sum(task.repeats)} lines, {count} of them {prompt.strip()}')
+    if getattr(task, 'dealt', None):
+        right, seen = Arithmetic(task.max_operand, task.heldout).results, task.groups()['seen']
+        print(f'results dealt out at random: {sum(task.results[i] == right[i] for i in seen)} of {len(seen)} are right')
+    if task.heldout_group:
+        held = [task.prompts[i] + task.answers[i] for i in task.groups()[task.heldout_group]]
+        print(f'held out: {" ".join(held) or "nothing"}')

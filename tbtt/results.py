@@ -4,6 +4,8 @@ The columns are those of the tasks (`tbtt/tasks.py`). What does not apply to a r
 `add_*` and `sub_*` count all pairs of operands, the held-out ones included. `*_acc` are percent. `*_prob` are means over
 prompts of the exact probability of the right answer (teacher-forced, temperature 1). `heldout_answered` of
 `heldout_questions` are questions: each is asked several times, and answered where enough of its answers are right.
+`order_learned` is the share of the order of the lines that the loss shows (`tbtt/order.py`; below 0 where the lines are not
+known yet), `other_order_loss` the loss on the same lines in another order.
 """
 import csv
 import functools
@@ -23,6 +25,7 @@ NUM_SAMPLES, ENOUGH = 10, 6    # times that a question is asked (as in the paper
 # What the paper's own files have too; the later columns may be absent.
 NEEDED_RESULTS = ('iter', 'add_correct', 'add_total', 'sub_correct', 'sub_total', 'facts_correct', 'facts_total',
                   'train_loss', 'val_loss')
+ORDER_COLUMNS = ('order_learned', 'other_order_loss')
 INFO = {'seed': int, 'num_params': int, 'iter_num': int, 'finished': bool, 'diverged': int, 'seconds': int | float,
         'config': dict}    # of run.json, where it has them
 MEND = 'mend the line or train the run anew'
@@ -35,7 +38,7 @@ def result_columns() -> list[str]:
     tasks = TASKS.values()
     return ['iter', *(column for task in tasks for column in task.count_columns()), 'combined_acc', 'train_loss',
             'val_loss', *(column for task in tasks for column in task.probability_columns()),
-            *(column for task in tasks for column in task.answered_columns())]
+            *(column for task in tasks for column in task.answered_columns()), *ORDER_COLUMNS]
 
 
 def counted_groups() -> list[str]:

@@ -45,7 +45,7 @@ def gumbel(*keys):
 
 
 # What the numbers are for: the first key after the seed, so that no two purposes share a stream.
-BATCHES, ANSWERS, SAMPLES, LOSSES, DROPOUT = range(5)
+BATCHES, ANSWERS, SAMPLES, LOSSES, DROPOUT, LINES, OFFSETS = range(7)
 
 
 def batch_starts(seeds, first, last, batch_size, num_windows):

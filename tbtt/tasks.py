@@ -35,14 +35,26 @@ def check_repeats(repeats: Sequence[int], trained: Sequence[bool]) -> list[int]:
     return list(repeats)
 
 
+def check_dealt(dealt: Sequence[int], right: Sequence[int]) -> list[int]:
+    """The results dealt to the prompts. Raises `UserError` unless there is one for each, out of the right ones."""
+    if not isinstance(dealt, (list, tuple)) or len(dealt) != len(right):
+        raise UserError(f'dealt: expected a list of {len(right)} whole numbers, one a prompt')
+    known = set(right)
+    for i, result in enumerate(dealt):
+        if type(result) is not int or result not in known:
+            raise UserError(f'dealt[{i}]={result!r}: expected the right result of some prompt, a whole number from '
+                            f'{min(known)} to {max(known)}')
+    return list(dealt)
+
+
 class Task:
     """What every task has. P is the number of its prompts.
 
     name: in meta.pkl, run.json and summary.csv. label: in titles. max_new_tokens: sampled for an answer. stop: the
     character that ends an answer, or None. scored: the groups of prompts whose answers make up the score, each prompt in
     one of them. heldout_group: the group that is never trained on, or None; seen_group: then the group of all others.
-    probed: the groups of which results.csv has the exact probability of the right answer. labels: {group: its name in figures and tables}. Names of tasks and of
-    groups differ from those of all other tasks, as they name columns.
+    probed: the groups of which results.csv has the exact probability of the right answer. labels: {group: its name in
+    figures and tables}. Names of tasks and of groups differ from those of all other tasks, as they name columns.
 
     An instance has prompts and answers, (P,) texts each, and repeats, (P,) training lines of each prompt or None for one
     line of each that is not held out.
@@ -105,9 +117,9 @@ class Task:
     def check(self, lines: list[str]) -> None:
         """Count the training lines in a second way. Raises `AssertionError` with the numbers where they differ."""
 
-    def described_repeats(self) -> dict:
-        """The part of a description that only a task with `repeats` has."""
-        return {} if self.repeats is None else {'repeats': list(self.repeats)}
+    def described(self, *names: str) -> dict:
+        """The parts of a description that only some tasks have, such as `repeats`; none where they are None."""
+        return {name: list(getattr(self, name)) for name in names if getattr(self, name) is not None}
 
 
 class Arithmetic(Task):
@@ -115,7 +127,8 @@ class Arithmetic(Task):
 
     heldout: pairs of operands; every expression with just these two operands, in either order, is never trained on.
     repeats: training lines of each prompt, 0 for the held-out ones; where not given, all others have one.
-    Raises `UserError` where an operand is out of range or `repeats` does not fit the prompts.
+    dealt: what counts as the result of each prompt, where that is no longer the right one (`prepare.deal`).
+    Raises `UserError` where an operand is out of range, or `repeats` or `dealt` does not fit the prompts.
     """
     name, label = 'math', 'Arithmetic'
     scored, heldout_group, seen_group, probed = ('add', 'sub'), 'heldout', 'seen', ('seen', 'heldout')
@@ -124,7 +137,7 @@ class Arithmetic(Task):
     stop = None           # the first integer counts, wherever it ends
 
     def __init__(self, max_operand: int = 9, heldout: Iterable[Sequence[int]] = ((5, 7),),
-                 repeats: Sequence[int] | None = None):
+                 repeats: Sequence[int] | None = None, dealt: Sequence[int] | None = None):
         if type(max_operand) is not int or not 1 <= max_operand <= 99:
             raise UserError(f'max_operand={max_operand!r}: expected a whole number from 1 to 99')
         self.max_operand = max_operand
@@ -138,7 +151,9 @@ class Arithmetic(Task):
         operands = range(max_operand + 1)
         self.expressions = [(a, sign, b) for sign in '+-' for a in operands for b in operands]
         self.prompts = [f'<{a}{sign}{b}=' for a, sign, b in self.expressions]
-        self.results = [a + b if sign == '+' else a - b for a, sign, b in self.expressions]
+        right = [a + b if sign == '+' else a - b for a, sign, b in self.expressions]
+        self.dealt = None if dealt is None else check_dealt(dealt, right)
+        self.results = self.dealt or right
         self.answers = [f'{result}>' for result in self.results]    # with its end: 1 is no answer where 12 is right
         trained = [not self.is_heldout(i) for i in range(len(self.prompts))]
         self.repeats = None if repeats is None else check_repeats(repeats, trained)
@@ -171,7 +186,7 @@ class Arithmetic(Task):
     def describe(self) -> dict:
         """The arguments that make this task again, as plain containers."""
         return {'max_operand': self.max_operand, 'heldout': [list(pair) for pair in self.heldout],
-                **self.described_repeats()}
+                **self.described('repeats', 'dealt')}
 
     def check(self, lines: list[str]) -> None:
         """Count the different lines from the number of operands and pairs, and look for held-out expressions."""
@@ -218,7 +233,7 @@ class Capitals(Task):
 
     def describe(self) -> dict:
         """The arguments that make this task again, as plain containers."""
-        return {'facts': [list(fact) for fact in self.facts], **self.described_repeats()}
+        return {'facts': [list(fact) for fact in self.facts], **self.described('repeats')}
 
     def check(self, lines: list[str]) -> None:
         """Count the different lines: one a fact."""

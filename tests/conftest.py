@@ -126,11 +126,11 @@ def tiny_config(**settings):
                      **settings}).check()
 
 
-def new_engine(data, vocab_size, config, dtype=torch.float32):
+def new_engine(data, vocab_size, config, dtype=torch.float32, newline=None):
     """An engine on the CPU, ready to train the seeds of `config`."""
     seeds = list(range(config.seed, config.seed + config.num_seeds))
     replicas = Replicas.from_seeds(config.model_args(vocab_size), seeds)
-    engine = Engine(replicas, data, seeds, config, torch.device('cpu'), dtype)
+    engine = Engine(replicas, data, seeds, config, torch.device('cpu'), dtype, newline=newline)
     engine.prepare()
     return engine
 

@@ -244,7 +244,8 @@ def test_a_folder_that_is_a_file(refused, small_math, tmp_path):
 @pytest.mark.parametrize('make', [lambda path: path.symlink_to('nowhere'), lambda path: path.touch()])
 def test_a_folder_that_cannot_be_made(refused, small_math, tmp_path, make):
     make(tmp_path / 'run')
-    refused(TRAIN, says=[str(tmp_path / 'run'), 'where a folder is to be'], dataset=small_math, out_dir=tmp_path / 'run', **TINY)
+    refused(TRAIN, says=[str(tmp_path / 'run'), 'where a folder is to be'], dataset=small_math,
+            out_dir=tmp_path / 'run', **TINY)
 
 
 def test_a_summary_that_is_not_there(refused, tmp_path):

@@ -5,8 +5,8 @@ import re
 import time
 
 import pytest
-from conftest import HERE, TINY
 
+from conftest import HERE, TINY
 from tbtt.cli import UserError
 from tbtt.config import FIELDS, GROUPS, Config, ConfigFile, load_config, names_in
 from tbtt.nanogpt import DEFAULTS
@@ -103,7 +103,7 @@ def test_a_base_is_looked_for_beside_the_file_then_in_the_project(write, tmp_pat
     ({'a.py': 'base = 7'}, 'a.py: base=7'), ({'a.py': "base = {'math': 'b.py'}"}, 'a.py: base'),
     ({'a.py': "base = 'b' + '.py'", 'b.py': ''}, 'a.py: base'),
     ({'a.py': "if True:\n    base = 'b.py'", 'b.py': ''}, 'a.py: base'),
-    ({'a.py': "base = '\\0'"}, 'a.py: base')])
+    ({'a.py': "base = '\\0'"}, 'a.py: base'), ({'a.py': 'import numpy\nbase = numpy.zeros(2)'}, 'a.py: base')])
 def test_a_base_that_cannot_be_is_named_in_one_line(write, files, says):
     paths = [write(name, text) for name, text in files.items()]
     assert says in refusal(paths[0])
@@ -195,7 +195,7 @@ def test_weights_of_gpt2_are_refused(write):
 
 
 def test_a_script_says_what_it_reads_otherwise(command, small_math, write, tmp_path):
-    small = dict(TINY, dataset=small_math, out_dir=tmp_path / 'run', n_layer=1, n_head=2, n_embd=8)
+    small = dict(TINY, max_iters=0, dataset=small_math, out_dir=tmp_path / 'run', n_layer=1, n_embd=12)
     result = command('train_with_eval.py', write('theirs.py', SHAKESPEARE), **small, block_size=8)
     assert result.status == 0, result.err
     assert 'always_save_checkpoint' in result.out
@@ -208,7 +208,7 @@ NUMBERS = [field for field in FIELDS.values() if field.type in (int, float)]
 
 
 @pytest.mark.parametrize('field', NUMBERS, ids=lambda field: field.name)
-@pytest.mark.parametrize('digits', [30, 5000])    # Python refuses to print the latter
+@pytest.mark.parametrize('digits', [39, 5000])    # Python refuses to print the latter
 def test_every_number_has_an_upper_limit_that_the_message_states(field, digits):
     said = refusal(**{field.name: 10**digits})
     assert field.name in said and f'at most {field.metadata["high"]:,}' in said and len(said) < 200
@@ -235,3 +235,11 @@ def test_help_has_groups_and_lists_choices(command):
     assert all(f'\n{title}:\n' in out for title in GROUPS.values())
     assert all(f'--{field.name} {{{",".join(field.metadata["choices"])}}}' in out
                for field in FIELDS.values() if field.metadata['choices'])
+
+
+# The project's own description.
+
+def test_metadata_and_citation_state_one_version():
+    stated = {re.search(r'^version[ :=]+"?([\d.]+)', (HERE / name).read_text(), re.MULTILINE)[1]
+              for name in ('pyproject.toml', 'CITATION.cff')}
+    assert len(stated) == 1

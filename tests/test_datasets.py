@@ -12,7 +12,7 @@ import torch
 
 from conftest import DATASETS, HERE, contents
 from tbtt.cli import UserError
-from tbtt.dataset import Dataset, windows
+from tbtt.dataset import Dataset, texts
 from tbtt.prepare import check_counts, skew, zipf
 from tbtt.tasks import Arithmetic, Capitals, tasks_from
 
@@ -255,10 +255,10 @@ def test_the_check_of_the_counts_notices_a_line_too_many_too_few_or_for_another(
                 check_counts(one, wrong)
 
 
-def test_targets_are_the_inputs_one_later():
-    x, y = windows(torch.arange(100, 120), torch.tensor([[0, 3], [15, 1]]), 4)
-    assert x[0].T.tolist() == [[100, 101, 102, 103], [103, 104, 105, 106]]
-    assert y[1].T.tolist() == [[116, 117, 118, 119], [102, 103, 104, 105]]
+def test_texts_start_where_they_should_with_the_batch_last():
+    text = texts(torch.arange(100, 120), torch.tensor([[0, 3], [15, 1]]), 5)
+    assert text[0].T.tolist() == [[100, 101, 102, 103, 104], [103, 104, 105, 106, 107]]
+    assert text[1].T.tolist() == [[115, 116, 117, 118, 119], [101, 102, 103, 104, 105]]
 
 
 @pytest.mark.parametrize('name', ['train.bin', 'val.bin', 'meta.pkl'])

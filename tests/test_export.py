@@ -2,6 +2,7 @@
 import json
 import pickle
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Callable
@@ -21,7 +22,7 @@ from tbtt.results import read_results
 transformers = pytest.importorskip('transformers')
 
 EXPORT = 'analysis/export.py'
-ODD = '\n\r\t\0 .,\'"ab\u0301\u2581\U0001f600\u00a0Z<'    # every character is a token, whatever it is elsewhere
+ODD = '\n\r\t\0 .,\'"ab\u0301\u2581\U0001f600\u00a0Z<'    # each one is a token, whatever it is elsewhere
 
 
 def load_folder(folder: Path, dtype: torch.dtype = torch.float32):
@@ -50,12 +51,13 @@ def random_tokens(args: dict) -> torch.Tensor:
 
 @pytest.fixture
 def nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """nano(prefix, **model_args) -> (model_args, nanoGPT's model) of tmp_path/run/ckpt.pt, as nanoGPT saves it.
-    Its weights are so large that a wrong one shows in every logit; its dataset stands in the folder."""
+    """nano(prefix, **model_args) -> (model_args, nanoGPT's model) of run/ckpt.pt in tmp_path, as nanoGPT
+    saves it. Its weights are so large that a wrong one shows in every logit; tmp_path has its dataset."""
     monkeypatch.chdir(tmp_path)
 
     def save(prefix: str = '', **changes) -> tuple[dict, NanoGPT]:
-        args = dict(n_layer=2, n_head=2, n_embd=16, block_size=12, bias=True, vocab_size=24, dropout=0.1) | changes
+        args = dict(n_layer=2, n_head=2, n_embd=16, block_size=12, bias=True, vocab_size=24, dropout=0.1)
+        args |= changes
         torch.manual_seed(0)
         model = NanoGPT(**args).eval()
         for name, parameter in model.named_parameters():
@@ -145,7 +147,8 @@ class FusedAttention(Attention):
     """nanoGPT's attention as it is where torch has a fused one."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (part.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in self.c_attn(x).chunk(3, -1))
+        parts = self.c_attn(x).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in parts)
         heads = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.c_proj(heads.transpose(1, 2).flatten(2))
 
@@ -251,7 +254,7 @@ def test_the_card_has_scores_settings_and_seed(learned, exported):
     assert 'seed 1337' in card and '| `n_embd` | `48` |' in card
     last = f'| 300 | {results["add_acc"][-1]:.4g} | {results["sub_acc"][-1]:.4g} |'
     assert f'| this checkpoint {last}' in card and f'| last evaluation {last}' in card
-    assert 'facts %' not in card and str(learned) not in card
+    assert 'Facts' not in card and str(learned) not in card
 
 
 def test_the_card_of_a_checkpoint_without_results_says_what_is_known(command, nano, tmp_path):
@@ -268,6 +271,14 @@ def test_other_text_goes_on_after_a_newline_and_an_answer_ends_there(command, na
     model, tokenizer = load_folder(exported)
     assert tokenizer.decode(model.generation_config.eos_token_id) == '\n'
     assert model.generation_config.max_length == 8
+
+
+def test_the_characters_of_a_checkpoint_without_any_are_those_of_the_dataset_named(command, nano, tmp_path):
+    nano()
+    (tmp_path / 'text').rename(tmp_path / 'elsewhere')
+    assert is_one_line(command(EXPORT, out_dir='run', to='hf'))
+    assert command(EXPORT, out_dir='run', to='hf', dataset='elsewhere').status == 0
+    assert load_folder(tmp_path / 'hf')[1].get_vocab() == {c: i for i, c in enumerate(ODD)}
 
 
 def test_a_chosen_checkpoint_is_exported(command, learned, tmp_path):
@@ -296,9 +307,9 @@ def test_the_page_computes_our_logits(command, tiny_runs, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert command(EXPORT, out_dir=tiny_runs / 'math', to='hf_math_14').status == 0
     blocks = re.findall(r'```python\n(.*?)```', (HERE / 'docs/interchange.md').read_text(), re.DOTALL)
-    found = {}
     code, = (block for block in blocks if re.findall(r'^from (\w+)', block, re.MULTILINE)[-1] == package)
-    exec(compile(code, 'interchange.md', 'exec'), found)
+    Path('page.py').write_text(code)    # nnsight reads the source of its blocks
+    found = runpy.run_path('page.py')
     tokens = torch.tensor([load_folder('hf_math_14')[1]('<7-5=')['input_ids']])
     ours = our_logits(tiny_runs / 'math/ckpt.pt', tokens)
     assert (found['logits'] - ours).abs().max() < 1e-12
@@ -311,7 +322,9 @@ def test_the_page_computes_our_logits(command, tiny_runs, tmp_path, monkeypatch,
 # Wrong input.
 
 def is_one_line(result: Result) -> bool:
-    return result.status == 2 and result.err.startswith('error: ') and len(result.err.splitlines()) == 1
+    """An error of one line, if need be behind the notice of where a checkpoint's characters come from."""
+    lines = [line for line in result.err.splitlines() if 'carries no characters and no tasks:' not in line]
+    return result.status == 2 and len(lines) == 1 and lines[0].startswith('error: ')
 
 
 @pytest.mark.parametrize('wrong, said', [
@@ -339,8 +352,9 @@ def test_a_checkpoint_that_is_no_model_is_refused(command, nano, tmp_path):
     diverged = {name: value * np.nan for name, value in checkpoint['model'].items()}
     no_text = {'vocab_size': 1, 'stoi': {'\ud800': 0}, 'itos': {0: '\ud800'}}
     for content, said in (
-            (b'no checkpoint', 'damaged'), (good[:-200], 'damaged'), ({'model': diverged}, 'not finite'),
-            ({'config': {'dataset': 'gone'}}, 'no meta.pkl'), ({'best_val_loss': 'low'}, 'best'),
+            (b'no checkpoint', 'name a checkpoint'), (good[:-200], 'ckpt.pt'),
+            ({'model': diverged}, 'not finite'),
+            ({'config': {'dataset': 'gone'}}, 'carries no characters'), ({'best_val_loss': 'low'}, 'best'),
             ({'meta': no_text}, 'no text')):
         path.write_bytes(content if isinstance(content, bytes) else good)
         spoil(path, **content) if isinstance(content, dict) else None

@@ -35,14 +35,14 @@ def test_what_is_written_reads_back_exactly(read):
 
 def test_integers_are_written_as_integers_and_what_is_none_or_absent_as_blank():
     text = format_results([{'iter': np.int64(250), 'add_correct': 7, 'train_loss': 2.0, 'val_loss': None}])
-    assert text.splitlines() == [','.join(result_columns()), '250,7' + ',' * 11 + '2.0,,,,,,']
+    assert text.splitlines() == [','.join(result_columns()), '250,7' + ',' * 11 + '2.0' + ',' * 8]
 
 
 def test_the_columns_are_those_of_every_version_and_the_new_ones_stand_behind():
     assert ','.join(result_columns()) == (
         'iter,add_correct,add_total,sub_correct,sub_total,math_acc,heldout_correct,heldout_total,facts_correct,'
         'facts_total,facts_acc,combined_acc,train_loss,val_loss,seen_prob,heldout_prob,facts_prob,heldout_answered,'
-        'heldout_questions')
+        'heldout_questions,order_learned,other_order_loss')
 
 
 def test_what_the_evaluator_knows_beyond_the_columns_is_left_out():

@@ -313,6 +313,7 @@ NOTES = (
     f'Best: at the evaluation that the paper reports; last: at the last one. Each held-out question is asked ten times and '
     f"answered with six right. Shares of seeds with Wilson's {LEVEL:.0%} interval, means ± half of Student's, thresholds with "
     f'that of a bootstrap over seeds. A claim about every seed holds where the lower end is above {NEARLY_ALL:.0%} of the '
-    f'seeds, and does not hold where the upper end is below {HALF:.0%}; fewer than {SURE_SEEDS} seeds that say the same agree, '
-    f'or disagree, so far, and fewer than {MIN_SEEDS} are not judged. Called alike are {SCORE_MARGIN:g} points of answers and '
-    f'{SHARE_MARGIN:g} of seeds. A threshold takes {MIN_SIZES} sizes, {MIN_SIDE} on each side. Diverged seeds are left out.')
+    f'seeds, and does not hold where the upper end is below {HALF:.0%}; fewer than {SURE_SEEDS} seeds that say the same '
+    f'agree, or disagree, so far, and fewer than {MIN_SEEDS} are not judged. Called alike are {SCORE_MARGIN:g} points of '
+    f'answers and {SHARE_MARGIN:g} of seeds. A threshold takes {MIN_SIZES} sizes, {MIN_SIDE} on each side. '
+    f'Diverged seeds are left out.')

@@ -66,7 +66,7 @@ class Estimates:
         if shape not in self.steps:
             with one_thread():
                 engine = Engine(Replicas.from_seeds(args, [0], self.device), dataset.train, [0], config, self.device,
-                                choose_dtype(config.dtype, self.device))
+                                choose_dtype(config.dtype, self.device, config.n_embd), newline=dataset.newline)
                 for _ in engine.run(0, 1):    # warm-up
                     pass
                 begin = time.perf_counter()

@@ -3,6 +3,7 @@ import csv
 import functools
 import hashlib
 import io
+import itertools
 import json
 import sys
 from collections.abc import Iterable
@@ -14,16 +15,18 @@ import numpy as np
 from tbtt import paper
 from tbtt.atomic import write_file
 from tbtt.cli import UserError
-from tbtt.results import (NUM_SAMPLES, Results, answered_bounds, best_row, counted_groups, find_seeds, format_number,
-                          heldout_groups, last_row, parse_number, read_info, read_lines, read_results)
+from tbtt.results import (NUM_SAMPLES, ORDER_COLUMNS, Results, answered_bounds, best_row, counted_groups, find_seeds,
+                          format_number, heldout_groups, last_row, parse_number, read_info, read_lines, read_results)
 from tbtt.tasks import TASKS, Task
 
 PAIR = '5,7'    # that the paper holds out, as in the column `heldout`
 SETTINGS = (*paper.SHAPE, *paper.REGULARISATION, 'max_iters')
-TEXT = {'run', 'folder', 'tasks', 'heldout', 'base', 'data'}
+TEXT = {'run', 'folder', 'tasks', 'heldout', 'base', 'data', 'windows', 'line_order'}
+BEFORE = {'windows': 'any', 'line_order': 'fixed'}    # of runs that are older than these settings
 NEVER_BLANK = ('folder', 'tasks', 'n_embd', 'weight_decay', 'seed', 'num_params', 'finished', 'iter')
-# How many held-out questions are answered; summaries of older versions lack these columns.
+# How many held-out questions are answered, and when all are; summaries of older versions lack these columns.
 ANSWERED = ('best_{}_answered', 'last_{}_answered', '{}_questions')
+ALL_ANSWERED = ('{}_answered_iter', '{}_lost_iter')
 
 
 def summary_columns() -> list[str]:
@@ -32,7 +35,9 @@ def summary_columns() -> list[str]:
     `best_*` are the scores at the evaluation that the paper reports, the first with the highest combined score; `last_*`
     those of the last. For each score `top_*` is its highest value ever, `top_*_iter` the evaluation at which that was
     first reached, and `top_*_stayed` 1 where it never fell again. All scores are percent; `seen` is arithmetic without
-    the held-out expressions; `*_answered` of `*_questions` are held-out questions, each asked ten times. `seconds` are
+    the held-out expressions; `*_answered` of `*_questions` are held-out questions, each asked ten times. `*_answered_iter` is
+    the first evaluation at which all of them are answered, `*_lost_iter` the one after the last such, blank where there is
+    none. `order_learned` and `other_order_loss` are those of the last evaluation (see `tbtt/results.py`). `seconds` are
     those of the process, which may have trained other seeds at the same time.
     """
     scores, heldout = [*counted_groups(), 'combined'], heldout_groups()
@@ -44,7 +49,7 @@ def summary_columns() -> list[str]:
                                                     (f'best_{group}_correct', f'last_{group}_correct', f'{group}_total')),
             'train_loss', 'val_loss', *probabilities,
             *(f'top_{score}{what}' for score in scores for what in ('', '_iter', '_stayed')), 'data', *paper.TRAINING,
-            *(column.format(group) for group in heldout for column in ANSWERED)]
+            *(column.format(group) for group in heldout for column in (*ANSWERED, *ALL_ANSWERED)), *ORDER_COLUMNS]
 
 
 def summarise(sweep):
@@ -68,7 +73,7 @@ def summarise_run(sweep, run):
     config = run.config()
     dataset = Dataset(config.dataset, config.block_size)
     about = {'run': run.name, **run.axes, 'tasks': '+'.join(dataset.tasks), 'heldout': heldout_of(dataset),
-             'data': data_digest(dataset.tasks)}
+             'data': data_digest(dataset.tasks, in_blocks(dataset))}
     seeds = range(sweep.seed, sweep.seed + sweep.num_seeds)
     return [{**about, 'folder': str(folder.relative_to(sweep.folder)), **row} for folder in found
             if (row := seed_row(folder))['seed'] in seeds]
@@ -80,9 +85,18 @@ def heldout_of(dataset) -> str:
     return ';'.join(f'{a},{b}' for a, b in pairs)
 
 
-def data_digest(tasks: dict[str, Task]) -> str:
-    """What is asked and how often it is trained on, {name: task}, as a short text."""
+def in_blocks(dataset) -> bool:
+    """Do all lines of a task follow each other, those of the next after them?"""
+    task_of = {line: name for name, task in dataset.tasks.items() for line in task.lines()}
+    lines = dataset.codec.decode(dataset.train.tolist()).splitlines(keepends=True)
+    return len(list(itertools.groupby(lines, task_of.get))) == len(dataset.tasks)
+
+
+def data_digest(tasks: dict[str, Task], blocks: bool = True) -> str:
+    """What is asked, {name: task}, how often it is trained on, and whether tasks are mixed, as a short text."""
     described = {name: task.describe() for name, task in tasks.items()}
+    if blocks and len(tasks) > 1:
+        described['order'] = 'blocks'    # said of these alone: where nothing is said, as it was once, tasks were mixed
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -105,14 +119,14 @@ def seed_row(folder: Path) -> dict:
     last = last_row(results)
     best = last if np.isnan(results['combined_acc']).all() else best_row(results, 'combined')    # without tasks no scores
     trained = info.get('config', {})    # whatever is asked for now
-    settings = {name: trained.get(name) for name in (*SETTINGS, *paper.TRAINING)}
+    settings = {name: trained.get(name, BEFORE.get(name)) for name in (*SETTINGS, *paper.TRAINING)}
     row = {**{name: int(value) if isinstance(value, bool) else value for name, value in settings.items()},
            'seed': info.get('seed'), 'num_params': info.get('num_params'), 'iter': int(results['iter'][last]),
            'finished': int(info.get('finished', False)), 'diverged': info.get('diverged'), 'seconds': info.get('seconds'),
            'best_iter': int(results['iter'][best])}
     for task in TASKS.values():
         row |= task_columns(task, results, best, last)
-    row |= {column: results[column][last] for column in ('train_loss', 'val_loss')}
+    row |= {column: results[column][last] for column in ('train_loss', 'val_loss', *ORDER_COLUMNS)}
     row |= score_columns('combined', results, best, last)
     return {column: None if isinstance(value, float) and np.isnan(value) else value for column, value in row.items()}
 
@@ -127,11 +141,22 @@ def task_columns(task: type[Task], results: Results, best: int, last: int) -> di
     row |= {f'{group}_{what}': results[f'{group}_{what}'][last] for what in ('total', 'questions')}
     for when, at in (('best', best), ('last', last)):
         row |= {f'{when}_{group}_{what}': results[f'{group}_{what}'][at] for what in ('correct', 'answered')}
+    row |= all_answered(results, group)
     if task.seen_group:
         right, asked = (sum(results[f'{each}_{what}'][last] for each in task.scored)
                         - np.nan_to_num(results[f'{group}_{what}'][last]) for what in ('correct', 'total'))
         row[f'last_{task.seen_group}'] = 100 * right / asked
     return row
+
+
+def all_answered(results: Results, group: str) -> dict:
+    """When all questions of a held-out group are first answered, and when no longer for good."""
+    there = results[f'{group}_answered'] == results[f'{group}_questions']
+    if not there.any():
+        return {}
+    first, after = there.argmax(), len(there) - there[::-1].argmax()
+    gone = {f'{group}_lost_iter': int(results['iter'][after])} if after < len(there) else {}
+    return {f'{group}_answered_iter': int(results['iter'][first]), **gone}
 
 
 def score_columns(score: str, results: Results, best: int, last: int) -> dict:
@@ -146,8 +171,9 @@ def score_columns(score: str, results: Results, best: int, last: int) -> dict:
 
 
 def write_summary(path: Path, rows: Iterable[dict]) -> int:
-    """Write rows as CSV, whole or not at all; the axes that are no columns of ours come last. Rows of other runs and seeds that
-    are there already stay, as long as their folders do: one may have asked for a part of the sweep. -> how many there are
+    """Write rows as CSV, whole or not at all; the axes that are no columns of ours come last. Rows of other runs and seeds
+    that are there already stay, as long as their folders do: one may have asked for a part of the sweep. -> how many
+    there are
 
     One process at a time does so. rows may be a generator: what it reads is then not older than what another wrote.
     """
@@ -190,15 +216,18 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
     rows = {}
     for path in paths:
         header, lines = read_lines(path, mend='make it with sweep.py, or name another')
-        younger = {column.format(group) for group in heldout_groups() for column in ANSWERED}
+        younger = {column.format(group) for group in heldout_groups() for column in (*ANSWERED, *ALL_ANSWERED)}
+        younger |= {*BEFORE, *ORDER_COLUMNS}
         missing = [column for column in summary_columns() if column not in header and column not in younger]
         if missing:
             raise UserError(f'{path}: line 1 lacks the column {missing[0]}: give a summary.csv of sweep.py, made anew by it')
         for line, cells in lines:
             if len(cells) != len(header):
                 raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it anew with sweep.py')
-            row = {column: cell if column in TEXT else parse_number(cell, f'{path}: line {line}, {column}') if cell else None
-                   for column, cell in zip(header, cells)}
+            row = dict.fromkeys(younger)
+            row |= {column: cell if column in TEXT else parse_number(cell, f'{path}: line {line}, {column}') if cell else None
+                    for column, cell in zip(header, cells)}
+            row |= {column: row[column] or value for column, value in BEFORE.items()}
             blank = [column for column in NEVER_BLANK if row[column] in (None, '')]
             if blank:
                 raise UserError(f'{path}: line {line}: {blank[0]} is blank: make it anew with sweep.py')

@@ -1,0 +1,135 @@
+"""Measure how many bits a model can memorise: train on random answers and random strings, more and more of them.
+
+    python analysis/measure_capacity.py config/sweep_bits_table.py config/sweep_bits_strings.py
+    python analysis/measure_capacity.py config/sweep_bits_table.py --n_embd=14,28 --num_seeds=4 --sweeps_dir=sweeps
+    python analysis/measure_capacity.py config/sweep_bits_table.py --train=False         (what is there already)
+
+Trains the sweeps by sweep.py, which skips what is finished and resumes what is not; --key=value goes to it. Then asks every
+finished seed for the probability of each answer, and writes into --output_dir:
+
+    bits.csv           a row a seed: the bits that its data offer, and how many of them it has memorised
+    bits_plateau.csv   a row a width: the most bits that it memorises, whatever is offered, and the same a parameter; means
+                       over seeds with half a 95% interval (Student's t). `bends` is 1 where the model leaves at least a
+                       fifth of the largest offer: where it is 0, larger tables may show more
+    bits_asked.csv     what the paper's tasks ask for
+
+Memorised bits are the sum over answers of max(0, log2 V + log2 p), of V possible answers. Measuring takes seconds; the
+training of a seed takes as long as any. Draw with analysis/plot_bits.py.
+"""
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run, true_or_false    # first: it says what is missing
+
+import numpy as np
+
+from tbtt.atomic import write_file
+from tbtt.bits import bits_of_the_papers_tasks, memorised_bits, offered_bits, questions_of
+from tbtt.config import ROOT
+from tbtt.dataset import Dataset
+from tbtt.evaluate import AnswerWindows
+from tbtt.inference import load_model
+from tbtt.results import find_seeds, format_number, read_info
+from tbtt.run_folder import LATEST
+from tbtt.stats import mean_interval
+from tbtt.sweep.plan import Sweep
+
+ROOM = 0.8    # share of an offer that is memorised, at most, where the curve is said to bend
+
+
+def train(path: str, overrides: dict[str, str], sweeps_dir: str) -> None:
+    """Train a sweep to its end. Raises `UserError` where it fails."""
+    options = [f'--{name}={value}' for name, value in overrides.items()]
+    command = [sys.executable, str(ROOT / 'sweep.py'), path, f'--sweeps_dir={sweeps_dir}', *options]
+    if subprocess.run(command).returncode:
+        raise UserError(f'{path}: the sweep did not finish; call this again to go on, or measure with --train=False')
+
+
+def measure_seed(folder: Path, dataset: Dataset) -> dict:
+    """The row of one finished seed: folder of its checkpoint, and what it was trained on."""
+    trained = load_model(folder / LATEST, 'cpu')
+    if trained.digest != dataset.digest:
+        raise UserError(f'{folder} was trained on other data than {dataset.folder} holds: prepare them as they were')
+    questions = questions_of(dataset)
+    windows = AnswerWindows(questions, trained.codec, trained.config.block_size, trained.device)
+    log2_p = windows.log_answers(trained.forward, 2**20)[0] / np.log(2)
+    return {'n_embd': trained.config.n_embd, 'num_params': trained.num_params, 'seed': int(trained.seeds[0]),
+            'iter': trained.iteration, 'answers': len(questions.answers), 'bits_offered': offered_bits(questions),
+            'bits_memorised': float(memorised_bits(log2_p, questions.values))}
+
+
+def measure(sweep: Sweep) -> list[dict]:
+    """A row for each finished seed of a sweep."""
+    rows = []
+    for each in sweep.runs:
+        config = each.config()
+        for folder in find_seeds(sweep.folder / each.name):
+            if read_info(folder).get('finished'):
+                row = measure_seed(folder, Dataset(config.dataset, config.block_size))
+                rows.append({'sweep': sweep.folder.name, 'run': each.name, **row})
+    return rows
+
+
+def plateaus(rows: list[dict]) -> list[dict]:
+    """A row for each width of each sweep: what its seeds memorise at most, of all that was offered to them."""
+    found = []
+    for sweep, width in sorted({(row['sweep'], row['n_embd']) for row in rows}):
+        ours = [row for row in rows if (row['sweep'], row['n_embd']) == (sweep, width)]
+        seeds = sorted({row['seed'] for row in ours})
+        most = [max(row['bits_memorised'] for row in ours if row['seed'] == seed) for seed in seeds]
+        largest = max(row['bits_offered'] for row in ours)
+        left = [row['bits_memorised'] for row in ours if row['bits_offered'] == largest]
+        size = max(row['num_params'] for row in ours)    # a small table may lack a digit, and its model a row
+        mean, half = mean_interval(most)
+        found.append({'sweep': sweep, 'n_embd': width, 'num_params': size, 'seeds': len(seeds),
+                      'iter': max(row['iter'] for row in ours), 'plateau': mean, 'plateau_half': half,
+                      'bits_per_param': mean / size, 'bits_per_param_half': half / size, 'largest_offer': largest,
+                      'bends': int(np.mean(left) <= ROOM * largest)})
+    return found
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Rows with the same keys as a CSV file; numbers that are not finite are blank."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: value if isinstance(value, str) else '' if value != value else format_number(value)
+                         for name, value in row.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, text.getvalue().encode())
+    print(f'wrote {path}')
+
+
+def main() -> None:
+    """Train, measure, write."""
+    parser = Parser(__doc__)
+    parser.add_argument('sweeps', nargs='+', help='sweep files, such as config/sweep_bits_table.py')
+    parser.add_argument('--train', type=true_or_false, default=True, metavar='BOOL', help='train what is not finished '
+                        '(default: True)')
+    parser.add_argument('--sweeps_dir', default='sweeps', help='where sweeps are (default: sweeps)')
+    parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
+    args, rest = parser.parse_known_args()
+    if wrong := [text for text in rest if not text.startswith('--') or '=' not in text]:
+        parser.error(f'expected --key=value, got {wrong[0]}')
+    overrides = dict(text[2:].split('=', 1) for text in rest)
+    rows = []
+    for path in args.sweeps:
+        sweep = Sweep(path, overrides, args.sweeps_dir)
+        if args.train:
+            train(path, overrides, args.sweeps_dir)
+        rows += measure(sweep)
+    if not rows:
+        raise UserError(f'no finished seed of {", ".join(args.sweeps)} in {args.sweeps_dir}: train them, without --train=False')
+    write_rows(args.output_dir / 'bits.csv', rows)
+    write_rows(args.output_dir / 'bits_plateau.csv', plateaus(rows))
+    write_rows(args.output_dir / 'bits_asked.csv', [{'what': what, 'bits': bits}
+                                                    for what, bits in bits_of_the_papers_tasks().items()])
+
+
+if __name__ == '__main__':
+    run(main)

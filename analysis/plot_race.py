@@ -1,0 +1,104 @@
+"""Draw the race between rule, table and order: held-out and seen answers and the order learned, over training.
+
+    python analysis/plot_race.py sweeps/race/n_embd=14 sweeps/race/n_embd=28 sweeps/race/n_embd=56
+    python analysis/plot_race.py math_mini_14 --output_dir=figures --format=svg
+
+Reads results.csv of run folders (of one seed or of many) and writes race.png, a panel a run, smallest width first: the
+median over seeds, and their range as a band. Runs without held-out questions or without an order to be learned lack that
+line. Takes seconds.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tbtt.config import FIELDS
+from tbtt.figures import PURPLE, add_format, draw_seeds, legend_once, look, percent_axis, save
+from tbtt.results import Results, find_seeds, read_info, read_results, stack_seeds
+from tbtt.tasks import TASKS
+
+ORDER = dict(label='Order of the lines learned', color=PURPLE, linestyle='--', linewidth=1.6)
+SHOWN = ('weight_decay', 'windows', 'line_order')    # in a panel's title, where they are not the defaults
+
+
+def seen_percent(results: Results, task: type) -> np.ndarray:
+    """Percent right of the questions of a task that were trained on."""
+    def count(what):
+        return (sum(results[f'{group}_{what}'] for group in task.scored)
+                - np.nan_to_num(results[f'{task.heldout_group}_{what}']))
+    return 100 * count('correct') / count('total')
+
+
+def read_run(folder: Path) -> tuple[dict, Results]:
+    """-> what run.json says of the first seed, the results of all seeds stacked"""
+    seeds = find_seeds(folder)
+    if not seeds:
+        raise UserError(f'{folder}: no results.csv here or in seed_*: train the run first, or name another folder')
+    return read_info(seeds[0]), stack_seeds([read_results(seed / 'results.csv') for seed in seeds])
+
+
+def title(folder: Path, info: dict, num_seeds: int) -> str:
+    """width 14, 1,456 parameters, 8 seeds; and what is not as usual"""
+    config = info.get('config', {})
+    parts = [f'width {config["n_embd"]}' if 'n_embd' in config else folder.name]
+    parts += [f'{info["num_params"]:,} parameters'] if info.get('num_params') else []
+    parts += [f'{num_seeds} seed{"s" * (num_seeds > 1)}']
+    parts += [f'{name}={config[name]}' for name in SHOWN if config.get(name, FIELDS[name].default) != FIELDS[name].default]
+    return ', '.join(parts)
+
+
+def draw_run(axes: Axes, results: Results) -> None:
+    """The lines of one run. results: stacked"""
+    x = results['iter']
+    for task in TASKS.values():
+        if task.seen_group:
+            draw_seeds(axes, x, seen_percent(results, task), look(task.seen_group))
+        if task.heldout_group:
+            draw_seeds(axes, x, results[f'{task.heldout_group}_acc'], look(task.heldout_group))
+    draw_seeds(axes, x, 100 * results['order_learned'], ORDER)
+    percent_axis(axes)
+    axes.set_ylim(-4, 105)
+    axes.set_xscale('symlog', linthresh=500, linscale=0.4)    # the rule comes and goes in the first thousands
+    ticks = [tick for tick in (0, 500, 1000, 2000, 5000, 10000, 30000) if tick <= x[-1]] or [0, x[-1]]
+    axes.set_xticks(ticks, [f'{tick:,.0f}' for tick in ticks], minor=False)
+    axes.minorticks_off()
+    axes.set(xlim=(0, x[-1]), xlabel='Iteration')
+
+
+def draw_race(folders: list[Path]) -> Figure:
+    """A panel a run."""
+    runs = sorted(((folder, *read_run(folder)) for folder in folders), key=lambda run: run[1].get('num_params') or 0)
+    columns = min(3, len(runs))
+    rows = -(-len(runs) // columns)
+    figure = Figure(figsize=(0.6 + 4.4 * columns, 0.6 + 3.3 * rows), layout='constrained')
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes in panels.flat[len(runs):]:
+        axes.set_axis_off()
+    for axes, (folder, info, results) in zip(panels.flat, runs):
+        draw_run(axes, results)
+        axes.set_title(title(folder, info, len(results['train_loss'])), fontsize=9)
+    for row in panels:
+        row[0].set_ylabel('Percent')
+    legend_once(figure, ncols=3)
+    return figure
+
+
+def main() -> None:
+    """Read, draw, write."""
+    parser = Parser(__doc__)
+    parser.add_argument('folders', nargs='+', type=Path, help='run folders, such as math_mini_14')
+    parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
+    add_format(parser)
+    args = parser.parse_args()
+    output = args.output_dir / f'race.{args.format}'
+    save(draw_race(args.folders), output)
+    print(f'wrote {output}')
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,98 @@
+"""Which windows a batch is made of: anywhere in the text, within a line, or from lines dealt out anew for each window."""
+import torch
+
+from tbtt import rng
+from tbtt.cli import UserError
+from tbtt.dataset import texts
+
+NOTHING = -1    # a token where a window has no more text: it is no target, and what is read there does not matter
+
+
+class Batches:
+    """Draws the windows of training batches from a text and cuts them out of it.
+
+    data: (n,) integer tokens. newline: the token that ends a line. windows: 'any', or 'line': each window begins and ends
+    within one line; of a line of L characters those are the windows of block_size + 1 characters, or the line itself where
+    it is no longer than that. Every line is drawn equally often, and of its windows each.
+    line_order: 'fixed' as in the text, or 'fresh': a window is cut at random from a text of all lines that is dealt out
+    for it alone; every line is equally often at every place. Windows within a line have no order.
+    Raises `UserError` where the text has no such lines.
+    """
+
+    def __init__(self, data: torch.Tensor, block_size: int, windows: str = 'any', line_order: str = 'fixed',
+                 newline: int | None = None):
+        self.data, self.block_size = data, block_size
+        self.by_line = windows == 'line'
+        self.fresh = line_order == 'fresh' and not self.by_line
+        if self.by_line or self.fresh:
+            self.find_lines(newline, f'windows={windows}' if self.by_line else f'line_order={line_order}')
+
+    def find_lines(self, newline: int | None, setting: str) -> None:
+        """Where lines begin and end. `ends` (n,): the end of the line that each character is in."""
+        if newline is None or self.data[-1] != newline:
+            raise UserError(f'{setting}: expected a text of lines, the last with its end too; prepare such a dataset')
+        after = (self.data == newline).nonzero()[:, 0] + 1
+        self.first = torch.cat([after.new_zeros(1), after[:-1]])    # (lines,)
+        self.length = after - self.first
+        self.line = torch.repeat_interleave(torch.arange(len(after), device=after.device), self.length)    # (n,)
+        self.ends = after[self.line]
+        if self.by_line:
+            self.drawn = (self.length > 1).nonzero()[:, 0]    # an empty line has nothing to predict
+            self.num_windows = (self.length - self.block_size).clamp(min=1)[self.drawn]
+            if not len(self.drawn):
+                raise UserError(f'{setting}: every line of the text is empty')
+        # However short the lines are, and if all but one character of the window come after the first line.
+        self.num_lines = 2 + int((self.length.sort().values.cumsum(0) < self.block_size).sum())
+        if self.fresh and self.num_lines > len(after):
+            raise UserError(f'{setting}: a window of {self.block_size + 1} characters may span {self.num_lines} lines, but '
+                            f'the text has {len(after)}: choose a smaller block_size')
+
+    def draw(self, seeds: torch.Tensor, first: int, last: int, batch_size: int) -> torch.Tensor:
+        """Where the windows of iterations first..last-1 start in the text, of seeds (R,). -> (iterations, R, B); with a fresh
+        order (iterations, R, K, B): where the window starts, and where the K - 1 lines do that may follow"""
+        if not self.by_line and not self.fresh:
+            return rng.batch_starts(seeds, first, last, batch_size, len(self.data) - self.block_size)
+        iterations = torch.arange(first, last, device=seeds.device)[:, None, None]
+        if self.by_line:
+            return self.sample(batch_size, seeds[:, None], rng.BATCHES, iterations)
+        rows = torch.arange(batch_size, device=seeds.device)
+        start = rng.integers(len(self.data), seeds[:, None], rng.BATCHES, iterations, rows)
+        lines = [self.line[start]]
+        for k in range(1, self.num_lines):
+            line = rng.integers(len(self.first) - k, seeds[:, None], rng.LINES, iterations, rows, k)
+            for taken in torch.stack(lines).sort(0).values:    # the line-th of those that are not dealt yet
+                line = line + (line >= taken)
+            lines.append(line)
+        return torch.stack([start, *(self.first[line] for line in lines[1:])], -2)
+
+    def sample(self, count: int, *keys) -> torch.Tensor:
+        """Starts of `count` random windows of the text in its own order, for each of the keys (see `rng`). -> (..., count)"""
+        rows = torch.arange(count, device=self.data.device)
+        if not self.by_line:
+            return rng.integers(len(self.data) - self.block_size, *keys, rows)
+        line = rng.integers(len(self.drawn), *keys, rows)
+        return self.first[self.drawn][line] + rng.integers(self.num_windows[line], *keys, rows, rng.OFFSETS)
+
+    def cut(self, starts: torch.Tensor) -> torch.Tensor:
+        """Starts as drawn, (..., B) or (..., K, B) -> the windows' text (..., T + 1, B), NOTHING after the end of its line"""
+        if not self.by_line and not self.fresh:
+            return texts(self.data, starts, self.block_size + 1)
+        place = torch.arange(self.block_size + 1, device=starts.device)[:, None]
+        text, begin = NOTHING, torch.zeros_like(starts[..., 0, :] if self.fresh else starts)
+        for start in starts.unbind(-2) if self.fresh else [starts]:
+            end = begin + self.ends[start] - start
+            index = (start - begin).unsqueeze(-2) + place
+            here = (place >= begin.unsqueeze(-2)) & (place < end.unsqueeze(-2))
+            text = torch.where(here, self.data[index.clamp(0, len(self.data) - 1)], text)
+            begin = end
+        return text
+
+    def every(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All windows of the text in its own order. -> their starts (N,), and how much each counts (N,), float32"""
+        if not self.by_line:
+            starts = torch.arange(len(self.data) - self.block_size, device=self.data.device)
+            return starts, torch.ones_like(starts, dtype=torch.float32)
+        line = torch.repeat_interleave(torch.arange(len(self.drawn), device=self.data.device), self.num_windows)
+        before = self.num_windows.cumsum(0) - self.num_windows
+        starts = self.first[self.drawn][line] + torch.arange(len(line), device=line.device) - before[line]
+        return starts, 1 / self.num_windows[line].float()

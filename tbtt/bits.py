@@ -1,0 +1,69 @@
+"""How many bits a model has memorised, how many a dataset offers, and how many the paper's tasks ask for."""
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tbtt.tasks import Arithmetic, Capitals
+
+
+class Questions(NamedTuple):
+    """Prompts that were trained on, with the answers that were dealt to them at random, out of `values` possible ones."""
+    prompts: list[str]
+    answers: list[str]
+    values: int
+
+
+def questions_of(dataset) -> Questions:
+    """What there is to memorise in a `Dataset`: of a task the answers, of lines without a task all but the first character.
+
+    A line without a task is a string of characters that were drawn alike, as data/random_strings has them.
+    """
+    for task in dataset.tasks.values():
+        seen = [i for i in range(len(task.prompts)) if not task.is_heldout(i)]
+        answers = [task.answers[i] for i in seen]
+        return Questions([task.prompts[i] for i in seen], answers, len(set(answers)))
+    lines = dataset.codec.decode(dataset.train.tolist()).splitlines(keepends=True)
+    alphabet, drawn = dataset.meta['vocab_size'] - 1, len(lines[0]) - 2    # without the first one and the newline
+    return Questions([line[0] for line in lines], [line[1:] for line in lines], alphabet**drawn)
+
+
+def memorised_bits(log2_p: np.ndarray, values: int) -> np.ndarray:
+    """Sum over answers of max(0, log2 V + log2 p): by how much the model shortens each answer's code, against one that
+    takes V answers for equally likely. After Morris et al. 2025 (arXiv 2505.24832), an answer at a time.
+
+    log2_p: (..., P) probabilities of the right answers, as logarithms. values: V. -> (...)
+    """
+    return np.maximum(0.0, math.log2(values) + log2_p).sum(-1)
+
+
+def offered_bits(questions: Questions) -> float:
+    """The memorised bits of a model that is the table: it knows, of each prompt, which answers there are."""
+    pairs, prompts = Counter(zip(questions.prompts, questions.answers)), Counter(questions.prompts)
+    log2_p = [math.log2(pairs[pair] / prompts[pair[0]]) for pair in zip(questions.prompts, questions.answers)]
+    return float(memorised_bits(np.array(log2_p), questions.values))
+
+
+def entropy_bits(symbols: Sequence) -> float:
+    """Bits of all symbols, in a code made for their own frequencies."""
+    counts = Counter(symbols)
+    return sum(-count * math.log2(count / len(symbols)) for count in counts.values())
+
+
+def order_bits(num_lines: int) -> float:
+    """Bits of one order of so many different lines: log2 n!"""
+    return math.lgamma(num_lines + 1) / math.log(2)
+
+
+def bits_of_the_papers_tasks() -> dict[str, float]:
+    """What there is to learn by heart in the paper's data, by name. A table's answers are coded by how often each occurs
+    in its operation, the names of capitals by their characters alone (which spelling would shorten)."""
+    math_task, facts = Arithmetic(), Capitals()
+    results = {sign: [math_task.results[i] for i in math_task.groups()['seen'] if math_task.expressions[i][1] == sign]
+               for sign in '+-'}
+    return {'arithmetic: table of results': sum(map(entropy_bits, results.values())),
+            'arithmetic: order of the lines': order_bits(len(math_task.lines())),
+            'facts: which capital is whose': order_bits(len(facts.facts)),
+            'facts: names of the capitals': entropy_bits(''.join(f'{capital}\n' for _, capital in facts.facts))}
