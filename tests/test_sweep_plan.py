@@ -1,6 +1,8 @@
 """What a sweep will train, as it is asked for: at once, in words that help, and without leaving anything behind."""
 import csv
+import sys
 import time
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -81,6 +83,24 @@ def test_a_config_file_is_executed_once_a_sweep(tmp_path):
     path.write_text(f"base = {str(tmp_path / 'base.py')!r}\naxes = {{'max_iters': range(20)}}\n")
     assert len(Sweep(path, {}, tmp_path).runs) == 20
     assert (tmp_path / 'log').read_text() == 'read '
+
+
+@pytest.mark.parametrize('error', ['RayError', 'ConnectionError'])    # without a token, and with a wrong one
+def test_a_ray_cluster_that_refuses_our_token_is_one_line(command, tmp_path, monkeypatch, error):
+    ray, exceptions = ModuleType('ray'), SimpleNamespace(RayError=type('RayError', (Exception,), {}))
+    ray.exceptions = exceptions
+    kind = {'RayError': exceptions.RayError, 'ConnectionError': ConnectionError}[error]
+
+    def init(**_):
+        raise kind('Failed to connect:\nUnauthenticated')
+
+    ray.init = init
+    monkeypatch.setitem(sys.modules, 'ray', ray)
+    for name in ('RAY_USAGE_STATS_ENABLED', 'RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO'):
+        monkeypatch.setenv(name, '')    # the script sets them
+    result = command('sweep.py', sweep_file(tmp_path, ''), '--engine=ray', '--num_seeds=1', sweeps_dir=tmp_path / 'sweeps')
+    assert result.status == 2 and result.err.count('\n') == 1 and 'Unauthenticated' in result.err
+    assert 'RAY_AUTH_TOKEN' in result.err
 
 
 def summary_row(folder):
