@@ -9,16 +9,20 @@ run's own evaluation at that iteration. --json prints the same for programs. Tak
 import json
 from pathlib import Path
 
-from tbtt.cli import Parser, run
+from tbtt.cli import Parser, run    # first: it says what is missing
+
+import numpy as np
+
 from tbtt.evaluate import NUM_SAMPLES
 from tbtt.run_folder import BEST
 from tbtt.inference import add_options, load_model, totals
+from tbtt.tasks import Arithmetic
 
 NAMES = {'add': 'addition', 'sub': 'subtraction', 'heldout': 'held-out', 'seen': 'seen in training'}
 SHOWN = 6    # expressions with a wrong answer, between the tables and the totals
 
 
-def grid(task, right, sign):
+def grid(task: Arithmetic, right: np.ndarray, sign: str) -> str:
     """A table with the first operand down and the second across."""
     size = task.max_operand + 1
     cells = {(a, b): f'[{right[i]}]' if task.is_heldout(i) else f'{right[i]} '
@@ -29,7 +33,7 @@ def grid(task, right, sign):
     return '\n'.join(lines)
 
 
-def main():
+def main() -> None:
     parser = Parser(__doc__)
     add_options(parser, ckpt=BEST['math'])
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the tables')

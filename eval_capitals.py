@@ -15,7 +15,7 @@ from tbtt.run_folder import BEST
 from tbtt.inference import add_options, load_model, totals
 
 
-def main():
+def main() -> None:
     parser = Parser(__doc__)
     add_options(parser, ckpt=BEST['facts'])
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the list')

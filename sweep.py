@@ -11,6 +11,7 @@ A sweep file names a base config, the axes, and what all runs share; --key=value
 commas; of an option of prepare.py by blanks) or any setting. Writes sweeps/NAME/RUN/seed_S/, as train_with_eval.py does,
 and sweeps/NAME/summary.csv, a row a seed. What is finished is skipped, what is broken off is resumed: call it again.
 """
+import argparse
 import os
 import signal
 import sys
@@ -25,11 +26,11 @@ from tqdm import tqdm
 from tbtt.device import choose_device
 from tbtt.sweep.estimate import Estimates
 from tbtt.sweep.launch import Children, check_address, done, local, on_ray
-from tbtt.sweep.plan import ON_CPU, Sweep, shard
+from tbtt.sweep.plan import ON_CPU, Job, Sweep, shard
 from tbtt.sweep.summary import summarise, write_summary
 
 
-def read_arguments():
+def read_arguments() -> tuple[argparse.Namespace, dict[str, str]]:
     """-> the script's own options, and what else was said as {name: text of --name=text}"""
     parser = Parser(__doc__)
     parser.add_argument('sweep', help='a sweep file, such as config/sweep_quick.py')
@@ -50,14 +51,14 @@ def read_arguments():
     return args, settings
 
 
-def count(text):
+def count(text: str) -> int:
     """argparse type of a number of at least one."""
     if int(text) < 1:
         raise UserError(f'expected a whole number of at least 1, got {text}')
     return int(text)
 
 
-def gpus_of(sweep):
+def gpus_of(sweep: Sweep) -> list[dict[str, str]]:
     """The GPUs that jobs are dealt to, each as the environment of its process; none where they train on a CPU."""
     kinds = {run.config().device for run in sweep.runs}
     if kinds == {'auto'} and torch.cuda.is_available():
@@ -67,7 +68,7 @@ def gpus_of(sweep):
     return [{}] if any(choose_device(kind).type == 'cuda' for kind in kinds) else []
 
 
-def report(sweep, failures):
+def report(sweep: Sweep, failures: list[tuple[Job, str]]) -> None:
     """What went wrong, before anything else can; the table; and how far the whole sweep is, with all its shards."""
     for job, error in failures:
         print(f'failed: {job}: {error} (see {job.folder})', file=sys.stderr)
@@ -80,7 +81,7 @@ def report(sweep, failures):
     print(f'{sum(map(done, every))} of {len(every)} seeds finished')
 
 
-def main():
+def main() -> int:
     args, settings = read_arguments()
     check_address(args.address)
     sweep = Sweep(args.sweep, settings, args.sweeps_dir)

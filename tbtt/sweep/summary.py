@@ -6,8 +6,9 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 import numpy as np
@@ -17,7 +18,11 @@ from tbtt.atomic import write_file
 from tbtt.cli import UserError
 from tbtt.results import (NUM_SAMPLES, ORDER_COLUMNS, Results, answered_bounds, best_row, counted_groups, find_seeds,
                           format_number, heldout_groups, last_row, parse_number, read_info, read_lines, read_results)
+from tbtt.sweep.plan import Run, Sweep
 from tbtt.tasks import TASKS, Task
+
+if TYPE_CHECKING:
+    from tbtt.dataset import Dataset    # it would load torch for who only reads a summary
 
 PAIR = '5,7'    # that the paper holds out, as in the column `heldout`
 SETTINGS = (*paper.SHAPE, *paper.REGULARISATION, 'max_iters')
@@ -52,7 +57,7 @@ def summary_columns() -> list[str]:
             *(column.format(group) for group in heldout for column in (*ANSWERED, *ALL_ANSWERED)), *ORDER_COLUMNS]
 
 
-def summarise(sweep):
+def summarise(sweep: Sweep) -> Iterator[dict]:
     """Yields the rows of the sweep's runs. One that cannot be read is named on standard error, and keeps no other out."""
     for run in sweep.runs:
         try:
@@ -61,7 +66,7 @@ def summarise(sweep):
             print(f'not in the table: {run.name}: {" ".join(str(error).split())}', file=sys.stderr)
 
 
-def summarise_run(sweep, run):
+def summarise_run(sweep: Sweep, run: Run) -> list[dict]:
     """-> list of {column: value}, a row a seed of the run that has results, None where a column does not apply"""
     place = sweep.folder / run.name
     found = [folder for part in (place, *sorted(place.glob('seeds_*-*'))) for folder in find_seeds(part)]
@@ -79,13 +84,13 @@ def summarise_run(sweep, run):
             if (row := seed_row(folder))['seed'] in seeds]
 
 
-def heldout_of(dataset) -> str:
+def heldout_of(dataset: 'Dataset') -> str:
     """The held-out pairs as prepare.py takes them: 5,7;3,8"""
     pairs = getattr(dataset.tasks.get('math'), 'heldout', ())
     return ';'.join(f'{a},{b}' for a, b in pairs)
 
 
-def in_blocks(dataset) -> bool:
+def in_blocks(dataset: 'Dataset') -> bool:
     """Do all lines of a task follow each other, those of the next after them?"""
     task_of = {line: name for name, task in dataset.tasks.items() for line in task.lines()}
     lines = dataset.codec.decode(dataset.train.tolist()).splitlines(keepends=True)
