@@ -37,7 +37,7 @@ from tbtt.trace.memorization import overlap
 from tbtt.paper import MODELS, TASKS
 from tbtt.prepare import write_dataset
 from tbtt.replicas import Replicas
-from tbtt.run_folder import provenance
+from tbtt.provenance import provenance
 from tbtt.tasks import Arithmetic, Capitals
 
 SECTIONS = ('step', 'evaluation', 'replicas', 'run', 'trace')

@@ -7,9 +7,10 @@ Train every combination of a sweep file's axes with many seeds each, and write o
     python sweep.py config/sweep_capacity.py --shard=3/64             (one of 64 tasks of an array scheduler)
     python sweep.py config/sweep_capacity.py --engine=ray --address=auto
 
-A sweep file names a base config, the axes, and what all runs share; --key=value sets the values of an axis (separated by
-commas; of an option of prepare.py by blanks) or any setting. Writes sweeps/NAME/RUN/seed_S/, as train_with_eval.py does,
-and sweeps/NAME/summary.csv, a row a seed. What is finished is skipped, what is broken off is resumed: call it again.
+A sweep file names a base config, the axes, and what all runs share; --key=value sets the values of an axis
+(separated by commas; of an option of prepare.py by blanks) or any setting. Writes sweeps/NAME/RUN/seed_S/, as
+train_with_eval.py does, and sweeps/NAME/summary.csv, a row a seed. What is finished is skipped, what is
+broken off is resumed: call it again.
 """
 import argparse
 import os
@@ -59,7 +60,8 @@ def count(text: str) -> int:
 
 
 def gpus_of(sweep: Sweep) -> list[dict[str, str]]:
-    """The GPUs that jobs are dealt to, each as the environment of its process; none where they train on a CPU."""
+    """The GPUs that jobs are dealt to, each as the environment of its process; none where they train on a
+    CPU."""
     kinds = {run.config().device for run in sweep.runs}
     if kinds == {'auto'} and torch.cuda.is_available():
         seen = os.environ.get('CUDA_VISIBLE_DEVICES')
@@ -69,7 +71,8 @@ def gpus_of(sweep: Sweep) -> list[dict[str, str]]:
 
 
 def report(sweep: Sweep, failures: list[tuple[Job, str]]) -> None:
-    """What went wrong, before anything else can; the table; and how far the whole sweep is, with all its shards."""
+    """What went wrong, before anything else can; the table; and how far the whole sweep is, with all its
+    shards."""
     for job, error in failures:
         print(f'failed: {job}: {error} (see {job.folder})', file=sys.stderr)
     if sweep.folder.is_dir():
@@ -104,9 +107,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     environments = [{'OMP_NUM_THREADS': str(threads)} | (gpus[k % len(gpus)] if gpus else {}) for k in range(workers)]
     if args.engine == 'ray':
-        ending = on_ray(todo, sweep.prepare, args.address, threads if args.workers else 1, int(bool(gpus)))
+        ending = on_ray(todo, sweep.prepare, args.address, threads if args.workers else 1)
     else:
-        ending = local(todo, sweep.prepare, environments, children)
+        ending = local(todo, sweep.prepare, environments, children, lambda line: tqdm.write(line, sys.stderr))
     failures = []
     try:
         with tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit='job', disable=None) as bar:

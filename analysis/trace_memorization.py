@@ -39,7 +39,8 @@ from tbtt.device import choose_device
 from tbtt.trace.examples import FORMATS, TEMPLATE
 from tbtt.atomic import write_files
 from tbtt.trace.memorization import COEFFICIENTS
-from tbtt.run_folder import LATEST, provenance
+from tbtt.provenance import provenance
+from tbtt.run_folder import LATEST
 from tbtt.trace.sources import KINDS, RULES, Row, trace
 from tbtt.inference import seed_number
 
@@ -240,7 +241,7 @@ def main():
     picture = io.BytesIO()
     draw_trace(models, rows).savefig(picture, format='png', dpi=150)
     write_files(folder, {'trace.csv': csv_bytes(rows), 'trace.json': (json.dumps(about, indent=1) + '\n').encode(),
-                         'trace.png': picture.getvalue()}, commit='trace.tbtt.commit.json')
+                         'trace.png': picture.getvalue()})
     print(f'\nwrote trace.csv, trace.json and trace.png into {folder}')
 
 

@@ -16,6 +16,7 @@ OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)    # errors in
 
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what was wrong, where, and what to do."""
+    status = 2    # of a script that ends with it
 
 
 class InvalidSetting(UserError):
@@ -111,7 +112,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if '--debug' in sys.argv:
             raise
         complain(str(error))
-        status = 2
+        status = error.status
     except OSError as error:
         if '--debug' in sys.argv or error.filename is None and error.errno not in OF_STREAMS:
             raise

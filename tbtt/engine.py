@@ -80,7 +80,7 @@ class Engine:
         """A step on text (micro-steps, R, T + 1, B)."""
         gradient, losses = self.gradient(state, text)
         if self.ranks.split:
-            gradient, losses = self.ranks.mean(gradient, losses)
+            gradient, losses = self.ranks.all_reduce(gradient, losses)
         return losses, self.update(state, gradient, rate)
 
     def gradient(self, state, text):
@@ -184,7 +184,7 @@ class Engine:
         config, micro = self.config, self.config.gradient_accumulation_steps
         starts = self.batches.draw(self.seeds, first, last, micro * config.batch_size)
         rates = torch.tensor([learning_rate(config, t) for t in range(first, last)], device=self.device)
-        return self.ranks.share(starts.unflatten(-1, (micro, -1)).movedim(-2, 1)).contiguous(), rates
+        return self.ranks.shard_batch(starts.unflatten(-1, (micro, -1)).movedim(-2, 1)).contiguous(), rates
 
     def run(self, first, last):
         """Train from iteration `first` to `last`. Yields (steps done, losses (steps, R)) after each launch; on a GPU the

@@ -248,9 +248,9 @@ def stack_seeds(seeds: Sequence[Results]) -> Results:
     return {**stacked, 'iter': iterations}
 
 
-def read_info(folder: str | Path) -> dict:
+def read_info(folder: str | Path, name: str = 'run.json') -> dict:
     """What run.json says made a run; {} where there is none."""
-    path = Path(folder) / 'run.json'
+    path = Path(folder) / name
     try:
         info = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     except (RecursionError, ValueError) as error:

@@ -5,23 +5,20 @@ import re
 import shutil
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
-import filelock
 import pytest
 import torch
 
 from conftest import HERE, TINY, contents, run_script, shell, start
-from tbtt.sweep import launch
 from tbtt.cli import UserError
-from tbtt.sweep.launch import Children, do
+from tbtt.sweep.launch import Children
 from tbtt.sweep.plan import Sweep, shard
 from tbtt.results import read_results
 from tbtt.sweep.summary import read_summaries
 
-SHARED = {**TINY, 'compile': 'False', 'n_embd': 6}
+SHARED = {**TINY, 'compile': 'False', 'n_embd': 6, 'weight_decay': 1.0}    # which a large learning rate makes diverge
 
 
 def sweep_file(folder, text='', **settings):
@@ -228,7 +225,7 @@ def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_
     assert {row['run'] for row in read_summaries([tmp_path / 'tiny' / 'summary.csv'])} == {'n_embd=4', 'n_embd=5'}
 
 
-def test_groups_of_seeds_end_up_where_the_whole_run_would_have_them(swept, tmp_path):
+def test_parts_of_a_run_leave_what_the_whole_run_would(swept, tmp_path):
     path = sweep_file(tmp_path, num_seeds=3)
     result = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--replicas=2', '--workers=1', cwd=tmp_path)
     assert result.status == 0, result.err
@@ -280,22 +277,15 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(tmp
     assert same_weights(run, tmp_path / 'alone')
 
 
-def test_a_retry_waits_for_the_orphan_that_still_holds_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, 'WAIT', 0.1)
-    sweep = Sweep(sweep_file(tmp_path), {}, tmp_path)
-    job, = sweep.jobs(8)
-    sweep.prepare(job.run)
-    place = job.folder / 'seed_1337'
-    place.mkdir(parents=True)
-    ended = []
-    with filelock.FileLock(place / '.lock'):
-        retry = threading.Thread(target=lambda: ended.append(do(job, Children(), {})))
-        retry.start()
-        log = job.folder / 'seed_1337.log'
-        wait_for(lambda: log.exists() and 'another training writes into' in log.read_text())
-        assert not ended and not (place / 'ckpt.pt').exists()
-    retry.join(60)
-    assert ended == [None] and (place / 'ckpt.pt').exists()
+def test_two_sweeps_at_once_leave_what_one_leaves(swept, tmp_path):
+    """Jobs that overlap: seeds one by one, and all together."""
+    path = sweep_file(tmp_path, num_seeds=2, n_embd=6)
+    both = [start('sweep.py', path, f'--sweeps_dir={tmp_path}', f'--replicas={n}', '--workers=1', cwd=tmp_path)
+            for n in (1, 2)]
+    said = [sweep.communicate(timeout=200) for sweep in both]
+    assert [sweep.returncode for sweep in both] == [0, 0] and all('2 of 2 seeds finished' in out for out, _ in said), said
+    for seed in ('seed_1337', 'seed_1338'):
+        assert same_weights(swept[0] / 'n_embd=6_learning_rate=0.01' / seed, tmp_path / 'tiny' / 'train_math_mini_14' / seed)
 
 
 def test_stopped_children_start_no_other(tmp_path):
