@@ -5,10 +5,10 @@ Train a GPT, or many seeds of it at once, and ask it every `eval_interval` steps
     python train_with_eval.py config/train_math_mini_14.py --seed=7 --out_dir=another
     python train_with_eval.py config/train_math_mini_14.py --init_from=resume
 
-Settings are the defaults below, then config files in their order, then --key=value. Writes into out_dir: results.csv (a
-row an evaluation), ckpt.pt (the latest, complete for going on), ckpt_best_math.pt, ckpt_best_facts.pt and
-ckpt_best_combined.pt (each the first with the highest score), run.json (what made the run). With --num_seeds=R above 1
-there is such a folder for each seed below out_dir.
+Settings are the defaults below, then config files in their order, then --key=value. Writes into out_dir:
+results.csv (a row an evaluation), ckpt.pt (the latest, complete for going on), ckpt_best_math.pt,
+ckpt_best_facts.pt and ckpt_best_combined.pt (each the first with the highest score), run.json (what made the
+run). With --num_seeds=R above 1 there is such a folder for each seed below out_dir.
 """
 import sys
 
@@ -16,20 +16,19 @@ from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 
 import torch
 
-from tbtt.config import FIELDS, add_settings, load_config
+from tbtt.config import FIELDS, Config, add_settings, load_config
 from tbtt.dataset import Dataset
-from tbtt.device import choose_device, choose_dtype
+from tbtt.device import choose_device, choose_dtype, describe_shortage, is_out_of_memory, tokens_per_pass
+from tbtt.distributed import Ranks
 from tbtt.engine import Engine
 from tbtt.evaluate import Evaluation
-from tbtt.logs import wanted
-from tbtt.memory import is_out_of_memory, replicas_that_fit, tokens_per_pass
-from tbtt.progress import Interruption, Progress, scores_line
-from tbtt.distributed import Ranks
+from tbtt.progress import Reporter, scores_line
+from tbtt.provenance import provenance
 from tbtt.replicas import Replicas
-from tbtt.run_folder import RunFolder, provenance
+from tbtt.run_folder import RunFolder, SeedFolder
 
 
-def read_settings():
+def read_settings() -> Config:
     parser = Parser(__doc__, usage='%(prog)s [config ...] [--key=value ...]')
     parser.add_argument('config', nargs='*', help='config files, such as config/train_math_mini_14.py')
     add_settings(parser)
@@ -37,98 +36,111 @@ def read_settings():
     return load_config(args.config, {name: getattr(args, name) for name in FIELDS}, args.defaults, say=print)
 
 
-def next_multiple(n, step):
+def next_multiple(n: int, step: int) -> int:
     """The first multiple of `step` above n."""
     return (n // step + 1) * step
 
 
-def train(config, dataset, device, dtype, ranks):
-    """Evaluate, train `eval_interval` steps without looking up, and again. -> exit status"""
-    seeds = ranks.deal(range(config.seed, config.seed + config.num_seeds))
-    replicas = Replicas.from_seeds(config.model_args(dataset.meta['vocab_size']), seeds, device)
-    engine = Engine(replicas, dataset.train, seeds, config, device, dtype, ranks, dataset.newline)
-    max_tokens = tokens_per_pass(replicas.template.config, len(seeds), device)
-    evaluate = Evaluation(engine.forward, dataset, config, engine.seeds, max_tokens)
-    log_kinds = wanted(config)
-    folder = RunFolder(config, dataset, ranks)
-    if config.eval_only:
-        checkpoints, t = folder.read() if config.init_from == 'resume' else ({}, 0)
-        engine.load(checkpoints)
-        print(scores_line(evaluate(t)))
+class Trainer:
+    """Seeds of a run as an engine and its evaluation, on one device."""
+
+    def __init__(self, config: Config, dataset: Dataset, device: torch.device, dtype: torch.dtype,
+                 ranks: Ranks) -> None:
+        self.config, self.dataset, self.device, self.dtype, self.ranks = config, dataset, device, dtype, ranks
+
+    def build(self, folder: RunFolder, seeds: list[SeedFolder]) -> tuple[Engine, Evaluation]:
+        """-> the engine of some seeds, which goes on from what the folder holds of them, and their
+        evaluation"""
+        numbers = [seed.seed for seed in seeds]
+        model_args = self.config.model_args(self.dataset.meta['vocab_size'])
+        replicas = Replicas.from_seeds(model_args, numbers, self.device)
+        engine = Engine(replicas, self.dataset.train, numbers, self.config, self.device, self.dtype,
+                        self.ranks, self.dataset.newline)
+        engine.load(folder.states(seeds, engine.snapshot()))
+        max_tokens = tokens_per_pass(replicas.template.config, len(numbers), self.device)
+        return engine, Evaluation(engine.forward, self.dataset, self.config, engine.seeds, max_tokens)
+
+    def prepare(self, folder: RunFolder, report: Reporter, engine: Engine, first: int) -> None:
+        """Get all ready to go, and say so."""
+        with report.if_slow('the step is being compiled: on a busy machine that takes a minute'):
+            engine.prepare()
+        num_params, made_by = engine.replicas.template.get_num_params(), provenance(self.device)
+        folder.start(num_params=num_params, step=engine.mode, **made_by)
+        report.start(first, f'{folder.path}: {num_params:,} parameters, {len(engine.seeds)} seed(s), '
+                            f'from iteration {first} to {self.config.max_iters} on {made_by["hardware"]}; '
+                            f'the step is {engine.mode}, in {str(self.dtype).removeprefix("torch.")}')
+
+    def is_due(self, iteration: int) -> bool:
+        """Is there an evaluation at this iteration?"""
+        return iteration % self.config.eval_interval == 0 or iteration == self.config.max_iters
+
+    def train(self) -> int:
+        """Train until the next evaluation, measure, record, report; and again. -> exit status"""
+        config, ranks = self.config, self.ranks
+        with (Reporter(config, quiet=not ranks.leader) as report,
+              RunFolder(config, self.dataset, ranks, report.say) as folder):
+            for seeds, t, last in folder.legs():    # one, where all seeds stand at the same iteration
+                engine, evaluate = self.build(folder, seeds)
+                self.prepare(folder, report, engine, t)
+                while True:
+                    if self.is_due(t) and not folder.has(t):
+                        self.dataset.check_unchanged()
+                        rows = evaluate(t)
+                        written = folder.record(t, engine.snapshot(), rows)
+                        report.evaluation(t, folder.healthy(rows), written)
+                    stop = ranks.agree(report.signal)
+                    if t >= last or folder.all_diverged or stop:
+                        break
+                    for t, losses in engine.run(t, min(last, next_multiple(t, config.eval_interval))):
+                        folder.watch(t, losses)
+                        report.step(t, losses)
+                        if report.signal and not ranks.split:    # who share batches stop together
+                            break
+                if not folder.has(t):
+                    folder.record(t, engine.snapshot())    # interrupted between two evaluations
+                if stop:
+                    break
+            folder.flush()
+        return self.end(folder, report.signal)
+
+    def end(self, folder: RunFolder, number: int) -> int:
+        """Say how the run ended, where the evaluations do not. number: the signal that stopped it. -> exit
+        status"""
+        if folder.going():
+            print(f'stopped after iteration {folder.iteration}, saved in {folder.path}: '
+                  f'--init_from=resume goes on', file=sys.stderr)
+            return 128 + number
+        diverged = all(seed.diverged is not None for seed in folder.seeds)
+        if self.ranks.leader and (diverged or not folder.started):
+            print(folder.describe_end())
+        return int(diverged)
+
+    def evaluate_once(self) -> int:
+        """Print the scores of the run, or of fresh weights, and write nothing. -> exit status"""
+        folder = RunFolder(self.config, self.dataset, self.ranks)
+        for seeds in folder.peek():
+            _, evaluate = self.build(folder, seeds)
+            print(scores_line(evaluate(seeds[0].iteration)))
         return 0
 
-    ranks.join(device)
-    with folder as (checkpoints, t):
-        if folder.all_diverged():
-            print(f'{folder.path}: the loss was not finite at iteration {folder.seeds[0].diverged}; start anew with other '
-                  f'settings, such as a smaller learning_rate')
-            return 1
-        if folder.evaluated(t) and t >= config.max_iters:
-            print(f'{folder.path} is finished at iteration {t}: a larger max_iters would go on')
-            return 0
-        engine.load(checkpoints)
-        engine.prepare()
-        about = {'num_params': replicas.template.get_num_params(), 'step': engine.path, **provenance(device)}
-        folder.begin(**about)
-        logs = [kind(config) for kind in log_kinds if ranks.leader]
-        interruption, progress = Interruption(), Progress(t, config, quiet=not ranks.leader)
-        progress.say(f'{folder.path}: {about["num_params"]:,} parameters, {config.num_seeds} seed(s), from iteration {t} to '
-                     f'{config.max_iters} on {about["hardware"]}; the step is {engine.path}, in '
-                     f'{str(dtype).removeprefix("torch.")}')
 
-        def watch(first, losses):
-            """losses (steps, R) from iteration `first` on"""
-            for seed in folder.check_finite(first, losses):
-                progress.say(f'seed {seed.seed}: the loss is not finite at iteration {seed.diverged}; it stops there, and '
-                             f'its last good checkpoint stays', always=True)
-
-        while True:
-            if (t % config.eval_interval == 0 or t == config.max_iters) and not folder.evaluated(t):
-                dataset.check_unchanged()
-                rows = evaluate(t)
-                watch(t, torch.tensor([[row['train_loss'] for row in rows]]))
-                folder.record(t, engine.snapshot(), rows, finished=t >= config.max_iters or folder.all_diverged())
-                going = [row for row, seed in zip(rows, folder.seeds) if seed.diverged is None] or rows
-                progress.evaluated(t, going)
-                for log in logs:
-                    log.log(t, going)
-            if t >= config.max_iters or folder.all_diverged() or interruption.signal:
-                break
-            first, stretch = t, []
-            for t, losses in engine.run(t, min(config.max_iters, next_multiple(t, config.eval_interval))):
-                stretch.append(losses)
-                progress.step(t, losses)
-                if interruption.signal and not ranks.split:    # those that share batches stop together, after the stretch
-                    break
-            interruption.signal = ranks.agree(interruption.signal, device)
-            watch(first, torch.cat(stretch))
-        if not folder.evaluated(t):
-            folder.record(t, engine.snapshot())    # interrupted between two evaluations
-        folder.flush()
-        progress.close()
-        for log in logs:
-            log.close()
-        ranks.leave()    # all together: the leader holds the lock for the others
-    if interruption.signal and t < config.max_iters:
-        print(f'stopped after iteration {t}, saved in {folder.path}: --init_from=resume goes on', file=sys.stderr)
-        return 128 + interruption.signal
-    return int(folder.all_diverged())
-
-
-def main():
+def main() -> int:
     config = read_settings()
     ranks = Ranks.from_environment(config)
     device = choose_device(config.device, ranks.local)
     dtype = choose_dtype(config.dtype, device, config.n_embd)
     dataset = Dataset(config.dataset, config.block_size)
+    trainer = Trainer(config, dataset, device, dtype, ranks)
     try:
-        return train(config, dataset, device, dtype, ranks)
+        if config.eval_only:
+            return trainer.evaluate_once()
+        ranks.init(device)
+        return ranks.shutdown(trainer.train())
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Here, where the error and with it what it kept alive is gone, there is room to see how much fits.
-    fit = replicas_that_fit(config, config.model_args(dataset.meta['vocab_size']), dataset.train, device, dtype)
-    raise UserError(f'out of memory with num_seeds={config.num_seeds}: about {fit} would fit; what is on disk is whole')
+    # Here, where the error and with it what it kept alive is gone.
+    raise UserError(describe_shortage(config, dataset.meta['vocab_size'], device))
 
 
 if __name__ == '__main__':

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, expand_home, run, study_package    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run, study_package    # first: it says what is missing
 
 import numpy as np
 import torch
 
 from model import GPT
-from tbtt.atomic import BESIDE, flush_folders, write_file
+from tbtt.atomic import TMP, flush_folder, write_file
 from tbtt.checkpoint import build_model, read_checkpoint
 from tbtt.dataset import Codec
 from tbtt.figures import markdown_table
@@ -224,7 +224,7 @@ def write_folder(sources: dict[str, Source], to: Path) -> dict[str, float]:
     """
     contents = {place: make_files(source, str(Path(to.name) / place)) for place, source in sources.items()}
     to.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(f'{to}.{os.getpid()}{BESIDE}')
+    beside = Path(f'{to}.{os.getpid()}{TMP}')
     try:
         for place, files in contents.items():
             (beside / place).mkdir(parents=True)
@@ -235,17 +235,17 @@ def write_folder(sources: dict[str, Source], to: Path) -> dict[str, float]:
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    flush_folders({to.parent})
+    flush_folder(to.parent)
     return found
 
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument('--out_dir', type=expand_home, default='out', help='folder of the run (default: out)')
+    parser.add_argument('--out_dir', default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=LATEST, help=f'checkpoint in that folder (default: {LATEST})')
-    parser.add_argument('--dataset', type=expand_home, help='whose meta.pkl has the characters of a '
+    parser.add_argument('--dataset', help='whose meta.pkl has the characters of a '
                         "checkpoint of nanoGPT's (default: as its config names it)")
-    parser.add_argument('--to', type=expand_home, required=True, help='the new folder')
+    parser.add_argument('--to', required=True, help='the new folder')
     args = parser.parse_args()
     out_dir, to = Path(args.out_dir), Path(args.to)
     if os.path.lexists(to):

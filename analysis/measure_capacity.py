@@ -21,18 +21,18 @@ import io
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run, true_or_false    # first: it says what is missing
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt.atomic import write_file
 from tbtt.bits import bits_of_the_papers_tasks, memorised_bits, offered_bits, questions_of
-from tbtt.cli import Parser, UserError, run, true_or_false
 from tbtt.config import ROOT
 from tbtt.dataset import Dataset
 from tbtt.evaluate import AnswerWindows
-from tbtt.inference import Trained
+from tbtt.inference import load_model
 from tbtt.results import find_seeds, format_number, read_info
 from tbtt.run_folder import LATEST
 from tbtt.stats import mean_interval
@@ -51,7 +51,7 @@ def train(path: str, overrides: dict[str, str], sweeps_dir: str) -> None:
 
 def measure_seed(folder: Path, dataset: Dataset) -> dict:
     """The row of one finished seed: folder of its checkpoint, and what it was trained on."""
-    trained = Trained(SimpleNamespace(out_dir=folder, ckpt=LATEST, device='cpu', seed=None))
+    trained = load_model(folder / LATEST, 'cpu')
     if trained.digest != dataset.digest:
         raise UserError(f'{folder} was trained on other data than {dataset.folder} holds: prepare them as they were')
     questions = questions_of(dataset)
@@ -124,7 +124,7 @@ def main() -> None:
             train(path, overrides, args.sweeps_dir)
         rows += measure(sweep)
     if not rows:
-        raise UserError(f'no finished seed of {", ".join(args.sweeps)} in {args.sweeps_dir}: train them, without --train=False')
+        raise UserError(f'no finished seed of {", ".join(args.sweeps)} in {args.sweeps_dir}: train without --train=False')
     write_rows(args.output_dir / 'bits.csv', rows)
     write_rows(args.output_dir / 'bits_plateau.csv', plateaus(rows))
     write_rows(args.output_dir / 'bits_asked.csv', [{'what': what, 'bits': bits}

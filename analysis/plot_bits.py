@@ -11,12 +11,13 @@ import csv
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run
 from tbtt.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, add_format, legend_once, parameters_axis, save
 from tbtt.results import parse_number
 
@@ -84,8 +85,8 @@ def draw_plateaus(axes: Axes, rows: Rows, asked: Rows) -> None:
         axes.plot(sizes, bits * sizes, color='0.55', linewidth=1, linestyle=dashes, label=f'{bits:g} bits a parameter, {name}')
     for row in asked:
         axes.axhline(row['bits'], color='0.8', linewidth=0.8, zorder=0)
-        axes.annotate(f'{row["what"]}, {row["bits"]:,.0f}', (0.99, row['bits']), xycoords=('axes fraction', 'data'), ha='right',
-                      va='bottom', fontsize=7, color='0.35')
+        axes.annotate(f'{row["what"]}, {row["bits"]:,.0f}', (0.99, row['bits']), xycoords=('axes fraction', 'data'),
+                      ha='right', va='bottom', fontsize=7, color='0.35')
     parameters_axis(axes)
     axes.set(yscale='log', ylabel='Bits')
 

@@ -33,7 +33,8 @@ from tbtt.atomic import write_files
 from tbtt.device import choose_device
 from tbtt.figures import markdown_table
 from tbtt.inference import seed_number
-from tbtt.run_folder import LATEST, provenance
+from tbtt.provenance import provenance
+from tbtt.run_folder import LATEST
 from tbtt.trace.corpus import ENGINES, SMALL
 from tbtt.trace.examples import FORMATS, TEMPLATE
 from tbtt.trace.memorization import COEFFICIENTS, DATA_MODELS, computed
@@ -151,9 +152,9 @@ def csv_bytes(rows: list[Row]) -> bytes:
 
 def main() -> None:
     """Trace what the command line names."""
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, texts=['--template'])
     add_options(parser)
-    args = parser.parse_args(separate(sys.argv[1:]))
+    args = parser.parse_args(separate(map(parser.expand_home, sys.argv[1:])))
     check(args)
     models, rows = trace(args)
     for model in models:

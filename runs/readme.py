@@ -183,7 +183,7 @@ def speed() -> str:
 
 def crash() -> str:
     """The command of the long crash test and what it said last."""
-    command, *_, figures = (RESULTS / 'crash_torture.txt').read_text().splitlines()
+    command, *_, figures = (RESULTS / 'chaos.txt').read_text().splitlines()
     return f'```\n{command}\n{figures}\n```'
 
 

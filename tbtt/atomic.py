@@ -1,89 +1,204 @@
-"""Writing files so that a crash leaves the old ones or the new ones: never half of one, never one without the other."""
+"""Writing files so that a crash leaves the old ones or the new ones: never half of one, never one without the
+other.
+
+A change has a name. Its new files are written beside their places, `ckpt.pt.NAME.tbtt.tmp`. Once a list of
+them, `tbtt.commit.json`, is on the disk, the change counts as made: the files are renamed into place, and the
+list goes. Where several folders change as one, each has a list of its own, so that whoever opens one of them
+alone finishes or undoes its part; the list also names the files of the others, so that who opens them
+together finishes all or none.
+"""
+import errno
 import json
 import os
+import re
+import secrets
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-BESIDE = '.tbtt.tmp'          # a file being written
-COMMIT = 'tbtt.commit.json'   # names the complete files beside their places, while they are being put there; a writer may
-                              # have a name of its own with this end
-MANY = 16                     # files: from here on one flush of everything takes a fraction of the time of one a file
+from tbtt.cli import UserError
+
+TMP = '.tbtt.tmp'             # the end of the name of a file that is being written
+COMMIT = 'tbtt.commit.json'   # the list
+THREADS = 16                  # that write and flush at a time: a disk flushes many files at once
 
 
-def write_beside(path, content, flush=True):
-    """Write bytes to a file beside `path`, and flush it to the disk. -> its path"""
-    beside = Path(f'{path}{BESIDE}')
+class Change(NamedTuple):
+    """What a list says: the name of the change, this folder's files, and the others' as {name of a folder:
+    files}."""
+    name: str
+    files: list[str]
+    others: dict[str, list[str]]
+
+
+def tmp_path(folder: Path, change: str, name: str) -> Path:
+    return folder / f'{name}.{change}{TMP}'
+
+
+def in_parallel(function: Callable, *arguments: Iterable) -> list:
+    """map() in several threads, for what waits for the disk."""
+    calls = list(zip(*arguments))
+    if len(calls) < 2:
+        return [function(*call) for call in calls]
+    with ThreadPoolExecutor(min(THREADS, len(calls))) as pool:
+        return list(pool.map(lambda call: function(*call), calls))
+
+
+def write_tmp(tmp: Path, content: bytes, path: Path) -> None:
+    """Write the new content of `path` to the file `tmp`, and flush it to the disk."""
     try:
-        with open(beside, 'wb') as file:
+        with open(tmp, 'wb') as file:
             file.write(content)
-            if flush:
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:    # writing and flushing do not say which file they failed at
-        beside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
-        beside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
         raise
-    return beside
 
 
-def flush_folders(folders):
-    """Flush the names in folders to the disk."""
-    if len(folders) > MANY:
-        os.sync()
-        return
-    for folder in folders:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def write_file(path, content):
-    """Replace one file in one step."""
-    os.replace(write_beside(path, content), path)
-    flush_folders({Path(path).parent})
-
-
-def write_files(folder, contents, commit=COMMIT):
-    """Replace several files as one: after a crash and `recover`, all of them are old or all are new.
-
-    contents: {path relative to folder: bytes}. The new files are written beside their places; once the list of them is
-    on the disk, the change counts as made, and `recover` would finish it.
-    """
-    folder = Path(folder)
+def flush_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        for name, content in contents.items():
-            write_beside(folder / name, content, flush=len(contents) <= MANY)
-        if len(contents) > MANY:
-            os.sync()
-        flush_folders({(folder / name).parent for name in contents})
-        write_file(folder / commit, json.dumps(list(contents)).encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path | str, content: bytes) -> None:
+    """Replace one file in one step."""
+    path = Path(path)
+    tmp = Path(f'{path}{TMP}')
+    write_tmp(tmp, content, path)
+    os.replace(tmp, path)
+    flush_folder(path.parent)
+
+
+def write_files(folder: Path | str, contents: dict[str, bytes], commit: str = COMMIT) -> None:
+    """Replace several files of a folder as one. contents: {name: bytes}. commit: name of the list, where others
+    write into the folder too."""
+    write_folders({Path(folder): contents}, commit)
+
+
+def write_folders(changes: dict[Path, dict[str, bytes]], commit: str = COMMIT) -> None:
+    """Replace files in several folders of one parent as one: after a crash and `recover`, all are old or all
+    are new.
+
+    changes: {folder: {name: bytes}}. Raises OSError that names the file at fault; then all are old.
+    """
+    name = secrets.token_hex(4)
+    files = {folder: list(contents) for folder, contents in changes.items()}
+    todo = [(tmp_path(folder, name, file), content, folder / file)
+            for folder, contents in changes.items() for file, content in contents.items()]
+    try:
+        in_parallel(write_tmp, *zip(*todo))
+        in_parallel(flush_folder, files)
+        in_parallel(write_list, [folder / commit for folder in files],
+                    [change_of(name, folder, files) for folder in files])
+        for tmp, _, path in todo:
+            if not tmp.exists():
+                raise FileNotFoundError(errno.ENOENT, 'its new content was removed by another program',
+                                        str(path))
     except BaseException:
-        (folder / commit).unlink(missing_ok=True)
-        for name in contents:
-            Path(f'{folder / name}{BESIDE}').unlink(missing_ok=True)
+        undo(name, files, commit)
         raise
-    put_in_place(folder / commit)
+    put_in_place(name, files, commit)
 
 
-def put_in_place(commit):
-    """Finish a change whose list is on the disk."""
-    paths = [commit.parent / name for name in json.loads(commit.read_bytes())]
-    for path in paths:
-        beside = Path(f'{path}{BESIDE}')
-        if beside.exists():    # else a crash came after this one was put in place
-            os.replace(beside, path)
-    flush_folders({path.parent for path in paths})
-    commit.unlink()
+def change_of(name: str, folder: Path, files: dict[Path, list[str]]) -> Change:
+    """What the list in `folder` has to say. files: {folder: names of its files} of the whole change."""
+    return Change(name, files[folder], {other.name: files[other] for other in files if other != folder})
 
 
-def recover(folder):
-    """Clean up after a crash: finish a change that was complete beside its places, undo one that was not."""
-    folder = Path(folder)
-    for commit in folder.glob(f'*{COMMIT}'):
-        put_in_place(commit)
-    for pattern in (f'*{BESIDE}', f'seed_*/*{BESIDE}'):
-        for leftover in folder.glob(pattern):
-            leftover.unlink()
+def write_list(path: Path, change: Change) -> None:
+    write_file(path, json.dumps(change._asdict()).encode())
+
+
+def put_in_place(name: str, files: dict[Path, list[str]], commit: str = COMMIT) -> None:
+    """Finish a change whose lists are on the disk. files: {folder: names}"""
+    for folder, names in files.items():
+        for file in names:
+            os.replace(tmp_path(folder, name, file), folder / file)
+    in_parallel(flush_folder, files)
+    for folder in files:
+        (folder / commit).unlink()
+
+
+def undo(name: str, files: dict[Path, list[str]], commit: str = COMMIT) -> None:
+    """Take back a change that failed. As long as a list is there, all files that it names have to be."""
+    folders = [folder for folder in files if folder.is_dir()]
+    for folder in folders:
+        (folder / commit).unlink(missing_ok=True)
+    in_parallel(flush_folder, folders)
+    for folder in folders:
+        for file in files[folder]:
+            tmp_path(folder, name, file).unlink(missing_ok=True)
+
+
+def read_list(folder: Path, known: Collection[str]) -> Change:
+    """The list that a crash left in a folder. Raises `UserError` unless it names files among `known` and no
+    others."""
+    path = folder / COMMIT
+    try:
+        found = json.loads(path.read_bytes())
+        change = Change(**found)
+        names = [change.files, *change.others.values()]
+        ours = all(set(files) <= set(known) for files in names)
+        if not re.fullmatch('[0-9a-f]{8}', change.name) or not ours:
+            raise ValueError('it names files that no run writes')
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f'{path} is damaged ({type(error).__name__}): delete it to go on with the files as '
+                        f'they are, or start anew with --overwrite=True') from error
+    return change
+
+
+def half_made(folders: Collection[Path], known: Collection[str]) -> dict[Path, Change]:
+    """The changes that a crash left half made in these folders and that count as made. -> {folder: its
+    change}
+
+    They are those of which the folder has a list, and those of which another of the folders has one while all
+    files of this folder are still beside their places. known: the names that a list may name.
+    """
+    lists = {folder: read_list(folder, known) for folder in folders if (folder / COMMIT).exists()}
+    found = dict(lists)
+    for folder in folders:
+        for other, change in lists.items():
+            files = change.others.get(folder.name, [])
+            if folder not in found and folder.parent == other.parent and files and all(
+                    tmp_path(folder, change.name, file).exists() for file in files):
+                whole = {folder.parent / name: names for name, names in change.others.items()}
+                whole[other] = change.files
+                found[folder] = change_of(change.name, folder, whole)
+    return found
+
+
+def new_content(folder: Path, change: Change | None, name: str) -> Path:
+    """Where a file's content lies: in its place, or while its change is half made beside it."""
+    if change is not None and name in change.files:
+        tmp = tmp_path(folder, change.name, name)
+        return tmp if tmp.exists() else folder / name
+    return folder / name
+
+
+def recover(folders: Collection[Path], known: Collection[str]) -> None:
+    """Clean up after a crash, in folders that nobody else writes into: finish the changes that count as made,
+    undo those that do not. Raises `UserError` for a list that cannot be read."""
+    changes = half_made(folders, known)
+    for folder, change in changes.items():
+        if not (folder / COMMIT).exists():    # before anything is put in place: a crash may come in here too
+            write_list(folder / COMMIT, change)
+    for folder, change in changes.items():
+        left = [name for name in change.files if tmp_path(folder, change.name, name).exists()]
+        put_in_place(change.name, {folder: left})    # the others are in place already
+    for folder in folders:
+        remove_leftovers(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what lies beside the places of a folder's files."""
+    for leftover in folder.glob(f'*{TMP}'):
+        leftover.unlink()

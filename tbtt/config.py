@@ -8,6 +8,7 @@ import ast
 import contextlib
 import dataclasses
 import math
+import os
 import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tbtt import nanogpt
+from tbtt.startup import ROOT
 from tbtt.cli import InvalidSetting, UserError, true_or_false, unknown_name
 
-ROOT = Path(__file__).resolve().parent.parent    # the folder of the scripts, wherever they are run from
 MOST_STEPS = 10**12
 FLOAT32 = 1e38    # about what the arithmetic can hold
 
@@ -88,7 +89,8 @@ class Config:
     dtype: str = setting('auto', 'of the arithmetic: auto is bfloat16 on a GPU that has it, float16 on '
                          'others; float32 on a CPU, but bfloat16 where it has that and n_embd is 256 or more',
                          choices=('auto', 'float32', 'bfloat16', 'float16'))
-    compile: str = setting('auto', 'auto (where it works), True or False', choices=('auto', 'True', 'False'))
+    compile: str = setting('auto', 'auto (the fastest that works), True, False, or fused (small models on a CPU)',
+                           choices=('auto', 'True', 'False', 'fused'))
 
     def check(self) -> 'Config':
         """Raise `InvalidSetting` for the first value that cannot be, naming it and what was expected."""
@@ -155,6 +157,8 @@ def set_value(config: Config, name: str, value: Any) -> None:
         value = float(value)
     if name == 'compile' and type(value) is bool:
         value = str(value)
+    if name in ('out_dir', 'dataset') and type(value) is str:
+        value = os.path.expanduser(value)
     check_value(FIELDS[name], value)
     setattr(config, name, value)
 

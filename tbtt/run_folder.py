@@ -1,14 +1,20 @@
-"""A run's folder: who may write there, what an evaluation leaves in it, and how a run goes on from it."""
+"""A run's folder: who may write there, what an evaluation leaves in it, and how a run goes on from it.
+
+One seed's files lie in a folder of their own, `seed_1337` below that of the run, or for a run of one seed the
+run's folder itself. Each is locked by the process that trains the seed, and is whole by itself: seeds that
+were trained together go on alone, and those trained alone go on together. This is the only room that knows
+how they are named.
+"""
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-import platform
-import shutil
-import subprocess
-import sys
+import re
+import resource
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
@@ -16,43 +22,186 @@ import numpy as np
 import torch
 
 from tbtt import nanogpt
+from tbtt.atomic import (COMMIT, TMP, Change, flush_folder, half_made, new_content, recover, write_files,
+                         write_folders)
 from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.cli import UserError
-from tbtt.config import ROOT
-from tbtt.atomic import COMMIT, recover, write_files
+from tbtt.config import Config
+from tbtt.dataset import Dataset
 from tbtt.distributed import Ranks
 from tbtt.results import append_row, format_results, read_info, read_results, scores
 
 LATEST, RESULTS, ABOUT, LOCK = 'ckpt.pt', 'results.csv', 'run.json', '.lock'
 BEST = {score: f'ckpt_best_{score}.pt' for score in scores()}    # math, facts, combined
-BUSY = 'another training writes into'
-FILES = (LATEST, *BEST.values(), RESULTS, ABOUT)
+FILES = (ABOUT, LATEST, *BEST.values(), RESULTS)    # run.json first: where another one is, it is there too
+SPARE_FILES = 100    # that may be open beside the locks
 # Settings that may change when a run goes on: they name places and the machine, or only how much is printed.
-MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'wandb_log', 'dataset',
-              'wandb_project', 'wandb_run_name', 'tensorboard_log', 'device', 'dtype', 'compile'}
+MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'dataset',
+              'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log', 'device', 'dtype', 'compile'}
+MAY_DIFFER = MAY_CHANGE | {'seed', 'num_seeds'}    # between the seeds of a run
 
 
-class SeedRun:
-    """What one seed leaves: its rows as CSV text, its best scores, its place in the folder of the run.
+class Busy(UserError):
+    """Another process has what is asked for: to wait and try again will help."""
+    status = 75    # EX_TEMPFAIL of sysexits.h
 
-    folder: relative to the run's folder, '' for a run of one seed. diverged: the iteration at which its loss was no
-    longer finite, or None.
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f'another training writes into {folder}: wait for it, or choose another out_dir')
+
+
+# Where seeds lie.
+
+def seed_folder(run: Path, seed: int) -> Path:
+    """Where a seed lies in a run of several."""
+    return run / f'seed_{seed}'
+
+
+def seed_folders(run: Path) -> list[Path]:
+    """The folders of seeds below a run's folder, in order."""
+    found = [path for path in run.glob('seed_*') if re.fullmatch(r'seed_\d+', path.name)]
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def begun(folder: Path) -> bool:
+    """Does a seed's folder hold anything of a run?"""
+    return any((folder / name).exists() for name in (*FILES, COMMIT))
+
+
+def finished(folder: Path, config: Config) -> bool:
+    """Is the run of one seed in this folder done, at `max_iters` or because its loss was no longer finite?
+    Raises `UserError` where it was made with other settings than `config`, as a resume would."""
+    info = read_info(folder)
+    if not info.get('finished') or (folder / COMMIT).exists():    # the other files may not be in place yet
+        return False
+    recorded = info.get('config', {})
+    if type(info.get('iter_num')) is not int or not isinstance(recorded, dict):
+        raise UserError(f'{folder}/run.json: damaged (iter_num or config): delete it or train the run anew')
+    asked = dataclasses.asdict(config)
+    check_unchanged(recorded, {name: asked[name] for name in asked.keys() - {'seed', 'num_seeds'}}, folder)
+    return info['iter_num'] >= config.max_iters or info.get('diverged') is not None
+
+
+def check_unchanged(recorded: dict, asked: dict, folder: Path) -> None:
+    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with:
+    it names the first, and the options that bring all of them back."""
+    then = {name: recorded[name] for name, now in asked.items()
+            if name in recorded and name not in MAY_CHANGE and not same(recorded[name], now)}
+    if then:
+        name = next(iter(then))
+        options = ' '.join(f'--{name}={value}' for name, value in then.items())
+        raise UserError(f'{name}={asked[name]!r}, but the run in {folder} has {name}={then[name]!r}: that '
+                        f'cannot change under way, it goes on with {options}')
+
+
+def same(one: object, other: object) -> bool:
+    """Are they equal? A tensor, which has no place among plain values, is equal to none."""
+    try:
+        return bool(one == other)
+    except RuntimeError:
+        return False
+
+
+def digest(text: str) -> str:
+    """A text's fingerprint."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# One seed.
+
+class SeedFolder:
+    """One seed's folder: its rows as CSV text, its best scores, how far it is.
+
+    iteration: where it stands. last_evaluated: the last iteration that has a row, -1 without one. checkpoint:
+    the state to go on from, None for a fresh one. diverged: the iteration at which its loss was no longer
+    finite, or None; closed: is the row without a finite loss written? finished: does run.json say that
+    nothing is left to do?
     """
 
-    def __init__(self, folder, seed, config, dataset):
-        self.folder, self.seed, self.meta, self.digest = folder, seed, dataset.meta, dataset.digest
+    def __init__(self, path: Path, seed: int, config: Config, dataset: Dataset) -> None:
+        self.path, self.seed, self.meta, self.digest = path, seed, dataset.meta, dataset.digest
         self.model_args = config.model_args(self.meta['vocab_size'])
-        place = str(Path(config.out_dir) / folder)
-        self.config = dataclasses.asdict(config) | {'seed': seed, 'num_seeds': 1, 'out_dir': place}
-        self.csv, self.last_evaluated = format_results([]), -1
-        self.diverged, self.closed = None, False    # closed: its last row is the one without a finite loss
+        self.config = dataclasses.asdict(config) | {'seed': seed, 'num_seeds': 1, 'out_dir': str(path)}
+        self.csv, self.last_evaluated, self.iteration = format_results([]), -1, 0
+        self.diverged, self.closed, self.finished = None, False, False
         self.best, self.best_val_loss = {}, float('inf')
+        self.checkpoint, self.seconds = None, 0.0
 
-    def next_files(self, iteration, state, row, healthy):
-        """Take in an evaluation. -> the files to write at an iteration, {path: bytes}: the latest checkpoint, and where
-        there is an evaluation (`row`) the results with it and a checkpoint for every score that is strictly better than
-        before. Where the loss is not finite (not `healthy`) only the results: the last good checkpoint stays. state: what
-        the engine's snapshot holds of this seed."""
+    def is_complete(self, max_iters: int) -> bool:
+        """Is nothing left to train or evaluate?"""
+        evaluated = self.last_evaluated == self.iteration or self.iteration > max_iters
+        return self.finished or self.closed or self.iteration >= max_iters and evaluated
+
+    def skip(self) -> None:
+        """Take up what run.json says of a seed that is finished."""
+        info = read_info(self.path)
+        self.finished, self.iteration, self.diverged = True, info['iter_num'], info.get('diverged')
+        self.closed = self.diverged is not None
+
+    def read(self, change: Change | None) -> None:
+        """Take up what is on the disk, or will be once a half made change is finished. Changes nothing.
+
+        Raises `UserError` for what is damaged, or was made with settings that cannot change under way.
+        """
+        checkpoint = read_checkpoint(new_content(self.path, change, LATEST))
+        self.check(checkpoint)
+        self.best, self.best_val_loss = best_of(checkpoint, self.path / LATEST)
+        info = read_info(self.path, new_content(self.path, change, ABOUT).name)
+        self.read_results(checkpoint, new_content(self.path, change, RESULTS), info)
+        self.checkpoint, self.iteration = checkpoint, checkpoint['iter_num']
+        if self.closed:
+            self.iteration = self.last_evaluated
+        self.finished = bool(info.get('finished')) and self.is_complete(self.config['max_iters'])
+        seconds = info.get('seconds')
+        self.seconds = float(seconds) if isinstance(seconds, (int, float)) else 0.0
+
+    def check(self, checkpoint: dict) -> None:
+        """Raise `UserError` unless a checkpoint is one of these settings and these data."""
+        path = self.path / LATEST
+        check_unchanged(nanogpt.recorded_settings(checkpoint), self.config, path)
+        if not same(nanogpt.EXPANSION | checkpoint['model_args'], nanogpt.EXPANSION | self.model_args):
+            raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for '
+                            f'{self.model_args}')
+        for key, now in (('meta', self.meta), ('data', self.digest)):
+            if not same(checkpoint.get(key, now), now):
+                raise UserError(f'{path} was trained on other data than {self.config["dataset"]} now holds: '
+                                f'prepare them as they were, or train anew')
+
+    def read_results(self, checkpoint: dict, path: Path, info: dict) -> None:
+        """Take up the rows. Raises `UserError` unless they are those that the checkpoint was written with."""
+        place, empty = self.path / RESULTS, format_results([])
+        if not path.exists():
+            if checkpoint.get('results', digest(empty)) != digest(empty):
+                raise UserError(f'{place} is gone, which the run wrote there with {LATEST}: bring it back, '
+                                f'or train anew')
+            return
+        rows, lines = read_results(path), path.read_text().splitlines(keepends=True)
+        keep = int(np.searchsorted(rows['iter'], checkpoint['iter_num'], side='right'))
+        if checkpoint.get('results', now := digest(''.join(lines[:keep + 1]))) != now:
+            raise UserError(f'{place} is not what the run wrote there with {LATEST}: bring it back, or train '
+                            f'anew')
+        self.diverged, self.closed = info.get('diverged'), not np.isfinite(rows['train_loss'][-1])
+        if self.closed:
+            self.diverged, keep = self.diverged or int(rows['iter'][-1]), len(rows['iter'])
+        self.csv = ''.join(lines[:keep + 1])
+        if 'best' not in checkpoint:    # of the paper's own code: its best stay until one is better
+            self.best = {score: float(np.nanmax(rows[f'{score}_acc'][:keep])) for score in BEST
+                         if np.isfinite(rows[f'{score}_acc'][:keep]).any()}
+        self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
+        if not self.closed:    # what was not finite comes again
+            self.diverged = None
+
+    def mark(self) -> None:
+        """Say in run.json that nothing is left to do, where a run that was to be longer did not."""
+        info = read_info(self.path) | {'seed': self.seed, 'iter_num': self.iteration, 'finished': True,
+                                       'diverged': self.diverged, 'config': self.config}
+        write_files(self.path, {ABOUT: (json.dumps(info, indent=1) + '\n').encode()})
+        self.finished = True
+
+    def next_files(self, iteration: int, state: dict, row: dict | None, healthy: bool) -> dict[str, bytes]:
+        """Take in an evaluation. -> the files to write at an iteration, {name: bytes}: the latest checkpoint,
+        and where there is an evaluation (`row`) the results with it and a checkpoint for every score that is
+        strictly better than before. Where the loss is not finite (not `healthy`) only the results: the last
+        good checkpoint stays. state: what the engine's snapshot holds of this seed."""
         files, better = {}, []
         if row is not None:
             self.csv = append_row(self.csv, row)
@@ -63,254 +212,400 @@ class SeedRun:
                 self.best |= {score: row[f'{score}_acc'] for score in better}
                 self.best_val_loss = min(self.best_val_loss, row['val_loss'])
             content = to_bytes({
-                **state, 'model_args': self.model_args, 'iter_num': iteration, 'best_val_loss': self.best_val_loss,
-                'config': self.config, 'meta': self.meta, 'data': self.digest, 'results': digest(self.csv),
-                'best': self.best})
+                **state, 'model_args': self.model_args, 'iter_num': iteration, 'best': self.best,
+                'best_val_loss': self.best_val_loss, 'config': self.config, 'meta': self.meta,
+                'data': self.digest, 'results': digest(self.csv)})
             files |= {name: content for name in (*(BEST[score] for score in better), LATEST)}
-        return {str(Path(self.folder) / name): content for name, content in files.items()}
-
-    def latest(self, out_dir):
-        return Path(out_dir) / self.folder / LATEST
-
-    def resume(self, out_dir):
-        """Take up the scores and rows that are on disk. -> the latest checkpoint
-
-        Raises `UserError` where the checkpoint was made with settings that cannot change under way.
-        """
-        path = self.latest(out_dir)
-        checkpoint = read_checkpoint(path)
-        check_unchanged(nanogpt.recorded_settings(checkpoint), self.config, path.parent)
-        if not same(nanogpt.EXPANSION | checkpoint['model_args'], nanogpt.EXPANSION | self.model_args):
-            raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for {self.model_args}')
-        for key, now in (('meta', self.meta), ('data', self.digest)):
-            if not same(checkpoint.get(key, now), now):
-                raise UserError(f'{path} was trained on other data than {self.config["dataset"]} now holds: prepare them as '
-                                f'they were, or train anew')
-        self.best, self.best_val_loss = best_of(checkpoint, path)
-        results = path.parent / RESULTS
-        if results.exists():
-            rows, lines = read_results(results), results.read_text().splitlines(keepends=True)
-            keep = int(np.searchsorted(rows['iter'], checkpoint['iter_num'], side='right'))
-            if checkpoint.get('results', now := digest(''.join(lines[:keep + 1]))) != now:
-                raise UserError(f'{results} is not what the run wrote there with {path.name}: bring it back, or train anew')
-            self.diverged, self.closed = read_info(path.parent).get('diverged'), not np.isfinite(rows['train_loss'][-1])
-            if self.closed and self.diverged is None:
-                self.diverged = int(rows['iter'][-1])
-            if self.diverged is not None:
-                keep = len(rows['iter'])
-                # What is loaded is from before it diverged: nothing finite may be recorded of it any more.
-                checkpoint['model'] = {name: value * math.nan for name, value in checkpoint['model'].items()}
-            self.csv = ''.join(lines[:keep + 1])
-            self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
-        return checkpoint
+        return files
 
 
-def check_unchanged(recorded, asked, folder):
-    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with: it names the
-    first, and the options that bring all of them back."""
-    then = {name: recorded[name] for name, now in asked.items()
-            if name in recorded and name not in MAY_CHANGE and not same(recorded[name], now)}
-    if then:
-        name = next(iter(then))
-        options = ' '.join(f'--{name}={value}' for name, value in then.items())
-        raise UserError(f'{name}={asked[name]!r}, but the run in {folder} has {name}={then[name]!r}: that cannot change '
-                        f'under way, it goes on with {options}')
-
-
-def same(one, other):
-    """Are they equal? A tensor, which has no place among plain values, is equal to none."""
-    try:
-        return bool(one == other)
-    except RuntimeError:
-        return False
-
-
-def best_of(checkpoint, path):
-    """-> best scores, best validation loss of a checkpoint. Raises `UserError` where these or the iteration cannot be."""
+def best_of(checkpoint: dict, path: Path) -> tuple[dict, float]:
+    """-> best scores, best validation loss of a checkpoint. Raises `UserError` where these or the iteration
+    cannot be."""
     best, loss = checkpoint.get('best', {}), checkpoint.get('best_val_loss', float('inf'))
     try:
         loss = float(loss)
         if checkpoint['iter_num'] < 0 or any(not 0 <= float(value) <= 100 for value in best.values()):
             raise ValueError
     except (AttributeError, RuntimeError, TypeError, ValueError):
-        raise UserError(f'{path} is damaged: iter_num {checkpoint["iter_num"]}, best {best}, best_val_loss {loss}') from None
+        raise UserError(f'{path} is damaged: iter_num {checkpoint["iter_num"]}, best {best}, best_val_loss '
+                        f'{loss}') from None
     return best, loss
 
 
-class RunFolder:
-    """The folder of a run while it trains: locked against a second writer, written in the background.
+# Locks.
 
-    Raises `UserError` where it holds another run and neither `init_from=resume` nor `overwrite` says what to do.
+def is_taken(folder: Path) -> bool:
+    """Has another process locked this folder? Makes nothing."""
+    if not (folder / LOCK).exists():
+        return False
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    lock.release()
+    return False
+
+
+class Locks:
+    """The folders that this process has locked, and what it made to lock them."""
+
+    def __init__(self) -> None:
+        self.held, self.made = {}, []    # {folder: its lock}; paths
+
+    def take(self, folder: Path) -> None:
+        """Lock a folder, made where it is not there. Raises `Busy` where another process has it."""
+        for path in reversed([folder, *folder.parents]):
+            if not path.exists():
+                path.mkdir(exist_ok=True)
+                self.made.append(path)
+        lock, new = filelock.FileLock(folder / LOCK), not (folder / LOCK).exists()
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise Busy(folder) from None
+        self.held[folder] = lock
+        if new:
+            self.made.append(folder / LOCK)
+
+    def keep(self) -> None:
+        """What was made for the locks stays, for it is used."""
+        for path in self.made:
+            flush_folder(path.parent)    # the names of new folders, as what is in them
+        self.made = []
+
+    def release(self) -> None:
+        """Give all back, as if it had never been taken."""
+        for path in reversed(self.made):
+            with contextlib.suppress(OSError):    # somebody else has put something there
+                path.rmdir() if path.is_dir() else path.unlink()
+        for lock in self.held.values():
+            lock.release()    # the file of one that was used stays
+        self.held, self.made = {}, []
+
+
+def check_open_files(num_seeds: int) -> None:
+    """Raise `UserError` where the locks of so many seeds are more files than a process may have open."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= limit < num_seeds + SPARE_FILES:
+        raise UserError(f'num_seeds={num_seeds}: every seed keeps a file open, and only {limit} may be open '
+                        f'here: ulimit -n {num_seeds + SPARE_FILES} allows more, or train fewer seeds')
+
+
+# The run.
+
+class RunFolder:
+    """The folder of a run while this process trains seeds in it: locked against other writers, written in the
+    background.
+
+    Entered, it has locked what it is going to write and read what it goes on from; nothing is changed before
+    `start`. Raises `UserError` where it holds another run and neither `init_from=resume` nor `overwrite` says
+    what to do, `Busy` where another process is at it.
     """
 
-    def __init__(self, config, dataset, ranks=None):
-        self.path = Path(config.out_dir)
-        self.config, self.ranks = config, ranks or Ranks()
-        seeds = range(config.seed, config.seed + config.num_seeds)
-        self.seeds = [SeedRun(f'seed_{seed}' if config.num_seeds > 1 else '', seed, config, dataset)
-                      for seed in self.ranks.deal(seeds)]
-        self.locks, self.about = [], {}
-        self.writer = ThreadPoolExecutor(max_workers=1)
-        self.pending = None
-        self.started, self.seconds_before = time.monotonic(), 0.0
+    def __init__(self, config: Config, dataset: Dataset, ranks: Ranks | None = None,
+                 say: Callable[[str], None] = print) -> None:
+        check_open_files(config.num_seeds)
+        self.path, self.config, self.ranks, self.say = Path(config.out_dir), config, ranks or Ranks(), say
+        self.resuming = config.init_from == 'resume'
+        numbers = range(config.seed, config.seed + config.num_seeds)
+        self.asked = {self.path_of(seed) for seed in numbers}    # in all processes
+        self.seeds = [SeedFolder(self.path_of(seed), seed, config, dataset)
+                      for seed in self.ranks.shard_seeds(numbers)]
+        self.leg = self.seeds    # those that are trained now
+        self.locks, self.metadata, self.started = Locks(), {}, False
+        self.losses, self.snapshot, self.began = [], None, time.monotonic()
+        self.writer, self.pending = ThreadPoolExecutor(max_workers=1), None
 
-    def held(self):
-        """The names of run files that are in the folder."""
-        patterns = [*FILES, *(f'seed_*/{name}' for name in FILES)]
-        return sorted(str(path.relative_to(self.path)) for pattern in patterns for path in self.path.glob(pattern))
+    def path_of(self, seed: int) -> Path:
+        return seed_folder(self.path, seed) if self.config.num_seeds > 1 else self.path
 
-    def read(self):
-        """Take up the run that is on disk. -> ({path: latest checkpoint} of the seeds, the iteration they are at)"""
-        self.check_seeds()
-        checkpoints = {seed.latest(self.path): seed.resume(self.path) for seed in self.seeds}
-        at = {checkpoint['iter_num'] for seed, checkpoint in zip(self.seeds, checkpoints.values())
-              if seed.diverged is None}
-        if len(at) > 1:
-            raise UserError(f'the seeds in {self.path} are at different iterations, {sorted(at)}: resume each in its own '
-                            f'folder until they are not')
-        self.seconds_before = read_info(self.path / self.seeds[0].folder).get('seconds', 0.0)
-        return checkpoints, at.pop() if at else max(checkpoint['iter_num'] for checkpoint in checkpoints.values())
+    # Looking and locking.
 
-    def check_seeds(self):
-        """Raise `UserError` unless the folder holds the seeds that the settings ask for."""
-        here = {path.parent.name for path in self.path.glob(f'seed_*/{LATEST}')}
-        several = range(self.config.num_seeds if self.config.num_seeds > 1 else 0)
-        if here != {f'seed_{self.config.seed + r}' for r in several}:
-            raise UserError(f'{self.path} holds {", ".join(sorted(here)) or "one seed"}, not what num_seeds='
-                            f'{self.config.num_seeds} and seed={self.config.seed} ask for: those cannot change under way')
-
-    def evaluated(self, iteration):
-        """Is the evaluation of this iteration among the results?"""
-        return max(seed.last_evaluated for seed in self.seeds) == iteration
-
-    def __enter__(self):
-        """Take the folder. -> what `read` gives where the run goes on, ({}, 0) for a new one"""
-        resuming = self.config.init_from == 'resume'
+    def __enter__(self) -> 'RunFolder':
         try:
-            if self.ranks.leader:
-                self.claim(resuming)
-            self.ranks.wait()
-            return self.read() if resuming else ({}, 0)
+            self.ranks.together(self.claim)
+            self.ranks.together(self.read)
         except BaseException:
-            self.release()
+            self.locks.release()
             raise
+        return self
 
-    def claim(self, resuming):
-        """Refuse what would harm another run, lock the folder and those of its seeds, and clean up after a crash."""
-        held = self.held()
-        if not resuming and not self.config.overwrite and held:
-            raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True starts anew')
-        if resuming and not (held or any(self.path.glob(f'*{COMMIT}'))):
-            raise UserError(f'no run in {self.path} to resume, for there is no checkpoint: train without --init_from=resume')
-        self.acquire(self.path)
-        recover(self.path)
-        if resuming:
-            self.check_seeds()
-        for seed in self.seeds:    # each may also be resumed on its own
-            if seed.folder:
-                self.acquire(self.path / seed.folder)
-
-    def acquire(self, folder):
-        """Lock a folder. Raises `UserError` where another process has it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.locks.append(filelock.FileLock(folder / LOCK))
-        try:
-            self.locks[-1].acquire(timeout=0)
-        except filelock.Timeout:
-            raise UserError(f'{BUSY} {folder}: wait for it, or choose another out_dir') from None
-
-    def begin(self, **about):
-        """What made the run, for run.json. A new run removes what it overwrites only now, when all is ready to go."""
-        if self.config.init_from != 'resume' and self.ranks.leader:
-            for name in self.held():
-                (self.path / name).unlink()
-            ours = {self.path / seed.folder for seed in self.seeds}
-            for lock in self.path.glob(f'seed_*/{LOCK}'):
-                if lock.parent not in ours:
-                    shutil.rmtree(lock.parent) if len(list(lock.parent.iterdir())) == 1 else lock.unlink()
-        self.about = about
-        self.ranks.wait()
-        for seed in self.seeds:
-            (self.path / seed.folder).mkdir(exist_ok=True)
-
-    def release(self):
-        for lock in self.locks:
-            lock.release()    # the files stay: to delete one would let two others lock two files of its name
-
-    def __exit__(self, *_):
-        try:
-            self.flush()
-        finally:
-            self.writer.shutdown()
-            self.release()
-
-    def all_diverged(self):
-        return all(seed.diverged is not None for seed in self.seeds)
-
-    def check_finite(self, first, losses):
-        """Mark the seeds whose loss is no longer finite. losses: (steps, R) from iteration `first` on. -> the seeds that
-        are new among them"""
-        newly = []
-        for seed, bad in zip(self.seeds, ~losses.isfinite().T.cpu()):
-            if seed.diverged is None and bad.any():
-                seed.diverged = first + int(bad.int().argmax())
-                newly.append(seed)
-        return newly
-
-    def record(self, iteration, snapshot, rows=None, finished=False):
-        """Write the state at an iteration, and its evaluation where there is one, in the background: all seeds' files
-        change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the write before it, and raises
-        what that raised."""
-        self.flush()
-        diverged = [seed.diverged for seed in self.seeds]    # as it is now, not when the disk has time
-        going = [r for r, seed in enumerate(self.seeds) if seed.diverged is None or rows and not seed.closed]
-        for r in going if rows else ():
-            self.seeds[r].last_evaluated, self.seeds[r].closed = iteration, diverged[r] is not None
+    def claim(self) -> None:
+        """Refuse what would harm another run, lock what is to be written, and look again."""
+        before = self.look()
         if self.ranks.writes:
-            self.pending = self.writer.submit(self.write, iteration, snapshot, rows, going, diverged, finished)
+            for folder in self.to_write():
+                self.locks.take(folder)
+        if self.look() != before:
+            raise Busy(self.path)    # it came between the two looks, and may be gone already
+        if not self.resuming:
+            for other in seed_folders(self.path) if self.config.num_seeds == 1 else [self.path]:
+                # One seed and many, where neither has left anything yet.
+                if other not in self.locks.held and is_taken(other):
+                    raise Busy(other)
 
-    def write(self, iteration, snapshot, rows, going, diverged, finished):
-        files = {}
-        for r in going:
-            files |= self.seeds[r].next_files(iteration, snapshot(r), rows and rows[r], healthy=diverged[r] is None)
-        for seed, since in zip(self.seeds, diverged):
-            files[str(Path(seed.folder) / ABOUT)] = self.describe(seed, iteration, since, finished)
-        write_files(self.path, files, f'{self.seeds[0].seed}.{COMMIT}')
+    def look(self) -> dict[Path, int]:
+        """Raise `UserError` where what is asked for cannot be. -> what is to be overwritten, {file: time of
+        last change}"""
+        if self.resuming:
+            self.look_for_a_run()
+        elif not self.config.overwrite:
+            self.look_for_others()
+        else:
+            for link in self.asked.intersection(self.links()):
+                raise UserError(f'{link} is a link, and what it leads to is not overwritten: remove the link '
+                                f'first')
+            return {path: path.stat().st_mtime_ns for folder in [*self.asked, *self.others()]
+                    for path in files_of(folder)}
+        return {}
 
-    def describe(self, seed, iteration, diverged, finished):
-        """run.json: what made the run, how far it is, and the seconds it took so far (all seeds together)."""
-        seconds = self.seconds_before + time.monotonic() - self.started
-        about = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **self.about, 'iter_num': iteration,
-                 'finished': finished, 'diverged': diverged, 'seconds': round(seconds, 1), 'config': seed.config}
-        return (json.dumps(about, indent=1) + '\n').encode()
+    def look_for_a_run(self) -> None:
+        """Raise `UserError` unless there is a run of these seeds to go on with; see which of them are
+        finished."""
+        if not any(begun(path) for path in self.asked):
+            several = [path.name for path in seed_folders(self.path) if begun(path)]
+            if several or begun(self.path):
+                raise UserError(f'{self.path} holds {", ".join(several) or "one seed"}, not what '
+                                f'num_seeds={self.config.num_seeds} and seed={self.config.seed} ask for: '
+                                f'those cannot change under way')
+            raise UserError(f'no run in {self.path} to resume, for there is no checkpoint: train without '
+                            f'--init_from=resume')
+        for seed in self.seeds:
+            if finished(seed.path, self.config):
+                seed.skip()
 
-    def flush(self):
+    def look_for_others(self) -> None:
+        """Raise `UserError` unless what is there are other seeds of the same run."""
+        here = [folder for folder in (self.path, *seed_folders(self.path)) if begun(folder)]
+        if not all(self.is_of_this_run(folder) for folder in here):
+            raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True '
+                            f'starts anew')
+
+    def is_of_this_run(self, folder: Path) -> bool:
+        """Does a folder hold another seed that was trained with these settings?"""
+        if folder in self.asked or folder == self.path or self.config.num_seeds == 1:
+            return False
+        theirs, mine = read_info(folder).get('config'), dataclasses.asdict(self.config)
+        return bool(theirs) and isinstance(theirs, dict) and all(
+            same(theirs.get(name, mine[name]), mine[name]) for name in mine.keys() - MAY_DIFFER)
+
+    def others(self) -> list[Path]:
+        """The folders in which other seeds than those that are asked for have left something, no links among
+        them."""
+        below = [folder for folder in seed_folders(self.path) if not folder.is_symlink()]
+        return [folder for folder in (self.path, *below) if folder not in self.asked and begun(folder)]
+
+    def links(self) -> list[Path]:
+        return [folder for folder in seed_folders(self.path) if folder.is_symlink()]
+
+    def to_write(self) -> list[Path]:
+        """The folders that this process has to lock."""
+        folders = [seed.path for seed in self.seeds if not seed.finished]
+        if self.config.overwrite and not self.resuming and self.ranks.leader:
+            folders += self.others()
+        return folders
+
+    # Reading.
+
+    def read(self, finished: bool = False) -> None:
+        """Take up the run that is on the disk; of the seeds that are finished only where asked to. Changes
+        nothing."""
+        if not self.resuming:
+            return
+        seeds = [seed for seed in self.seeds if finished or not seed.finished]
+        changes = half_made([seed.path for seed in seeds], FILES)
+        for seed in seeds:
+            if begun(seed.path):
+                seed.read(changes.get(seed.path))
+
+    def peek(self) -> list[list[SeedFolder]]:
+        """All seeds as they are on the disk, by iteration, without a lock and without a trace."""
+        if self.resuming:
+            self.look_for_a_run()
+        self.read(finished=True)
+        at = sorted({seed.iteration for seed in self.seeds})
+        return [[seed for seed in self.seeds if seed.iteration == iteration] for iteration in at]
+
+    # What is left to do.
+
+    def going(self) -> list[SeedFolder]:
+        """The seeds that are not complete."""
+        return [seed for seed in self.seeds if not seed.is_complete(self.config.max_iters)]
+
+    def legs(self) -> Iterator[tuple[list[SeedFolder], int, int]]:
+        """Which seeds to train together next, from which iteration to which: (seeds, first, last). Those that
+        are behind come first, up to an evaluation at which others stand. Seeds that diverged go along without
+        a number: so those beside them are added up in the order, and have the dropout, that they have in a
+        run never interrupted."""
+        max_iters, interval = self.config.max_iters, self.config.eval_interval
+        if not self.going() and self.ranks.writes:
+            self.prepare()
+        while going := self.going():
+            first = min(seed.iteration for seed in going)
+            ahead = min((seed.iteration for seed in going if seed.iteration > first), default=max_iters)
+            last = min(max_iters, math.ceil(ahead / interval) * interval)
+            self.leg = [seed for seed in self.seeds
+                        if seed in going and seed.iteration == first or seed.closed]
+            self.losses, self.began = [], time.monotonic()
+            yield self.leg, first, last
+            self.keep_states()
+
+    def keep_states(self) -> None:
+        """The seeds of a leg go on from where its last record found them."""
+        for r, seed in enumerate(self.leg):
+            seed.seconds += time.monotonic() - self.began
+            if seed.diverged is None and self.snapshot:
+                seed.checkpoint = {**self.snapshot(r), 'model_args': seed.model_args}
+
+    def states(self, seeds: list[SeedFolder], fresh: Callable[[int], dict]) -> dict[Path, dict]:
+        """-> {path: checkpoint} of seeds; of those that begin only now what `fresh` says of replica r"""
+        states = {}
+        for r, seed in enumerate(seeds):
+            state = seed.checkpoint or {**fresh(r), 'model_args': seed.model_args}
+            if seed.closed:
+                state = {**state, 'model': {name: value * math.nan for name, value in state['model'].items()}}
+            states[seed.path / LATEST] = state
+        return states
+
+    def has(self, iteration: int) -> bool:
+        """Is the evaluation of this iteration among the results?"""
+        return all(seed.last_evaluated == iteration for seed in self.leg if not seed.closed)
+
+    @property
+    def iteration(self) -> int:
+        """How far the last of the seeds is."""
+        return min(seed.iteration for seed in self.going() or self.seeds)
+
+    def describe_end(self) -> str:
+        """Why there is nothing to do."""
+        if all(seed.closed for seed in self.seeds):
+            return (f'{self.path}: the loss was not finite at iteration {self.seeds[0].diverged}; start anew '
+                    f'with other settings, such as a smaller learning_rate')
+        return f'{self.path} is finished at iteration {self.iteration}: a larger max_iters would go on'
+
+    @property
+    def all_diverged(self) -> bool:
+        return all(seed.diverged is not None for seed in self.leg)
+
+    # Writing.
+
+    def start(self, **metadata: object) -> None:
+        """What made the run, for run.json. What it overwrites is removed only now, when all is ready to
+        go."""
+        self.metadata = metadata
+        if not self.started and self.ranks.writes:
+            self.prepare()
+            self.started = True
+
+    def prepare(self) -> None:
+        """Clean up after a crash, or remove the run that is overwritten."""
+        self.locks.keep()
+        ours = [seed.path for seed in self.seeds if seed.path in self.locks.held]
+        if self.resuming:
+            recover(ours, FILES)
+        else:
+            if self.config.overwrite and self.ranks.leader:
+                self.remove_others()
+            for folder in ours:
+                remove_run(folder)
+        for seed in self.seeds:
+            if not seed.finished and seed.is_complete(self.config.max_iters):
+                seed.mark()
+
+    def remove_others(self) -> None:
+        """Remove what other seeds than those that are asked for have left. Follows no link."""
+        for folder in self.others():
+            remove_run(folder)
+            remove_folder(folder)
+        for link in self.links():
+            link.unlink()
+
+    def watch(self, iteration: int, losses: torch.Tensor) -> None:
+        """Take in the losses (steps, R) of the steps up to an iteration, perhaps still being computed."""
+        self.losses.append((iteration - len(losses), losses))
+
+    def find_diverged(self) -> None:
+        """Mark the seeds whose loss is no longer finite, and say so."""
+        for first, losses in self.losses:
+            for seed, bad in zip(self.leg, ~losses.isfinite().T.cpu()):
+                if seed.diverged is None and bad.any():
+                    seed.diverged = first + int(bad.int().argmax())
+                    self.say(f'seed {seed.seed}: the loss is not finite at iteration {seed.diverged}; it '
+                             f'stops there, and its last good checkpoint stays')
+        self.losses = []
+
+    def healthy(self, rows: list[dict]) -> list[dict]:
+        """The rows of the seeds whose loss is finite; where there are none, all."""
+        return [row for row, seed in zip(rows, self.leg) if seed.diverged is None] or rows
+
+    def record(self, iteration: int, snapshot: Callable[[int], dict],
+               rows: list[dict] | None = None) -> Future | None:
+        """Write the state at an iteration, and its evaluation where there is one, in the background: all
+        seeds' files change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the write
+        before it, and raises what that raised. -> done when all is on the disk; None in a process that writes
+        nothing"""
+        if rows:
+            self.watch(iteration + 1, torch.tensor([[row['train_loss'] for row in rows]]))
+        self.find_diverged()
+        self.flush()
+        self.snapshot = snapshot
+        seeds = []
+        for r, seed in enumerate(self.leg):
+            row = rows[r] if rows and seed.last_evaluated < iteration else None
+            # A seed that diverged and has no row of it yet stays where it was: resumed, it diverges again.
+            if not seed.closed and (row or seed.diverged is None):
+                seed.iteration, seed.closed = iteration, seed.diverged is not None
+                seed.last_evaluated = iteration if row else seed.last_evaluated
+                seeds.append((r, seed, row))
+        if self.ranks.writes:
+            self.pending = self.writer.submit(self.write, iteration, snapshot, seeds)
+        return self.pending
+
+    def write(self, iteration: int, snapshot: Callable[[int], dict], seeds: list[tuple]) -> None:
+        write_folders({seed.path: {ABOUT: self.describe(seed, iteration),
+                                   **seed.next_files(iteration, snapshot(r), row, not seed.closed)}
+                       for r, seed, row in seeds})
+
+    def describe(self, seed: SeedFolder, iteration: int) -> bytes:
+        """run.json: what made the run, how far it is, and the seconds it took so far (all seeds of a process
+        together)."""
+        info = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **self.metadata,
+                'iter_num': iteration, 'finished': seed.is_complete(self.config.max_iters),
+                'diverged': seed.diverged if seed.closed else None,
+                'seconds': round(seed.seconds + time.monotonic() - self.began, 1), 'config': seed.config}
+        return (json.dumps(info, indent=1) + '\n').encode()
+
+    def flush(self) -> None:
         """Wait until what was recorded is on the disk."""
         if self.pending is not None:
             self.pending, done = None, self.pending
             done.result()
 
-
-def digest(text):
-    """A text's fingerprint."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def provenance(device):
-    """What the run runs on and was made from: {'hardware', 'versions', 'commit', 'command'}"""
-    git = ['git', '-C', ROOT, 'describe', '--always', '--dirty', '--abbrev=12']
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which('git') else None
-    return {'hardware': hardware(device), 'commit': commit or None, 'command': sys.argv,
-            'versions': {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}}
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.flush()
+        finally:
+            self.writer.shutdown()
+            self.locks.release()
 
 
-def hardware(device):
-    """The device in words: a GPU's name, or the processor's with the number of threads."""
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        name = next(line.split(':', 1)[1].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f'{name}, {torch.get_num_threads()} threads'
+def files_of(folder: Path) -> list[Path]:
+    """What runs left in a folder; run.json last, for as long as it is there a run is."""
+    names = [COMMIT, *reversed(FILES)]
+    return [*folder.glob(f'*{TMP}'), *(folder / name for name in names if (folder / name).is_file())]
+
+
+def remove_run(folder: Path) -> None:
+    """Remove what runs left in a folder."""
+    for path in files_of(folder):
+        path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder in which nothing is left but the lock, which this process has."""
+    if [path.name for path in folder.iterdir()] == [LOCK]:
+        (folder / LOCK).unlink()
+        with contextlib.suppress(OSError):    # somebody else put something there
+            folder.rmdir()

@@ -65,7 +65,7 @@ def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HER
 
 def pytest_collection_modifyitems(items):
     """Tests that fork come first: a process in which others have started threads may fork into a deadlock."""
-    items.sort(key=lambda item: item.path.name not in ('test_crash.py', 'test_properties.py'))
+    items.sort(key=lambda item: item.path.name not in ('test_crash.py', 'test_distributed.py', 'test_properties.py'))
 
 
 class Result(NamedTuple):

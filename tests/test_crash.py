@@ -1,12 +1,16 @@
-"""Runs that die, for real: killed, interrupted, out of disk, out of folder; and that nothing is lost by it."""
+"""Runs that die, for real: killed, interrupted, out of disk, out of folder; and that nothing is lost by
+it."""
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +18,12 @@ import torch
 
 import tbtt.atomic
 import tbtt.run_folder
-from conftest import contents, load, shell
-from crash_torture import SCRIPT, SETTINGS, Torture, Training, difference, evaluations
+from chaos import SCRIPT, SETTINGS, Chaos, Moments, Training, difference, free_port, rank_of_two
+from conftest import contents, load
 from tbtt.results import read_results
+from tbtt.sweep import launch
+from tbtt.sweep.plan import Sweep
+from test_sweep import sweep_file
 
 SHORT = dict(SETTINGS, max_iters=4)
 LONG = dict(SETTINGS, max_iters=100_000)
@@ -24,7 +31,8 @@ LONG = dict(SETTINGS, max_iters=100_000)
 
 @pytest.fixture
 def training(small_math, tmp_path):
-    """training(folder, prepare=..., **settings): a training under way in a process of its own; none outlives the test."""
+    """training(folder, prepare=..., **settings): a training under way in a process of its own; none outlives
+    the test."""
     started = []
 
     def start(name='run', prepare=lambda: None, **settings):
@@ -74,35 +82,46 @@ def one_line(said):
 
 def unlocked(folder):
     """All that lies there but the lock."""
-    return {path: content for path, content in contents(folder).items() if path != '.lock'}
+    return {path: content for path, content in contents(folder).items() if not path.endswith('.lock')}
+
+
+def evaluations(folder):
+    """The iteration of the last evaluation on the disk, -1 without one."""
+    return max((int(read_results(path)['iter'][-1]) for path in folder.rglob('results.csv')), default=-1)
 
 
 # Killed.
 
-@pytest.fixture
-def torture(small_math, tmp_path):
-    def of(num_seeds):
-        (tmp_path / 'torture').mkdir()
-        return Torture(tmp_path / 'torture', SHORT | dict(dataset=small_math, num_seeds=num_seeds), random.Random(0))
-    return of
+@pytest.fixture(scope='module', params=[1, 3])
+def alone(request, small_math, tmp_path_factory):
+    """A run that nobody disturbs, of one seed and of three. -> its settings, its folder, its moments between
+    two changes of files"""
+    folder = tmp_path_factory.mktemp('alone')
+    settings, count = SHORT | dict(dataset=small_math, num_seeds=request.param), folder / 'moments'
+
+    def prepare():
+        moments = Moments(folder / 'run', None)
+        end, os._exit = os._exit, lambda status: (count.write_text(str(moments.count)), end(status))
+    assert Training(folder / 'log', settings | dict(out_dir=folder / 'run'), prepare).wait() == 0
+    return settings, folder / 'run', int(count.read_text())
 
 
-@pytest.mark.parametrize('num_seeds', [1, 3])
-def test_a_run_killed_between_the_writing_of_files_is_the_run_that_was_not(torture, num_seeds):
-    chains = torture(num_seeds)
-    for moment in np.linspace(1, chains.moments, 5).astype(int).tolist():
-        chains.chain([moment, 1 + moment // 3])
-    assert (chains.differ, chains.lost) == (0, 0) and chains.within >= 5, chains.report()
-
-
-def test_a_run_killed_at_random_moments_is_the_run_that_was_not(torture):
-    chains = torture(1)
-    chains.chain([None, None])
-    assert (chains.differ, chains.lost) == (0, 0), chains.report()
+@pytest.mark.parametrize('share', [0.0, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
+def test_a_run_killed_between_the_writing_of_files_is_the_run_that_was_not(alone, training, tmp_path, share):
+    settings, whole, moments = alone
+    for moment in (max(1, round(share * moments)), 1 + round(share * moments / 3), None):
+        begun = any((tmp_path / 'run').rglob('*ckpt.pt')) or any((tmp_path / 'run').rglob('tbtt.commit.json'))
+        before = evaluations(tmp_path / 'run')
+        one = training(**settings | dict(init_from='resume' if begun else 'scratch'),
+                       prepare=lambda: moment and Moments(tmp_path / 'run', moment))
+        assert one.wait() in ({0, -signal.SIGKILL} if moment else {0}), one.said()
+        assert evaluations(tmp_path / 'run') >= before
+    assert difference(whole, tmp_path / 'run') == 0
+    assert all(json.loads(path.read_text())['finished'] for path in (tmp_path / 'run').rglob('run.json'))
 
 
 def test_a_run_killed_before_its_first_evaluation_starts_anew_without_a_word(training, ended, run, tmp_path):
-    ended('other', prepare=lambda: setattr(tbtt.run_folder, 'write_files', die), status=-signal.SIGKILL)
+    ended('other', prepare=lambda: setattr(tbtt.run_folder, 'write_folders', die), status=-signal.SIGKILL)
     ended('other')
     assert difference(run, tmp_path / 'other') == 0
 
@@ -116,18 +135,10 @@ def test_what_a_crash_leaves_lying_about_is_cleaned_up_and_nothing_of_the_users(
     for name, content in mine.items():
         (run / name).write_bytes(content)
     for name in ('ckpt.pt', 'results.csv'):
-        (run / f'{name}{tbtt.atomic.BESIDE}').write_bytes(b'half')
-    before = unlocked(run)
-    ended(init_from='resume')
-    assert unlocked(run) == {path: content for path, content in before.items() if not path.endswith(tbtt.atomic.BESIDE)
-                             or path in mine}
-
-
-def test_a_run_killed_at_its_very_end_still_gets_its_mark(torture):
-    chains = torture(1)
-    for moment in range(chains.moments, chains.moments - 7, -2):
-        chains.chain([moment])    # which looks for the mark
-    assert (chains.differ, chains.within) == (0, 4), chains.report()
+        (run / f'{name}.01234567{tbtt.atomic.TMP}').write_bytes(b'half')
+    ended(init_from='resume', max_iters=6)
+    assert not [path for path in contents(run) if path.endswith(tbtt.atomic.TMP)]
+    assert {name: (run / name).read_bytes() for name in mine} == mine
 
 
 def test_a_power_cut_finds_every_file_on_the_disk_before_the_list_that_names_it(tmp_path, monkeypatch):
@@ -135,13 +146,19 @@ def test_a_power_cut_finds_every_file_on_the_disk_before_the_list_that_names_it(
     events, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, 'fsync', lambda fd: (events.append(os.readlink(f'/proc/self/fd/{fd}')), fsync(fd)))
     monkeypatch.setattr(os, 'replace', lambda old, new: (events.append(('rename', str(new))), replace(old, new)))
-    (tmp_path / 'seed_1').mkdir()
-    tbtt.atomic.write_files(tmp_path, {'a': b'a', 'seed_1/b': b'b'})
-    commit, first = [i for i, event in enumerate(events) if event[0] == 'rename'][:2]
-    folders = {str(tmp_path), str(tmp_path / 'seed_1')}
-    assert folders <= {event for event in events[:commit] if isinstance(event, str)}
-    assert str(tmp_path) in events[commit:first]      # the list itself, before anything is put in place
-    assert folders <= {event for event in events[first:] if isinstance(event, str)}    # and all names, before it goes
+    folders = [tmp_path / 'seed_1', tmp_path / 'seed_2']
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    tbtt.atomic.write_folders({folder: {'a': b'a', 'b': b'b'} for folder in folders})
+    renames = [i for i, event in enumerate(events) if event[0] == 'rename']
+    commit, first = renames[0], renames[2]    # two lists, then the files
+    assert all(events[i][1].endswith(tbtt.atomic.COMMIT) for i in renames[:2])
+    flushed = [{event for event in events[begin:end] if isinstance(event, str)}
+               for begin, end in ((0, commit), (commit, first), (first, None))]
+    names = {str(folder) for folder in folders}
+    assert names <= flushed[0] and sum(path.endswith(tbtt.atomic.TMP) for path in flushed[0]) >= 4
+    assert names <= flushed[1]    # the lists themselves, before anything is put in place
+    assert names <= flushed[2]    # and all names, before the lists go
 
 
 # Interrupted.
@@ -184,24 +201,211 @@ def slow(module, name, seconds):
     setattr(module, name, lambda *args: (time.sleep(seconds), function(*args))[1])
 
 
-# Two on one folder.
+# Two and three on one folder.
 
-@pytest.mark.parametrize('second', [dict(init_from='resume'), dict(), dict(overwrite=True)], ids=str)
-def test_a_second_training_is_refused_while_the_first_lives_and_no_longer(training, ended, small_math, tmp_path, second):
-    first = training(**LONG)
-    assert first.says('iter      2')
-    if 'overwrite' in second:    # as a user would see it
-        said = shell(SCRIPT, cwd=tmp_path, **SHORT | dict(dataset=small_math, out_dir=tmp_path / 'run') | second)
-        assert said.status == 2 and 'another training writes into' in one_line(said.err) and said.out == ''
-    else:
-        assert ('another training' if second else 'another run') in one_line(ended(status=2, **second))
-    assert first.ended() is None
-    first.kill()
-    first.wait()
+JOINT = LONG | dict(num_seeds=3)    # seeds 1337 to 1339
+ONE = LONG | dict(seed=1338)
+
+
+@pytest.fixture
+def holder(training, tmp_path):
+    """holder(pair=False, **settings): a training that is under way in the folder, in one process or two."""
+    def hold(pair=False, **settings):
+        port = free_port()
+        prepares = [as_rank(rank, port) for rank in range(2)] if pair else [lambda: None]
+        held = [training(**settings, prepare=prepare) for prepare in prepares]
+        assert held[0].says('iter      2'), held[0].said()
+        return held
+    return hold
+
+
+def as_rank(rank, port):
+    """What torchrun tells the first and the second of two processes."""
+    return lambda: os.environ.update(rank_of_two(rank, port))
+
+
+def refused(training, tmp_path, **settings):
+    """Who asks for what a process holds that stands still is told so at once, and changes nothing."""
+    before = contents(tmp_path / 'run')
+    other = training(**settings)
+    assert other.wait(60) == 75 and 'another training writes into' in one_line(other.said())
+    assert contents(tmp_path / 'run') == before
+
+
+@pytest.mark.parametrize('first, second', [
+    (dict(ONE, out_dir='run/seed_1338'), dict(JOINT, init_from='resume')),
+    (dict(ONE, out_dir='run/seed_1338'), dict(JOINT, overwrite=True)),
+    (dict(JOINT), dict(ONE, out_dir='run/seed_1338', init_from='resume')),
+    (dict(JOINT), dict(JOINT, seed=1339, init_from='resume')),
+    (dict(JOINT), dict(LONG, overwrite=True)),
+    (dict(JOINT, pair=True), dict(ONE, out_dir='run/seed_1338', init_from='resume')),
+    (dict(LONG), dict(LONG, init_from='resume')),
+    (dict(LONG), dict(JOINT, overwrite=True)),
+], ids=['a single, a joint', 'a single, a joint over it', 'a joint, a single', 'a joint, a joint',
+        'a joint, a single over it', 'a pair, a single of the second', 'a single, the same',
+        'a single, a joint over it all'])
+def test_a_second_training_is_refused_while_the_first_lives_and_changes_nothing(
+        training, ended, holder, tmp_path, first, second):
+    first, second = ({**settings, 'out_dir': tmp_path / settings.get('out_dir', 'run')}
+                     for settings in (first, second))
+    held = holder(**first)
+    for one in held:
+        one.kill(signal.SIGSTOP)
+    refused(training, tmp_path, **second)
+    for one in held:
+        one.kill(signal.SIGCONT)
+    assert all([one.ended() is None for one in held])    # it never noticed
+    for one in held:
+        one.kill()
+        one.wait()
     at = evaluations(tmp_path / 'run')
-    ended(init_from='resume', max_iters=at + 2)
-    ended('whole', max_iters=at + 2)
+    ended(**second | dict(max_iters=2 if 'overwrite' in second else at + 2))    # and none waits for the dead
+    assert evaluations(Path(second['out_dir'])) == (2 if 'overwrite' in second else at + 2)
+
+
+def test_a_refused_start_leaves_a_live_change_alone(training, ended, small_math, tmp_path):
+    """The holder stands between its list and the renames: what it has beside its places is no leftover."""
+    ended(**JOINT | dict(max_iters=2))
+    put_in_place = tbtt.atomic.put_in_place
+
+    def stop_first(*args):
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        put_in_place(*args)
+    held = training('run/seed_1338', **ONE | dict(max_iters=6, init_from='resume'),
+                    prepare=lambda: setattr(tbtt.atomic, 'put_in_place', stop_first))
+    wait_for_stop(held)
+    assert any((tmp_path / 'run/seed_1338').glob(f'*{tbtt.atomic.TMP}'))
+    refused(training, tmp_path, **JOINT | dict(init_from='resume'))
+    while held.ended() is None:
+        held.kill(signal.SIGCONT)
+        time.sleep(0.01)
+    assert held.status == 0, held.said()
+    ended('whole', **ONE | dict(max_iters=6))
+    assert difference(tmp_path / 'whole', tmp_path / 'run/seed_1338') == 0
+
+
+def wait_for_stop(process):
+    while Path(f'/proc/{process.pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'T':
+        assert process.ended() is None, process.said()
+        time.sleep(0.005)
+
+
+def test_a_sweep_waits_for_who_stands_still_and_goes_on_when_he_dies(training, monkeypatch, tmp_path):
+    monkeypatch.setattr(launch, 'WAIT', 0.05)
+    sweep = Sweep(sweep_file(tmp_path, num_seeds=2), {}, tmp_path)
+    job, = sweep.jobs(8)
+    sweep.prepare(job.run)
+    place = job.folder / 'seed_1338'
+    held = training(**vars(job.run.config()) | dict(seed=1338, num_seeds=1, out_dir=place, max_iters=100_000))
+    assert held.says('iter     10'), held.said()
+    held.kill(signal.SIGSTOP)
+    before, ended, said = contents(place), [], []
+    waiting = threading.Thread(target=lambda: ended.append(launch.do(job, launch.Children(), {}, said.append)))
+    waiting.start()
+    while not said:
+        time.sleep(0.01)
+    assert not ended and str(place) in said[0] and contents(place) == before and not launch.done(job)
+    held.kill()
+    held.wait()
+    waiting.join(60)
+    assert ended == [None] and len(said) == 1 and launch.done(job)
+
+
+def test_a_run_that_comes_and_goes_between_the_look_and_the_lock_is_not_deleted(
+        command, monkeypatch, small_math, tmp_path):
+    settings = SHORT | dict(dataset=small_math, out_dir=tmp_path / 'run')
+    take, came = tbtt.run_folder.Locks.take, []
+
+    def slow(self, folder):
+        if not came:
+            other = Training(tmp_path / 'log', settings, lambda: setattr(tbtt.run_folder.Locks, 'take', take))
+            came.append(other.wait())
+        take(self, folder)
+    for second in (dict(), dict(overwrite=True)):
+        came.clear()
+        shutil.rmtree(tmp_path / 'run', ignore_errors=True)
+        monkeypatch.setattr(tbtt.run_folder.Locks, 'take', slow)
+        result = command(SCRIPT, **settings | second)
+        monkeypatch.undo()
+        assert came == [0] and result.status in (2, 75) and 'another' in one_line(result.err)
+        assert evaluations(tmp_path / 'run') == 4
+
+
+@pytest.mark.parametrize('pair', [False, True])
+def test_seeds_that_stand_at_different_iterations_are_brought_in_step(training, ended, tmp_path, pair):
+    settings = dict(JOINT, num_seeds=4, max_iters=12, learning_rate=0.01)
+    ended('whole', **settings)
+    for seed, last in (1337, 4), (1338, 8), (1339, 12):
+        ended(f'run/seed_{seed}', **settings | dict(seed=seed, num_seeds=1, max_iters=last))
+    port = free_port()
+    ranks = [training(**settings | dict(init_from='resume'), prepare=as_rank(rank, port) if pair else lambda: None)
+             for rank in range(1 + pair)]
+    assert [rank.wait(60) for rank in ranks] == [0] * len(ranks), ranks[0].said()
+    legs = re.findall(r'parameters, (\d) seed\(s\), from iteration (\d+)', ranks[0].said())
+    assert legs == ([('1', '4')] if pair else [('1', '0'), ('2', '4'), ('3', '8')])
     assert difference(tmp_path / 'whole', tmp_path / 'run') == 0
+
+
+def test_new_seeds_may_join_a_run_of_the_same_settings_and_of_no_others(ended, tmp_path):
+    ended(**JOINT | dict(num_seeds=2, max_iters=4))
+    said = ended(**JOINT | dict(seed=1339, num_seeds=2, max_iters=4, batch_size=32), status=2)
+    assert 'holds another run' in one_line(said)
+    ended(**JOINT | dict(seed=1339, num_seeds=2, max_iters=4))
+    assert sorted(path.name for path in (tmp_path / 'run').iterdir()) == [f'seed_{seed}' for seed in range(1337, 1341)]
+
+
+def test_a_short_chaos_loses_nothing(small_math, tmp_path):
+    chaos = Chaos(tmp_path, small_math, random.Random(3), max_iters=8)
+    for _ in range(4):
+        chaos.round()
+    chaos.finish()
+    assert not chaos.faults and chaos.count['runs'] == 1, chaos.report()
+
+
+# Damaged lists, links, limits.
+
+@pytest.mark.parametrize('damage', ['', 'nonsense', '[1,2]', 'null', '[["a"]]', '[' * 100_000, '{"name": "01234567"}',
+                                    '{"name": "01234567", "files": ["../x"], "others": {}}',
+                                    '{"name": "../x", "files": ["ckpt.pt"], "others": {}}',
+                                    '{"name": "01234567", "files": ["/etc/passwd"], "others": {}}',
+                                    '{"name": "01234567", "files": [], "others": {"seed_1": [3]}}'],
+                         ids=lambda text: text[:20])
+def test_a_damaged_list_is_one_line_and_obeyed_in_nothing(command, learned_briefly, tmp_path, damage):
+    settings, learned = learned_briefly
+    folder = shutil.copytree(learned, tmp_path / 'run')
+    (folder / tbtt.atomic.COMMIT).write_text(damage)
+    for name in ('x', 'x.01234567.tbtt.tmp'):
+        (tmp_path / name).write_text(name)
+    before = contents(tmp_path)
+    result = command(SCRIPT, **settings | dict(out_dir=folder, init_from='resume', max_iters=8))
+    assert result.status == 2 and 'delete it' in one_line(result.err) and '--overwrite=True' in result.err
+    assert contents(tmp_path) == before
+    result = command(SCRIPT, **settings | dict(out_dir=folder, overwrite=True, max_iters=0))
+    assert result.status == 0 and evaluations(folder) == 0 and (tmp_path / 'x').read_text() == 'x', result.err
+
+
+def test_overwriting_follows_no_link(command, learned_briefly, tmp_path):
+    settings, learned = learned_briefly
+    keep, run = shutil.copytree(learned, tmp_path / 'keep'), tmp_path / 'run'
+    before = contents(keep)
+    run.mkdir()
+    (run / 'seed_1').symlink_to(keep)
+    result = command(SCRIPT, **settings | dict(out_dir=run, seed=1, num_seeds=2, max_iters=0, overwrite=True))
+    assert result.status == 2 and 'is a link' in one_line(result.err)
+    result = command(SCRIPT, **settings | dict(out_dir=run, max_iters=0, overwrite=True))
+    assert result.status == 0 and not (run / 'seed_1').is_symlink() and evaluations(run) == 0, result.err
+    assert contents(keep) == before
+
+
+def test_more_seeds_than_files_may_be_open_are_refused_by_name(command, small_math, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        result = command(SCRIPT, **SHORT | dict(dataset=small_math, out_dir=tmp_path / 'run', num_seeds=1100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    line = one_line(result.err)
+    assert result.status == 2 and 'ulimit -n' in line and 'fewer seeds' in line and not (tmp_path / 'run').exists()
 
 
 # Disks and folders.
@@ -281,8 +485,8 @@ def ill(seed, iteration):
 
     def sick(self, state, starts, rate):
         losses, new = step(self, state, starts, rate)
-        here = (self.seeds == seed) & (state.steps[:, 0] >= iteration)
-        new = new._replace(flat=torch.where(here[:, None], torch.nan, new.flat))
+        here = (self.seeds == seed) & (state.step[:, 0] >= iteration)
+        new = new._replace(params=torch.where(here[:, None], torch.nan, new.params))
         return torch.where(here, torch.nan, losses), new
     tbtt.engine.Engine.step = sick
 
@@ -309,13 +513,13 @@ def test_seeds_interrupted_just_after_one_diverged_go_on_as_if_they_had_not_been
     def prepare():
         ill(1338, 10)
         import tbtt.progress
-        step = tbtt.progress.Progress.step
+        step = tbtt.progress.Reporter.step
 
         def interrupted(self, t, losses):
             if t == 13:
                 os.kill(os.getpid(), signal.SIGTERM)
             step(self, t, losses)
-        tbtt.progress.Progress.step = interrupted
+        tbtt.progress.Reporter.step = interrupted
     settings = dict(num_seeds=3, eval_interval=5, max_iters=20)
     ended(status=128 + signal.SIGTERM, prepare=prepare, **settings)
     ended(init_from='resume', prepare=lambda: ill(1338, 10), **settings)
@@ -354,13 +558,12 @@ def learned_briefly(small_math, tmp_path_factory):
     return settings, folder
 
 
-def test_results_that_are_not_what_the_run_wrote_are_not_gone_on_with(ended, run):
-    text = (run / 'results.csv').read_text()
-    for damaged in (text.replace('\n2,', '\n3,'), text.replace('\n2,', '\n2,1', 1).replace('2,10', '2,0', 1),
-                    ''.join(text.splitlines(True)[:-1]), text[:-1]):
-        if damaged == text:
-            continue
-        (run / 'results.csv').write_text(damaged)
-        before = contents(run)
-        assert 'results.csv' in one_line(ended(status=2, init_from='resume', max_iters=8))
-        assert contents(run) == before
+def test_results_that_are_not_what_the_run_wrote_are_not_gone_on_with(command, learned_briefly, tmp_path):
+    settings, learned = learned_briefly
+    folder = shutil.copytree(learned, tmp_path / 'run')
+    text = (folder / 'results.csv').read_text()
+    for damaged in (text.replace('\n2,', '\n3,'), ''.join(text.splitlines(True)[:-1]), text[:-1], None):
+        (folder / 'results.csv').unlink() if damaged is None else (folder / 'results.csv').write_text(damaged)
+        before = contents(folder)
+        result = command(SCRIPT, **settings | dict(out_dir=folder, init_from='resume', max_iters=8))
+        assert result.status == 2 and 'results.csv' in one_line(result.err) and contents(folder) == before

@@ -1,11 +1,16 @@
 """Two gloo processes started by torchrun against one process."""
+import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 
-from conftest import HERE, TINY, options, shell
+import tbtt.engine
+from chaos import Training, free_port
+from conftest import HERE, TINY, contents, load, options, shell
 from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.distributed import Ranks
@@ -34,8 +39,6 @@ def test_seeds_dealt_out_to_two_processes_are_those_of_one(small_math, tmp_path)
     assert status == 0, said
     for seed in ('seed_1337', 'seed_1338', 'seed_1339'):
         assert close(tmp_path / 'one' / seed, tmp_path / 'two' / seed)
-    status, said = torchrun(tmp_path, out_dir='two', init_from='resume', **settings)
-    assert status == 0 and 'finished at iteration 20' in said
 
 
 def test_a_batch_split_over_two_processes_gives_the_run_of_one(small_math, tmp_path):
@@ -46,13 +49,94 @@ def test_a_batch_split_over_two_processes_gives_the_run_of_one(small_math, tmp_p
     assert close(tmp_path / 'one', tmp_path / 'two')
 
 
+@pytest.fixture
+def ranks(small_math, tmp_path):
+    """ranks(prepare=..., size=2, **settings): processes as torchrun starts them. -> [Training]"""
+    started = []
+
+    def start(prepare=lambda rank: None, size=2, **settings):
+        port = free_port()
+
+        def begin(rank):
+            os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), MASTER_ADDR='127.0.0.1',
+                              MASTER_PORT=str(port))
+            prepare(rank)
+        begun = [Training(tmp_path / f'log {len(started) + rank}', TINY | dict(dataset=small_math, out_dir=tmp_path / 'run')
+                          | settings, lambda rank=rank: begin(rank)) for rank in range(size)]
+        started.extend(begun)
+        return begun
+    yield start
+    for one in started:
+        one.kill()
+        one.wait()
+
+
+def statuses(ranks):
+    return [rank.wait(60) for rank in ranks]
+
+
+def iterations(run):
+    return {path.parent.name: load(path)['iter_num'] for path in run.glob('*/ckpt.pt')}
+
+
+def test_a_rank_that_is_done_waits_for_the_others_and_says_nothing(ranks, tmp_path):
+    """Three seeds over two processes; the seed of the second is at its end already, then both are."""
+    alone, = ranks(size=1, seed=1338, out_dir=tmp_path / 'run/seed_1338')
+    assert alone.wait() == 0
+    both = ranks(num_seeds=3, init_from='resume', eval_interval=10)
+    assert statuses(both) == [0, 0] and set(iterations(tmp_path / 'run').values()) == {20}, both[0].said()
+    assert both[1].said() == ''
+    before = contents(tmp_path / 'run')
+    both = ranks(num_seeds=3, init_from='resume')
+    assert statuses(both) == [0, 0] and 'finished at iteration 20' in both[0].said() and contents(tmp_path / 'run') == before
+
+
+def test_a_rank_whose_seeds_all_diverged_stops_no_other(ranks, tmp_path):
+    both = ranks(num_seeds=3, prepare=lambda rank: rank == 1 and ill(1338, 3))
+    assert statuses(both) == [0, 0], both[1].said()
+    assert iterations(tmp_path / 'run') == {'seed_1337': 20, 'seed_1338': 0, 'seed_1339': 20}
+    assert 'seed 1338: the loss is not finite' in both[1].said()
+
+
+def ill(seed, iteration):
+    """Let the loss of one seed be no number from an iteration on."""
+    step = tbtt.engine.Engine.step
+
+    def sick(self, state, starts, rate):
+        losses, new = step(self, state, starts, rate)
+        return torch.where(state.step[:, 0] >= iteration, torch.nan, losses), new
+    tbtt.engine.Engine.step = sick
+
+
+def test_what_one_rank_is_refused_ends_all_and_changes_nothing(ranks, tmp_path):
+    alone, = ranks(size=1, seed=1338, out_dir=tmp_path / 'run/seed_1338', max_iters=100_000)
+    assert alone.says('iter     10')
+    alone.kill(signal.SIGSTOP)
+    before = contents(tmp_path / 'run')
+    both = ranks(num_seeds=2, init_from='resume')
+    assert statuses(both) == [2, 75], [one.said() for one in both]
+    assert 'another training writes into' in both[1].said() and 'Traceback' not in both[0].said() + both[1].said()
+    assert contents(tmp_path / 'run') == before
+
+
+def test_the_ranks_of_a_run_that_is_interrupted_all_save(ranks, tmp_path):
+    both = ranks(num_seeds=3, max_iters=100_000)
+    assert all([one.says('iter     10') for one in both[:1]])
+    for one in both:
+        one.kill(signal.SIGTERM)
+    assert statuses(both) == [143, 143], [one.said() for one in both]
+    assert len(iterations(tmp_path / 'run')) == 3
+    both = ranks(num_seeds=3, init_from='resume', max_iters=10 + max(iterations(tmp_path / 'run').values()))
+    assert statuses(both) == [0, 0], [one.said() for one in both]
+
+
 @pytest.mark.parametrize('size, seeds', [(1, 5), (2, 5), (4, 5), (5, 5)])
 def test_every_seed_is_dealt_to_one_process(monkeypatch, size, seeds):
     dealt = []
     for rank in range(size):
         monkeypatch.setenv('RANK', str(rank))
         monkeypatch.setenv('WORLD_SIZE', str(size))
-        dealt += Ranks.from_environment(Config(num_seeds=seeds)).deal(range(seeds))
+        dealt += Ranks.from_environment(Config(num_seeds=seeds)).shard_seeds(range(seeds))
     assert sorted(dealt) == list(range(seeds))
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from conftest import LEARNS, contents, load
-from nanogpt import NanoGPT, slice_batch
+from tbtt.baseline import NanoGPT, slice_batch
 from tbtt import rng
 from tbtt.config import Config
 from tbtt.engine import learning_rate
+from tbtt.inference import load_model
 from tbtt.results import read_results
 
 TRAIN = 'train_with_eval.py'
@@ -74,7 +75,7 @@ def nano(play, tmp_path, monkeypatch):
         model = NanoGPT(**args)
         for p in model.parameters():
             torch.nn.init.normal_(p, std=0.1) if p.dim() > 1 else None
-        optimizer = model.optimizer(config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
+        optimizer = model.optimizer(config)
         for t in range(4):
             step(model, optimizer, tokens(play), t, config)
         theirs = dict(NANO, out_dir='out', dataset='shakespeare_char', init_from='scratch', eval_only=False, device='cuda',
@@ -97,7 +98,7 @@ def generate(model, prompt, max_new_tokens, temperature=1.0, top_k=None):
     """nanoGPT's way: crop, scale, keep the most likely, draw, append. prompt (1, T) -> (1, T + new)"""
     for _ in range(max_new_tokens):
         with torch.no_grad():
-            logits = model(prompt[:, -model.block_size:])[:, -1] / temperature
+            logits = model(prompt[:, -model.config.block_size:])[:, -1] / temperature
         if top_k is not None:
             least = torch.topk(logits, min(top_k, logits.shape[-1])).values[:, [-1]]
             logits[logits < least] = float('-inf')
@@ -226,7 +227,7 @@ def vocabulary_of(checkpoint):
 def test_training_of_ours_goes_on_there_as_it_would_here(command, our_model, copy_of_learned, small_math):
     model, checkpoint = our_model
     config = Config(**checkpoint['config'])
-    optimizer = model.optimizer(config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
+    optimizer = model.optimizer(config)
     optimizer.load_state_dict(checkpoint['optimizer'])
     for t in range(checkpoint['iter_num'], checkpoint['iter_num'] + 5):
         step(model, optimizer, tokens(small_math), t, config)
@@ -234,6 +235,46 @@ def test_training_of_ours_goes_on_there_as_it_would_here(command, our_model, cop
     assert command(TRAIN, **settings).status == 0
     assert is_close(model.state_dict(), load(copy_of_learned / 'ckpt.pt')['model'])
     assert checkpoint['best_val_loss'] == pytest.approx(min(read_results(copy_of_learned / 'results.csv')['val_loss'][:7]))
+
+
+def strip(path, dataset=None):
+    """Make a checkpoint one of nanoGPT's, which carries no characters, of that dataset."""
+    checkpoint = load(path)
+    for key in ('meta', 'data'):
+        del checkpoint[key]
+    checkpoint['config'].pop('dataset')
+    if dataset:
+        checkpoint['config']['dataset'] = str(dataset)
+    torch.save(checkpoint, path)
+
+
+def test_a_foreign_checkpoint_says_by_which_data_it_is_scored(command, copy_of_learned, small_math):
+    ours = command('eval_as_math.py', '--json', out_dir=copy_of_learned, ckpt='ckpt.pt')
+    strip(copy_of_learned / 'ckpt.pt', small_math)
+    theirs = command('eval_as_math.py', '--json', out_dir=copy_of_learned, ckpt='ckpt.pt')
+    assert ours.err == '' and theirs.out == ours.out and theirs.err.count('\n') == 1
+    assert f'{small_math}/meta.pkl' in theirs.err and 'math (50 questions, 4 held out)' in theirs.err
+
+
+@pytest.mark.parametrize('named', [None, 'nowhere'])
+def test_the_dataset_of_a_foreign_checkpoint_can_be_named(command, copy_of_learned, small_math, named):
+    strip(copy_of_learned / 'ckpt.pt', named)
+    missing = command('sample.py', out_dir=copy_of_learned, start='<1')
+    assert missing.status == 2 and missing.err.count('\n') == 1 and '--dataset=FOLDER' in missing.err
+    if named:    # both places that were looked at
+        assert 'data/nowhere/meta.pkl' in missing.err and ' nowhere/meta.pkl' in missing.err
+    found = command('sample.py', out_dir=copy_of_learned, start='<1', dataset=small_math, max_new_tokens=2)
+    assert found.status == 0 and found.out.startswith('<1')
+
+
+def test_a_checkpoint_of_ours_takes_no_other_dataset(command, learned, small_math):
+    refused = command('sample.py', out_dir=learned, start='<1', dataset=small_math)
+    assert refused.status == 2 and 'leave --dataset=' in refused.err
+
+
+def test_a_model_is_loaded_by_its_path_alone(learned):
+    model = load_model(learned / 'ckpt.pt', device='cpu', seed=3)
+    assert model.seeds.tolist() == [3] and set(model.tasks) == {'math'} and model.num_params > 0
 
 
 def test_a_model_that_nanogpt_has_no_name_for_says_so(command, small_math, tmp_path):

@@ -1,14 +1,12 @@
-"""What a sweep makes of folders that other calls left: other seeds, other replicas, other settings, groups, damage."""
+"""What a sweep makes of folders that other calls left, and of what its children answer."""
 import json
-import threading
 
-import filelock
 import pytest
 
-from conftest import TINY, contents, shell
+from conftest import TINY, shell
 from tbtt.sweep import launch
 from tbtt.cli import UserError
-from tbtt.sweep.launch import Children, do, move_up, range_of, where_next
+from tbtt.sweep.launch import Children
 from tbtt.sweep.plan import Sweep
 from test_sweep import SHARED, sweep_file
 
@@ -27,52 +25,105 @@ def whole_job(tmp_path, num_seeds=4):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Folders that were trained in, in order; training is pretended."""
+    """What is trained, in order: [(seeds, resumed?)]; training is pretended."""
     calls = []
 
-    def train(job, folder, seeds, children, env):
-        calls.append((folder.name, list(seeds)))
+    def train(job, seeds, children, env):
+        calls.append(list(seeds))
         for seed in seeds:
-            state(launch.seed_folder(folder, seed), TINY['max_iters'], finished=True)
+            state(job.folder / f'seed_{seed}', TINY['max_iters'], finished=True)
+        return 0, ''
 
     monkeypatch.setattr(launch, 'train', train)
-    monkeypatch.setattr(launch, 'WAIT', 0.05)
+    monkeypatch.setattr(launch, 'WAIT', 0.01)
     return calls
 
 
-# --- which folder is next
+class Asked:
+    """In place of Children: what would have been run, and what it would have answered."""
 
-def test_seeds_go_on_together_only_where_they_were_begun_together(tmp_path, trained):
-    job = whole_job(tmp_path)
-    assert where_next(job, list(job.seeds)) == (job.folder, job.seeds)
-    for seed in job.seeds:
-        state(job.folder / f'seed_{seed}', 10)
-    assert where_next(job, list(job.seeds)) == (job.folder, job.seeds)
-    fewer = whole_job(tmp_path, 2)    # of the four that are there
-    assert where_next(fewer, [1, 2]) == (job.folder / 'seed_1', (1,))
-    more = whole_job(tmp_path, 6)
-    assert where_next(more, [1, 2, 3, 4, 5, 6]) == (job.folder / 'seed_1', (1,))
-    state(job.folder / 'seed_3', 15)    # went on alone
-    assert where_next(job, list(job.seeds)) == (job.folder / 'seed_1', (1,))
-    assert do(job, Children(), {}) is None and trained == [(f'seed_{seed}', [seed]) for seed in job.seeds]
+    def __init__(self, *answers):
+        self.answers, self.commands, self.stopping = list(answers), [], False
+
+    def run(self, command, log, env):
+        self.commands.append({name: value for name, _, value in (text.partition('=') for text in command)})
+        answer = self.answers.pop(0)
+        return answer() if callable(answer) else answer
 
 
-def test_a_group_holds_no_seed_that_is_finished(tmp_path, trained):
-    job = whole_job(tmp_path, 5)
-    state(job.folder / 'seed_3', TINY['max_iters'], finished=True)
-    assert do(job, Children(), {}) is None
-    assert trained == [('seeds_1-2', [1, 2]), ('seeds_4-5', [4, 5])]
-    assert sorted(folder.name for folder in job.folder.iterdir() if folder.is_dir()) == [f'seed_{s}' for s in job.seeds]
+def finish(job, seeds=None):
+    """An answer: all went well."""
+    def answer():
+        for seed in seeds or job.seeds:
+            state(job.folder / f'seed_{seed}', 20, finished=True)
+        return 0, 'fine'
+    return answer
 
 
-def test_a_change_that_a_crash_left_half_made_is_finished_first(tmp_path):
+# --- what is trained
+
+def test_all_seeds_of_a_job_that_are_not_finished_go_on_as_one_wherever_they_stand(tmp_path):
+    job = whole_job(tmp_path, 6)
+    state(job.folder / 'seed_1', 20, finished=True)
+    state(job.folder / 'seed_3', 20, finished=True)
+    state(job.folder / 'seed_4', 10)
+    asked = Asked(finish(job))
+    assert launch.do(job, asked, {}) is None
+    command, = asked.commands
+    assert (command['--out_dir'], command['--seed'], command['--num_seeds']) == (str(job.folder), '2', '5')
+    assert command['--init_from'] == 'resume'
+
+
+def test_the_last_seed_goes_on_in_its_own_folder_and_one_not_begun_from_the_start(tmp_path):
     job = whole_job(tmp_path, 2)
-    for seed in job.seeds:
-        state(job.folder / f'seed_{seed}', 10)
-    (job.folder / 'seed_2' / 'run.json.tbtt.tmp').write_text('{"iter_num": 15}')
-    (job.folder / '1.tbtt.commit.json').write_text('["seed_1/run.json", "seed_2/run.json"]')
-    assert where_next(job, list(job.seeds)) == (job.folder / 'seed_1', (1,))
-    assert json.loads((job.folder / 'seed_2' / 'run.json').read_text()) == {'iter_num': 15}
+    state(job.folder / 'seed_1', 20, finished=True)
+    asked = Asked(finish(job))
+    assert launch.do(job, asked, {}) is None
+    command, = asked.commands
+    assert (command['--out_dir'], command['--seed'], command['--num_seeds']) == (str(job.folder / 'seed_2'), '2', '1')
+    assert '--init_from' not in command
+
+
+def test_who_has_to_wait_says_once_for_whom(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, 'WAIT', 0)
+    job, said = whole_job(tmp_path, 2), []
+    busy = 75, 'another training writes into seed_1'
+    asked = Asked(busy, busy, (75, 'another training writes into seed_2'), finish(job))
+    assert launch.do(job, asked, {}, said.append) is None
+    assert said == [f'{job} waits: another training writes into seed_{seed}' for seed in (1, 2)]
+
+
+def test_an_english_phrase_decides_nothing(tmp_path):
+    job = whole_job(tmp_path, 2)
+    assert launch.do(job, Asked((1, 'another training writes into seed_1')), {}) == 'another training writes into seed_1'
+
+
+def test_seeds_that_another_process_began_at_the_same_moment_are_gone_on_with(tmp_path):
+    job = whole_job(tmp_path, 2)
+    asked = Asked(lambda: (state(job.folder / 'seed_2', 10), (2, 'holds another run'))[1], finish(job))
+    assert launch.do(job, asked, {}) is None and asked.commands[1]['--init_from'] == 'resume'
+    job = whole_job(tmp_path, 3)
+    state(job.folder / 'seed_3', 10)
+    assert launch.do(job, Asked((2, 'no room')), {}) == 'no room'
+
+
+@pytest.mark.parametrize('status, says', [(-9, 'killed by signal 9 (SIGKILL; out of memory?)'),
+                                          (-11, 'killed by signal 11 (SIGSEGV)'), (-40, 'killed by signal 40'),
+                                          (3, 'iter     60: addition 0.0%')])
+def test_a_child_that_a_signal_ended_is_not_reported_by_its_last_line(tmp_path, status, says):
+    job = whole_job(tmp_path, 1)
+    assert launch.do(job, Asked((status, 'iter     60: addition 0.0%')), {}) == says
+
+
+def test_a_child_that_ends_well_without_having_finished_has_failed(tmp_path):
+    job = whole_job(tmp_path, 2)
+    assert launch.do(job, Asked(finish(job, [1])), {}) == f'{job.folder} did not finish'
+
+
+@pytest.mark.parametrize('device, wants', [('auto', True), ('cuda', True), ('cuda:1', True), ('cpu', False), ('mps', False)])
+def test_a_job_wants_a_gpu_unless_its_runs_name_another_device(tmp_path, device, wants):
+    job, = Sweep(sweep_file(tmp_path, device=device), {}, tmp_path).jobs(8)
+    assert launch.wants_gpu(job) == wants
 
 
 def test_another_number_of_seeds_or_replicas_goes_on_with_a_sweep_that_was_stopped(tmp_path):
@@ -91,96 +142,19 @@ def test_another_number_of_seeds_or_replicas_goes_on_with_a_sweep_that_was_stopp
     assert at == 3 * [TINY['max_iters']]
 
 
-# --- groups
-
-def test_a_finished_seed_takes_the_place_of_one_that_is_only_begun(tmp_path, trained):
-    job = whole_job(tmp_path, 2)
-    config, group = job.run.config(), job.folder / 'seeds_1-2'
-    state(job.folder / 'seed_1', 5)
-    for seed in job.seeds:
-        state(group / f'seed_{seed}', 20, finished=True)
-    assert do(job, Children(), {}) is None and not trained
-    assert all(launch.finished(job.folder / f'seed_{seed}', config) for seed in job.seeds) and not group.exists()
-
-
-def test_nothing_finished_is_removed_that_was_not_moved(tmp_path):
-    job = whole_job(tmp_path, 2)
-    group = job.folder / 'seeds_1-2'
-    state(job.folder / 'seed_1', 5)
-    state(job.folder / 'seed_2', 30, finished=True)
-    for seed in job.seeds:
-        state(group / f'seed_{seed}', 20, finished=True)
-    with filelock.FileLock(job.folder / 'seed_1' / '.lock'):    # somebody trains there
-        assert not move_up(group, job.folder, job.run.config())
-    assert {'seed_1/run.json', 'seed_2/run.json'} <= set(contents(group))
-    assert move_up(group, job.folder, job.run.config())
-    assert json.loads((job.folder / 'seed_2' / 'run.json').read_text())['iter_num'] == 30    # it was there before
-    assert [folder.name for folder in group.iterdir()] == ['seed_2']
-
-
-def test_two_jobs_may_move_one_group(tmp_path, trained):
-    job = whole_job(tmp_path, 40)
-    for seed in job.seeds:
-        state(job.folder / 'seeds_1-40' / f'seed_{seed}', 20, finished=True)
-    ended = []
-    threads = [threading.Thread(target=lambda: ended.append(do(job, Children(), {}))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert ended == [None] * 4 and not trained
-    assert len(list(job.folder.glob('seed_*/run.json'))) == 40 and not list(job.folder.glob('seeds_*'))
-
-
-def test_a_job_whose_seeds_another_one_finished_and_moved_has_not_failed(tmp_path, monkeypatch):
-    job = whole_job(tmp_path, 2)
-    state(job.folder / 'seeds_1-2' / 'seed_1', 10)
-
-    def train(job, folder, seeds, children, env):
-        for seed in seeds:
-            state(folder / f'seed_{seed}', 20, finished=True)
-        assert move_up(folder, job.folder, job.run.config())
-        return 'no run to resume'
-
-    monkeypatch.setattr(launch, 'train', train)
-    assert do(job, Children(), {}) is None
-
-
-def test_what_another_process_finishes_meanwhile_stays(tmp_path, trained, monkeypatch):
-    job = whole_job(tmp_path, 2)
-    folder = job.folder / 'seed_1'
-
-    def next_one(job, left):
-        for seed in job.seeds:
-            state(job.folder / f'seed_{seed}', 20, finished=True)
-        return folder, (1,)
-
-    monkeypatch.setattr(launch, 'where_next', next_one)
-    assert do(job, Children(), {}) is None and not trained
-    assert (folder / 'ckpt.pt').exists() and launch.done(job)
-
-
-def test_folders_of_somebody_else_are_no_groups(tmp_path, trained):
-    job = whole_job(tmp_path, 2)
-    for name in ('seeds_old-copy', 'seeds_1-2-copy', 'seeds_2-1'):
-        (job.folder / name).mkdir(parents=True)
-        assert not range_of(job.folder / name)
-    assert do(job, Children(), {}) is None and trained == [(job.folder.name, [1, 2])]
-
-
 # --- what a folder says of itself
 
 @pytest.mark.parametrize('text, said', [
     ('{"finished": true}', 'damaged'), ('{"finished": true, "iter_num": "x"}', 'damaged'), ('{"fini', 'damaged'),
     ('{"finished": true, "iter_num": 20, "config": 3}', 'damaged'),
-    ('{"finished": true, "iter_num": 20, "config": {"weight_decay": 0.5}}', 'weight_decay=0.0, but the run in .*=0.5'),
+    ('{"finished": true, "iter_num": 20, "config": {"weight_decay": 0.5}}', 'weight_decay=1.0, but the run in .*=0.5'),
 ])
 def test_a_job_whose_record_is_damaged_or_of_other_settings_fails_alone(tmp_path, trained, text, said):
     first, second = Sweep(sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}"), {}, tmp_path).jobs(8)
     state(first.folder / 'seed_1337', 20)
     (first.folder / 'seed_1337' / 'run.json').write_text(text)
     ended = {str(job): error for job, error in launch.local([first, second], lambda run: None, [{}], Children())}
-    assert ended['n_embd=6'] is None and trained == [('seed_1337', [1337])]
+    assert ended['n_embd=6'] is None and trained == [[1337]]
     with pytest.raises(UserError, match=said):
         raise UserError(ended['n_embd=4'])
 

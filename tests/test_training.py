@@ -1,17 +1,23 @@
 """Whole runs: what they leave, how they go on, and that they learn."""
+import concurrent.futures
+import contextlib
 import io
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
+import tbtt.atomic
 import tbtt.progress
 from conftest import LEARNS, TINY, contents, equal_weights, load, tiny_config
-from tbtt.atomic import recover, write_files
+from tbtt.atomic import COMMIT, half_made, recover, remove_leftovers, write_files, write_folders
+from tbtt.provenance import commit
 from tbtt.results import best_row, read_results
 
 SCRIPT = 'train_with_eval.py'
@@ -33,14 +39,14 @@ def run(command, small_math, tmp_path):
 def interrupt(monkeypatch):
     """interrupt(iteration): a signal reaches this process after that step of the next run."""
     def at(iteration, number=signal.SIGINT):
-        step = tbtt.progress.Progress.step
+        step = tbtt.progress.Reporter.step
 
         def interrupted(self, t, losses):
             if t == iteration:
-                monkeypatch.setattr(tbtt.progress.Progress, 'step', step)
+                monkeypatch.setattr(tbtt.progress.Reporter, 'step', step)
                 os.kill(os.getpid(), number)
             step(self, t, losses)
-        monkeypatch.setattr(tbtt.progress.Progress, 'step', interrupted)
+        monkeypatch.setattr(tbtt.progress.Reporter, 'step', interrupted)
     return at
 
 
@@ -144,7 +150,7 @@ def test_how_often_one_evaluates_does_not_change_the_weights(run, interval):
 def test_three_seeds_leave_what_three_runs_leave(run):
     settings = dict(n_embd=16, max_iters=40, batch_size=64)
     together = run('many', num_seeds=3, seed=7, **settings)
-    assert {path.name for path in together.iterdir()} == {'seed_7', 'seed_8', 'seed_9', '.lock'}
+    assert {path.name for path in together.iterdir()} == {'seed_7', 'seed_8', 'seed_9'}
     for seed in (7, 8, 9):
         alone, one = run(f'run {seed}', seed=seed, **settings), together / f'seed_{seed}'
         assert set(contents(alone)) == set(contents(one))
@@ -240,21 +246,72 @@ def test_a_machine_without_git_trains(run, monkeypatch, tmp_path):
     assert json.loads((run('a') / 'run.json').read_text())['commit'] is None
 
 
-def test_on_a_terminal_a_bar_shows_iteration_speed_time_losses_and_scores(monkeypatch):
+def test_the_commit_is_this_projects_own_and_never_that_of_a_repository_around_it(tmp_path):
+    inner = tmp_path / 'unpacked'
+    inner.mkdir()
+    (inner / 'file').write_text('mine')
+    for args in (['init', '-q'], ['add', '.'], ['-c', 'user.name=a', '-c', 'user.email=b', 'commit', '-qm', 'outer']):
+        subprocess.run(['git', '-C', tmp_path, *args], check=True)
+    assert commit(inner) is None and len(commit(tmp_path)) == 12
+    (inner / 'file').write_text('changed')
+    assert commit(tmp_path).endswith('-dirty')
+
+
+@pytest.mark.parametrize('columns', [80, 100, 200])
+def test_on_a_terminal_a_bar_shows_iteration_speed_time_and_the_loss_and_where_there_is_room_scores(monkeypatch, columns):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, 'stderr', terminal)
-    progress = tbtt.progress.Progress(10, tiny_config(max_iters=40))
-    progress.step(20, torch.ones(10, 1))
-    progress.evaluated(20, [dict(add_correct=490, add_total=1000, heldout_correct=23, heldout_total=40, heldout_answered=2,
-                                 heldout_questions=4, combined_acc=49.0, train_loss=1.5, val_loss=2.5)])
-    progress.close()
-    shown = terminal.getvalue().split('\r')[-1]
-    assert all(part in shown for part in ('20/40', '<', 'it', 'addition 49.0%', 'held-out 23/40 (2 of 4)', '1.5000', '2.5000'))
+    monkeypatch.setattr(tbtt.progress, 'REFRESH', 0)
+    monkeypatch.setenv('COLUMNS', str(columns))
+    row = dict(add_correct=490, add_total=1000, heldout_correct=23, heldout_total=40, heldout_answered=2, heldout_questions=4,
+               combined_acc=49.0, train_loss=1.5, val_loss=2.5)
+    with tbtt.progress.Reporter(tiny_config(max_iters=30000)) as report:
+        report.start(10000, 'on we go')
+        report.bar.ncols, report.bar.dynamic_ncols = columns, None
+        report.evaluation(12345, [row], on_the_disk())
+        report.step(12345, torch.full((2345, 1), 1.25))
+    bars = [text for text in terminal.getvalue().split('\r') if '12345/30000' in text]
+    assert all(part in bars[-1] for part in ('41%', '[', '<', 'it/s', 'loss 1.2500')) and '#' * 2 in bars[-1].replace('█', '#')
+    assert ('49% right, held-out 23/40' in bars[-1]) == (columns >= 100) and len(bars[-1].rstrip()) <= columns
+
+
+def on_the_disk(error=None):
+    """What a record gives back once it is done."""
+    future = concurrent.futures.Future()
+    future.set_exception(error) if error else future.set_result(None)
+    return future
+
+
+def test_an_evaluation_is_told_once_it_is_on_the_disk_and_never_where_it_did_not_get_there(capsys):
+    row = dict(train_loss=1.5, val_loss=2.5)
+    with tbtt.progress.Reporter(tiny_config(log_interval=1)) as report:
+        report.start(0, 'on we go')
+        written = concurrent.futures.Future()
+        report.evaluation(0, [row], written)
+        report.step(1, torch.ones(1, 1))
+        assert 'iter' not in capsys.readouterr().out    # nor is anything that came after it
+        written.set_result(None)
+        report.step(2, torch.ones(1, 1))
+        assert [line.split(':')[0] for line in capsys.readouterr().out.splitlines()] == [
+            f'iter      {t}' for t in (0, 1, 2)]
+        report.evaluation(2, [row], on_the_disk(OSError('full')))
+    assert capsys.readouterr().out == ''
+
+
+def test_a_word_is_said_while_something_takes_long(capsys, monkeypatch):
+    monkeypatch.setattr(tbtt.progress, 'SLOW', 0.01)
+    with tbtt.progress.Reporter(tiny_config()) as report:
+        with report.if_slow('compiling'):
+            time.sleep(0.1)
+        with report.if_slow('not said'):
+            pass
+        time.sleep(0.05)
+    assert capsys.readouterr().out == 'compiling\n'
 
 
 def test_a_run_that_diverges_stops_keeps_its_last_good_checkpoint_and_does_not_go_on(run):
-    settings = dict(learning_rate=1e30, decay_lr=False, grad_clip=0)
+    settings = dict(learning_rate=1000, weight_decay=1000, decay_lr=False, grad_clip=0)
     folder = run('a', status=1, **settings)
     about, results = json.loads((folder / 'run.json').read_text()), read_results(folder / 'results.csv')
     assert 0 < about['diverged'] <= 10 and results['iter'].tolist() == [0, 10]
@@ -294,11 +351,18 @@ def test_evaluations_are_logged_where_one_asks(run, monkeypatch, tmp_path):
 
 # Files that change as one.
 
-@pytest.mark.parametrize('crash', range(1, 8))
-def test_after_a_crash_all_files_are_old_or_all_are_new(tmp_path, monkeypatch, crash):
-    old, new = ({name: word for name in ('a', 'b', 'seed_1/c')} for word in (b'old', b'new'))
-    (tmp_path / 'seed_1').mkdir()
-    write_files(tmp_path, old)
+@pytest.fixture
+def two(tmp_path):
+    """Two folders with files of old, and the change that makes them new."""
+    folders = [tmp_path / name for name in ('seed_1', 'seed_2')]
+    for folder in folders:
+        folder.mkdir()
+    write_folders({folder: {'a': b'old', 'b': b'old'} for folder in folders})
+    return folders
+
+
+def crash_at(monkeypatch, crash, folders, commit=COMMIT):
+    """A change that dies at one of its renames, as a process does: nothing is tidied up."""
     calls, replace = [], os.replace
 
     def fail(*args):
@@ -307,12 +371,78 @@ def test_after_a_crash_all_files_are_old_or_all_are_new(tmp_path, monkeypatch, c
             raise KeyboardInterrupt
         replace(*args)
     monkeypatch.setattr(os, 'replace', fail)
+    monkeypatch.setattr(tbtt.atomic, 'undo', lambda *_: None)
+    monkeypatch.setattr(tbtt.atomic, 'in_parallel', lambda *args: list(map(*args)))
     try:
-        write_files(tmp_path, new)
+        write_folders({folder: {'a': b'new', 'b': b'new'} for folder in folders}, commit)
     except KeyboardInterrupt:
         pass
     monkeypatch.undo()
-    recover(tmp_path)
-    found = {name: (tmp_path / name).read_bytes() for name in old}
-    assert found in (old, new) and set(contents(tmp_path)) == {'a', 'b', 'seed_1', 'seed_1/c'}
-    assert found == new or crash == 1
+
+
+def found(*folders):
+    """The contents of all files there, and nothing else may be."""
+    assert all(set(contents(folder)) == {'a', 'b'} for folder in folders)
+    return {content for folder in folders for content in contents(folder).values()}
+
+
+@pytest.mark.parametrize('crash', range(1, 8))
+def test_after_a_crash_all_files_are_old_or_all_are_new(two, monkeypatch, crash):
+    crash_at(monkeypatch, crash, two)
+    recover(two, 'ab')
+    assert found(*two) == ({b'old'} if crash == 1 else {b'new'})    # from the first list on it counts as made
+
+
+@pytest.mark.parametrize('order', [1, -1])
+@pytest.mark.parametrize('crash', range(1, 8))
+def test_folders_that_changed_as_one_are_whole_where_each_is_opened_alone(two, monkeypatch, crash, order):
+    crash_at(monkeypatch, crash, two)
+    for folder in two[::order]:
+        recover([folder], 'ab')
+        assert len(found(folder)) == 1
+    recover(two, 'ab')
+    assert all(len(found(folder)) == 1 for folder in two)
+
+
+@pytest.mark.parametrize('alone', [True, False])
+@pytest.mark.parametrize('second', range(1, 4))
+@pytest.mark.parametrize('crash', range(1, 8))
+def test_a_crash_while_a_crash_is_cleaned_up_does_no_more_harm(two, monkeypatch, crash, second, alone):
+    crash_at(monkeypatch, crash, two)
+    calls, replace = [], os.replace
+    monkeypatch.setattr(os, 'replace', lambda *args: calls.append(args) or (
+        replace(*args) if len(calls) != second else (_ for _ in ()).throw(KeyboardInterrupt)))
+    with contextlib.suppress(KeyboardInterrupt):
+        recover(two, 'ab')
+    monkeypatch.undo()
+    if alone:    # whoever opens the first list's folder alone decides for it alone
+        recover(two[1:], 'ab')
+        assert len(found(two[1])) == 1
+    recover(two, 'ab')
+    assert len(found(two[0])) == len(found(two[1])) == 1 and (alone or len(found(*two)) == 1)
+
+
+def test_what_an_old_list_says_of_a_folder_that_went_on_alone_is_not_obeyed(two, monkeypatch):
+    crash_at(monkeypatch, 2, two)    # the list of the first is there, that of the second is not
+    recover(two[1:], 'ab')
+    for name in 'ab':    # it dies again, before its own list
+        (two[1] / f'{name}.00000000.tbtt.tmp').write_bytes(b'half')
+    recover(two, 'ab')
+    assert found(two[0]) == {b'new'} and found(two[1]) == {b'old'}
+
+
+def test_a_list_of_another_name_is_none_of_a_runs(two, monkeypatch):
+    crash_at(monkeypatch, 2, two[:1], 'trace.tbtt.commit.json')
+    assert not half_made(two, 'ab') and (two[0] / 'trace.tbtt.commit.json').exists()
+    write_files(two[0], {'a': b'new', 'b': b'new'}, 'trace.tbtt.commit.json')
+    remove_leftovers(two[0])
+    assert found(two[0]) == {b'new'}
+
+
+def test_a_file_that_another_program_took_away_is_an_error_and_all_stays_old(two, monkeypatch):
+    write_list = tbtt.atomic.write_list
+    monkeypatch.setattr(tbtt.atomic, 'write_list', lambda path, change: (
+        next(path.parent.glob(f'b.{change.name}.*')).unlink(), write_list(path, change)))
+    with pytest.raises(OSError, match='removed by another program'):
+        write_folders({folder: {'a': b'new', 'b': b'new'} for folder in two})
+    assert found(*two) == {b'old'}

@@ -1,70 +1,52 @@
 """How the jobs of a sweep get done: one job, many on this machine, many on a Ray cluster.
 
-The state of a sweep lies in its run folders alone: whoever takes a job looks there first, resumes what was begun, and
-waits where another process holds the folder's lock. So a retry is a resume, and engines can be mixed.
+The state of a sweep lies in its run folders alone: whoever takes a job looks there first, resumes what was
+begun, and waits where another process holds the folder's lock. So a retry is a resume, and engines can be
+mixed.
 """
 import ctypes
-import dataclasses
 import os
 import pickle
 import queue
-import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-
-import filelock
+from pathlib import Path
 
 from tbtt.cli import UserError, study_package
-from tbtt.config import ROOT
-from tbtt.atomic import COMMIT, put_in_place
-from tbtt.results import read_info
-from tbtt.run_folder import BUSY, LATEST, LOCK, check_unchanged
+from tbtt.config import ROOT, Config
+from tbtt.run_folder import Busy, begun, finished, is_taken, seed_folder
+from tbtt.sweep.plan import Job, Run
 
 RETRIES = 10    # of a job whose machine was lost
-WAIT = 2.0    # seconds between two looks at a folder that another process holds
-MOVING = '.moving.lock'    # in the folder of a run: held by whoever moves seeds there
+WAIT = 2.0    # seconds between two tries of what another process is at
+Ended = Iterator[tuple[Job, str | None]]    # jobs as they end, and what went wrong as one line
 
 
-def finished(folder, config):
-    """Is the run of one seed in this folder done, at `max_iters` or because its loss was no longer finite? Raises
-    `UserError` where it was made with other settings than `config`, as a resume would."""
-    info = read_info(folder)
-    if not info.get('finished'):
-        return False
-    recorded = info.get('config', {})
-    if type(info.get('iter_num')) is not int or not isinstance(recorded, dict):
-        raise UserError(f'{folder}/run.json: damaged (iter_num or config): delete it or train the run anew')
-    asked = dataclasses.asdict(config)
-    check_unchanged(recorded, {name: asked[name] for name in asked.keys() - {'seed', 'num_seeds'}}, folder)
-    return info['iter_num'] >= config.max_iters or info.get('diverged') is not None
+def unfinished(job: Job, config: Config) -> list[int]:
+    return [seed for seed in job.seeds if not finished(seed_folder(job.folder, seed), config)]
 
 
-def done(job):
+def done(job: Job) -> bool:
     """Is nothing left to do? Where the folders cannot say, that is for `do` to report."""
     try:
-        return all_finished(job.folder, job.seeds, job.run.config())
+        return not unfinished(job, job.run.config())
     except UserError:
         return False
-
-
-def begun(folder):
-    """Is there something to resume?"""
-    return any((folder / LATEST).exists() for folder in (folder, *folder.glob('seed_*'))) or any(folder.glob(f'*{COMMIT}'))
 
 
 class Children:
     """The training processes that are under way here, and whether they shall stop."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lock, self.running, self.stopping = threading.Lock(), set(), False
 
-    def run(self, command, log, env):
+    def run(self, command: list[str], log: Path, env: dict[str, str]) -> tuple[int, str]:
         """Run a command to its end, its output appended to the file `log`. -> exit status, its last line"""
         with self.lock:
             if self.stopping:
@@ -72,7 +54,8 @@ class Children:
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, 'ab') as file:
                 size = file.tell()
-                # A session of its own: Ctrl-C at the shell reaches the sweep alone, which tells its children once.
+                # A session of its own: Ctrl-C at the shell reaches the sweep alone, which tells its children
+                # once.
                 process = subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
                                            env={**os.environ, **env}, start_new_session=True,
                                            preexec_fn=die_with_parent if sys.platform == 'linux' else None)
@@ -85,7 +68,7 @@ class Children:
             lines = file.read().decode(errors='replace').split('\n')
         return status, next((line for line in reversed(lines) if line.strip()), f'exit status {status}')
 
-    def stop(self):
+    def stop(self) -> None:
         """Have all save what they have and end, and no other begin."""
         with self.lock:
             self.stopping = True
@@ -96,156 +79,87 @@ class Children:
 libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 
-def die_with_parent():
-    """In a child, before it starts: let it be told to stop when whoever started it is gone, so that no orphan keeps a
-    run's lock from its retry."""
+def die_with_parent() -> None:
+    """In a child, before it starts: let it be told to stop when whoever started it is gone, so that no orphan
+    keeps a run's lock from its retry."""
     PR_SET_PDEATHSIG = 1    # of <sys/prctl.h>
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def train(job, folder, seeds, children, env):
-    """Train seeds of a job in `folder`, from the start or on. -> None, or what went wrong as one line (with BUSY in it where
-    another process has the folder)"""
-    settings = {**job.run.settings, 'out_dir': folder, 'seed': seeds[0], 'num_seeds': len(seeds)}
+def train(job: Job, seeds: list[int], children: Children, env: dict[str, str]) -> tuple[int, str]:
+    """Train seeds of a job, and those between them, from the start or on. -> exit status, what was said
+    last"""
+    folders = [seed_folder(job.folder, seed) for seed in seeds]
+    place = {'out_dir': folders[0] if len(seeds) == 1 else job.folder, 'seed': seeds[0],
+             'num_seeds': seeds[-1] - seeds[0] + 1}
     command = [sys.executable, str(ROOT / 'train_with_eval.py'), job.run.base]
-    command += [f'--{name}={value}' for name, value in settings.items()]
-    command += ['--init_from=resume'] * begun(folder)
-    status, line = children.run(command, job.folder / f'{folder.name}.log', env)
-    return line.removeprefix('error: ') if status else None
+    command += [f'--{name}={value}' for name, value in {**job.run.settings, **place}.items()]
+    if any(map(begun, folders)):
+        command.append('--init_from=resume')
+    name = folders[0].name if len(seeds) == 1 else f'seeds_{seeds[0]}-{seeds[-1]}'
+    status, line = children.run(command, job.folder / f'{name}.log', env)
+    return status, line.removeprefix('error: ') if status >= 0 else killed_by(-status)
 
 
-def do(job, children, env):
-    """Train what is left of a job, wherever it was begun. -> None, or what went wrong as one line"""
+def killed_by(number: int) -> str:
+    """What to say of a process that a signal ended."""
     try:
-        return train_left(job, children, env)
+        name = signal.Signals(number).name
+    except ValueError:    # real-time signals have no names
+        return f'killed by signal {number}'
+    return f'killed by signal {number} ({name}{"; out of memory?" if name == "SIGKILL" else ""})'
+
+
+def do(job: Job, children: Children, env: dict[str, str], tell: Callable[[str], None] = print) -> str | None:
+    """Train what is left of a job, waiting for who else is at it. -> None, or what went wrong as one line"""
+    try:
+        return train_left(job, children, env, tell)
     except (UserError, OSError) as error:
         return str(error)
 
 
-def train_left(job, children, env):
-    config = job.run.config()
-    job.folder.mkdir(parents=True, exist_ok=True)
+def train_left(job: Job, children: Children, env: dict[str, str], tell: Callable[[str], None]) -> str | None:
+    config, waited_for = job.run.config(), None
     while left := unfinished(job, config):
-        with filelock.FileLock(job.folder / MOVING):    # no folder changes its place while one is chosen
-            folder, seeds = where_next(job, left)
-            complete = all_finished(folder, seeds, config)
-            moved = complete and (not range_of(folder) or move_up(folder, job.folder, config))
-        if complete:
-            time.sleep(0 if moved else WAIT)
-            continue
-        error = train(job, folder, seeds, children, env)
-        if error and BUSY in error:
-            time.sleep(WAIT)    # whoever has it may finish it
-        elif error and (folder.exists() or unfinished(job, config) == left):
-            return error    # where it is gone, another job has finished and moved it
-        elif not error and not all_trained(job, folder, seeds, config):
-            return f'{folder} did not finish'
+        before = begun_among(job)
+        status, line = train(job, left, children, env)
+        if status == Busy.status:
+            if line != waited_for:
+                tell(f'{job} waits: {line}')
+            waited_for = line
+            wait_for(left, job, children)    # whoever has them may finish them
+        elif status == 2 and begun_among(job) != before:
+            continue    # somebody else began it at the same moment
+        elif status:
+            return line
+        elif unfinished(job, config):
+            return f'{job.folder} did not finish'
     return None
 
 
-def unfinished(job, config):
-    return [seed for seed in job.seeds if not finished(job.folder / f'seed_{seed}', config)]
+def wait_for(seeds: list[int], job: Job, children: Children) -> None:
+    """Wait until nobody trains any of these seeds, or all is to stop."""
+    time.sleep(WAIT)
+    while any(is_taken(seed_folder(job.folder, seed)) for seed in seeds) and not children.stopping:
+        time.sleep(WAIT)
 
 
-def all_trained(job, folder, seeds, config):
-    """Are all finished, in the folder that they were trained in or where another job has moved them since?"""
-    return all(finished(seed_folder(folder, seed), config) or finished(job.folder / f'seed_{seed}', config)
-               for seed in seeds)
+def begun_among(job: Job) -> list[int]:
+    return [seed for seed in job.seeds if begun(seed_folder(job.folder, seed))]
 
 
-def where_next(job, left):
-    """Which folder to train in next, and which seeds, when `left` are not finished. -> folder, seeds"""
-    groups = [folder for folder in sorted(job.folder.glob('seeds_*-*'))
-              if folder.is_dir() and set(range_of(folder)) & set(left)]
-    if groups:    # begun, perhaps with other seeds than this job's, or finished and not yet moved
-        return groups[0], range_of(groups[0])
-    settle(job.folder)
-    if job.whole and len(job.seeds) > 1 and len(left) == len(job.seeds) and can_be_joint(job):
-        return job.folder, job.seeds
-    singles = [seed for seed in left if begun(job.folder / f'seed_{seed}')]
-    if singles or len(left) == 1:
-        seed = (singles or left)[0]
-        return job.folder / f'seed_{seed}', (seed,)
-    last = next(seed for seed in left if seed + 1 not in left)    # what is finished in between is not trained again
-    if last == left[0]:
-        return job.folder / f'seed_{last}', (last,)
-    return job.folder / f'seeds_{left[0]}-{last}', range(left[0], last + 1)
-
-
-def can_be_joint(job):
-    """Can the seeds of a whole run go on as one? Only where none was begun, or these and no others up to the same
-    iteration: fewer or more seeds may have been asked for before, or parts of them trained on their own."""
-    here = {folder for folder in job.folder.glob('seed_*') if begun(folder)}
-    ours = {job.folder / f'seed_{seed}' for seed in job.seeds}
-    return not here or here == ours and len({read_info(folder).get('iter_num') for folder in here}) == 1
-
-
-def settle(folder):
-    """Finish a change that a crash left half made in the folder of a whole run: a seed of it that goes on alone would not
-    look there."""
-    if any(folder.glob(f'*{COMMIT}')):
-        try:
-            with filelock.FileLock(folder / LOCK, timeout=0):
-                for commit in folder.glob(f'*{COMMIT}'):
-                    put_in_place(commit)
-        except filelock.Timeout:
-            pass    # it is under way, and so are the locks of its seeds
-
-
-def all_finished(folder, seeds, config):
-    return all(finished(seed_folder(folder, seed), config) for seed in seeds)
-
-
-def seed_folder(folder, seed):
-    """Where a seed's files are in a folder that is trained in: of its own seed, of a group, or of a whole run."""
-    return folder if folder.name == f'seed_{seed}' else folder / f'seed_{seed}'
-
-
-def range_of(folder):
-    """seeds_1337-1344 -> range of its seeds, empty for a folder of somebody else's"""
-    match = re.fullmatch(r'seeds_(\d+)-(\d+)', folder.name)
-    return range(int(match[1]), int(match[2]) + 1) if match else range(0)
-
-
-def move_up(group, run, config):
-    """The finished seeds of a group go where those of a run belong. What is finished there already stays; what is only
-    begun there makes way, unless a process has it. -> is nothing left to move?"""
-    waiting = [folder for folder in sorted(group.glob('seed_*'))
-               if not finished(run / folder.name, config) and not move(folder, run / folder.name)]
-    if not any(group.glob('seed_*')):
-        shutil.rmtree(group, ignore_errors=True)
-    return not waiting
-
-
-def move(folder, place):
-    """Move a finished seed to its place. -> has that been possible?"""
-    if not place.exists():
-        folder.rename(place)
-        return True
-    aside = place.with_name(f'.{place.name}.replaced')
-    try:
-        with filelock.FileLock(place / LOCK, timeout=0):
-            shutil.rmtree(aside, ignore_errors=True)
-            place.rename(aside)
-            folder.rename(place)
-    except filelock.Timeout:
-        return False
-    shutil.rmtree(aside, ignore_errors=True)
-    return True
-
-
-def local(jobs, prepare, environments, children):
-    """Do jobs in as many processes at a time as there are `environments`, each in one of these. Yields (job, error) as
-    they end."""
+def local(jobs: list[Job], prepare: Callable[[Run], None], environments: list[dict[str, str]],
+          children: Children, tell: Callable[[str], None] = print) -> Ended:
+    """Do jobs in as many processes at a time as there are `environments`, each in one of these."""
     free = queue.Queue()
     for environment in environments:
         free.put(environment)
 
-    def one(job):
+    def one(job: Job) -> str | None:
         environment = free.get()
         try:
             prepare(job.run)
-            return do(job, children, environment)
+            return do(job, children, environment, tell)
         except (UserError, OSError) as error:
             return str(error)
         finally:
@@ -261,7 +175,7 @@ def local(jobs, prepare, environments, children):
             raise
 
 
-def check_address(address):
+def check_address(address: str | None) -> None:
     """Raise `UserError` where nobody listens at HOST:PORT: Ray itself would try for minutes."""
     host, colon, port = (address or '').removeprefix('ray://').rpartition(':')
     if colon:
@@ -271,26 +185,34 @@ def check_address(address):
             raise UserError(f'no Ray cluster at {address}: {error}') from None
 
 
-def on_ray(jobs, prepare, address, threads, num_gpus):
-    """Do jobs as tasks of a Ray cluster, each with `threads` cores and `num_gpus`; all its machines see the folder of
-    the sweep and the project at the same paths. A task whose machine is lost is retried on another. Yields (job, error) as
-    they end."""
+def wants_gpu(job: Job) -> bool:
+    """Would a job train on a GPU where there is one?"""
+    return job.run.config().device.split(':')[0] in ('auto', 'cuda')
+
+
+def on_ray(jobs: list[Job], prepare: Callable[[Run], None], address: str | None, threads: int) -> Ended:
+    """Do jobs as tasks of a Ray cluster, each with `threads` cores and, where the cluster has any and the job
+    wants one, a GPU; all its machines see the folder of the sweep and the project at the same paths. A task
+    whose machine is lost is retried on another."""
     os.environ.update(RAY_USAGE_STATS_ENABLED='0', RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0')
     ray = study_package('ray')
     try:
-        ray.init(address=address, include_dashboard=False if address is None else None, logging_level='warning',
-                 log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f'no Ray cluster at {address}: {" ".join(str(error).split())[:200]}') from None
+        ray.init(address=address, include_dashboard=False if address is None else None,
+                 logging_level='warning', log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UserError(f'no Ray cluster at {address} lets us in ({" ".join(str(error).split())[:200]}): one with '
+                        f'tokens wants RAY_AUTH_MODE=token, and its own in ~/.ray/auth_token or RAY_AUTH_TOKEN') from None
     root = str(ROOT)
 
-    # A function in a function travels by value, and the job as bytes: a worker finds this project only when it runs.
-    def task(job):
+    # A function in a function travels by value, and the job as bytes: a worker finds this project only when
+    # it runs.
+    def task(job: bytes) -> str | None:
         sys.path.insert(0, root)
         from tbtt.sweep import launch
         return launch.do(pickle.loads(job), launch.Children(), {'OMP_NUM_THREADS': str(threads)})
 
-    remote = ray.remote(num_cpus=threads, num_gpus=num_gpus, max_retries=RETRIES)(task)
+    remote = ray.remote(num_cpus=threads, max_retries=RETRIES)(task)
+    has_gpus = ray.cluster_resources().get('GPU', 0) >= 1    # the machine that hands out jobs may have none
     try:
         waiting = {}
         for job in jobs:
@@ -299,7 +221,8 @@ def on_ray(jobs, prepare, address, threads, num_gpus):
             except (UserError, OSError) as error:
                 yield job, str(error)
             else:
-                waiting[remote.remote(pickle.dumps(job))] = job
+                num_gpus = int(has_gpus and wants_gpu(job))
+                waiting[remote.options(num_gpus=num_gpus).remote(pickle.dumps(job))] = job
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             try:

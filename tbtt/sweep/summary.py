@@ -204,9 +204,11 @@ def write_summary(path: Path, rows: Iterable[dict]) -> int:
                 for row in rows]
         ours = {row['folder'] for row in rows}
         before = rows_before(path)
-        rows = [row for row in before if row['folder'] not in ours
-                and (path.parent / row['folder']).exists()] + rows
+        kept = [row for row in before if row['folder'] not in ours
+                and (path.parent / row['folder'] / 'results.csv').exists()]
+        rows = kept + rows
         if not rows:
+            path.unlink(missing_ok=True)
             return 0
         columns = list(dict.fromkeys([*summary_columns(), *(column for row in rows for column in row)]))
         text = io.StringIO()
@@ -236,7 +238,7 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
     naming file and line."""
     rows = {}
     for path in paths:
-        header, lines = read_lines(path)
+        header, lines = read_lines(path, mend='make it with sweep.py, or name another')
         younger = {column.format(group) for group in heldout_groups()
                    for column in (*ANSWERED, *ALL_ANSWERED)}
         younger |= {*BEFORE, *ORDER_COLUMNS}

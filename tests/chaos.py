@@ -1,0 +1,500 @@
+"""
+Let trainings of all kinds loose on one folder, kill, stop, continue and interrupt them at random, and see
+what is left.
+
+    python tests/chaos.py --minutes 30 --seed 0 --out results/chaos
+
+On the folder of one run of four seeds work, at the same time and over the same seeds: single trainings, joint
+ones, pairs of processes as torchrun starts them, and sweeps. Some are killed from outside at any moment, some
+from within: before a file is opened, renamed or deleted, and before it is flushed, whole or cut in half, as a
+power cut leaves it. Some are stopped and continued, interrupted once or twice, or held still while others ask
+for what they hold.
+
+After each round every folder has to load, and no evaluation may be gone that was ever told or on the disk; no
+process may take longer than a minute once it is let alone; and who is refused may not have changed a byte.
+When all seeds are done, their results and weights are compared with those of a run that nobody disturbed.
+`--seed` draws the same rounds again, as far as processes can be timed. The exit status is 1 where anything
+went wrong.
+"""
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ['OMP_NUM_THREADS'] = '1'
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch._dynamo    # as every training does in the end: children need not do it again
+
+from conftest import HERE, TINY, contents, options, run_script
+from tbtt.atomic import COMMIT
+from tbtt.cli import UserError
+from tbtt.config import Config
+from tbtt.dataset import Dataset
+from tbtt.provenance import provenance
+from tbtt.run_folder import LATEST, Busy, RunFolder, seed_folder
+
+SCRIPT = 'train_with_eval.py'
+# Eleven evaluations, among them several that are the best so far, in about a second.
+SETTINGS = dict(TINY, max_iters=20, eval_interval=2, n_embd=16, batch_size=64, learning_rate=0.03,
+                min_lr=0.003)
+SEEDS = range(1, 5)
+PATIENCE = 60    # seconds for a process that is let alone
+STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}    # exit statuses of one that saved what it had
+KILLED = {-signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM}
+
+
+# Dying within.
+
+class Moments:
+    """Counts the moments between which files below `folder` change, and dies at the `last` of them."""
+
+    def __init__(self, folder: Path, last: int | None) -> None:
+        self.folder, self.last, self.count = str(Path(folder).resolve()), last, 0
+        self.fsync, os.fsync = os.fsync, self.flush
+        sys.addaudithook(self.look)
+
+    def look(self, event: str, args: tuple) -> None:
+        writes = event == 'open' and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in ('os.rename', 'os.remove', 'os.mkdir', 'os.rmdir'):
+            if isinstance(args[0], (str, os.PathLike)) and os.path.abspath(args[0]).startswith(self.folder):
+                self.moment()
+
+    def flush(self, descriptor: int) -> None:
+        """In place of os.fsync: before it, half of the file may be all that is there."""
+        about = os.fstat(descriptor)
+        if stat.S_ISREG(about.st_mode):    # folders are flushed too
+            self.moment(lambda: os.ftruncate(descriptor, about.st_size // 2))
+        self.moment()
+        self.fsync(descriptor)
+
+    def moment(self, first: Callable = lambda: None) -> None:
+        self.count += 1
+        if self.count == self.last:
+            first()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Processes.
+
+def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dict) -> int:
+    """A script in a child of this process, which has torch already: a tenth of the time of a new one.
+    prepare: called in the child before. -> process id"""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for number, name in ((1, 'stdout'), (2, 'stderr')):
+            os.dup2(descriptor, number)
+            setattr(sys, name, open(number, 'w', buffering=1, closefd=False))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        prepare()
+        status = run_script(script, *args, **settings)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+class Training:
+    """A training, or another script, under way. fresh: an interpreter of its own; else a child of this
+    process. All it prints is in `log`."""
+
+    def __init__(self, log: Path, settings: dict, prepare: Callable = lambda: None, fresh: bool = False,
+                 script: str = SCRIPT, args: tuple = ()) -> None:
+        self.log, self.status = Path(log), None
+        self.log.write_text('')
+        if fresh:
+            with open(log, 'wb') as file:
+                self.pid = subprocess.Popen([sys.executable, HERE / script, *args, *options(settings)],
+                                            stdout=file, stderr=subprocess.STDOUT, start_new_session=True).pid
+        else:
+            self.pid = forked(log, prepare, script, args, settings)
+
+    def ended(self) -> int | None:
+        """-> exit status, negative for a signal; None while it lives"""
+        if self.status is None:
+            child, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if child else None
+        return self.status
+
+    def wait(self, timeout: float = 120) -> int:
+        """-> exit status"""
+        end = time.monotonic() + timeout
+        while self.ended() is None:
+            if time.monotonic() > end:
+                self.kill()
+                raise TimeoutError(f'no end after {timeout} s: {self.said()}')
+            time.sleep(0.005)
+        return self.status
+
+    def says(self, words: str, timeout: float = 120) -> bool:
+        """Wait until it has printed these words, or ended."""
+        end = time.monotonic() + timeout
+        while words not in self.said() and self.ended() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        return words in self.said()
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self.ended() is None:
+            os.kill(self.pid, number)
+
+    def told(self) -> set[int]:
+        """The iterations whose evaluations it has told."""
+        return {int(t) for t in re.findall(r'^iter +(\d+): .*loss train', self.said(), re.M)}
+
+
+def rank_of_two(rank: int, port: int) -> dict[str, str]:
+    """What torchrun tells the first or the second of two processes."""
+    return dict(RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank), MASTER_ADDR='127.0.0.1',
+                MASTER_PORT=str(port))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+# What is compared.
+
+def tensors(value: object, name: str = '') -> dict[str, bytes]:
+    """{place: bytes} of every tensor in nested dicts."""
+    if isinstance(value, torch.Tensor):
+        return {name: value.contiguous().numpy().tobytes()}
+    items = value.items() if isinstance(value, dict) else ()
+    return {place: found for key, inner in items for place, found in tensors(inner, f'{name}/{key}').items()}
+
+
+def pieces(folder: Path) -> dict[str, bytes]:
+    """{place: bytes} of what has to agree: results.csv, and all numbers in the checkpoints (not the folder's
+    name)."""
+    found = {}
+    for path, content in contents(folder).items():
+        if path.endswith('.pt'):
+            checkpoint = torch.load(Path(folder) / path, weights_only=True)
+            found |= {path + place: value for place, value in tensors(checkpoint).items()}
+            scores = [checkpoint[key] for key in ('iter_num', 'best_val_loss', 'best')]
+            found[path + ' scores'] = repr(scores).encode()
+        elif not path.endswith(('run.json', '.lock')):    # times; and nothing at all
+            found[path] = content or b''
+    return found
+
+
+def difference(one: Path, other: Path) -> int:
+    """How many bytes differ between two runs; a file that only one of them has counts whole."""
+    a, b = pieces(one), pieces(other)
+    both = [(a.get(place, b''), b.get(place, b'')) for place in a.keys() & b.keys()]
+    missing = [{**a, **b}[place] for place in a.keys() ^ b.keys()]
+    return (sum(abs(len(x) - len(y)) + sum(map(int.__ne__, x, y)) for x, y in both)
+            + sum(len(content) + 1 for content in missing))
+
+
+# The chaos.
+
+class Actor:
+    """One or two processes that train some seeds, and what is going to happen to them.
+
+    kind: 'single', 'joint', 'pair' (two processes, as torchrun starts them) or 'sweep'. fate: (name, seconds
+    from the start).
+    """
+
+    def __init__(self, kind: str, seeds: range, processes: list[Training], fate: tuple[str, float]) -> None:
+        self.kind, self.seeds, self.processes, self.fate = kind, seeds, processes, fate
+        self.began, self.stopped, self.left_alone = time.monotonic(), False, None
+
+    def ended(self) -> bool:
+        return all([process.ended() is not None for process in self.processes])
+
+    def statuses(self) -> list[int | None]:
+        return [process.status for process in self.processes]
+
+    def signal(self, number: int) -> None:
+        for process in self.processes:
+            process.kill(number)
+
+    def act(self, draw: random.Random) -> None:
+        """What is due by now."""
+        name, at = self.fate
+        age = time.monotonic() - self.began
+        if name == 'stop' and not self.stopped and age > at:
+            self.signal(signal.SIGSTOP)
+            self.stopped = True
+        elif name == 'stop' and self.stopped and age > at + 1:
+            self.signal(signal.SIGCONT)
+            self.fate = ('alone', 0)
+        elif name in ('kill', 'int', 'term', 'twice') and age > at:
+            number = {'kill': signal.SIGKILL, 'term': signal.SIGTERM}.get(name, signal.SIGINT)
+            draw.choice(self.processes).kill(number) if name == 'kill' else self.signal(number)
+            self.fate = ('int', age + draw.uniform(0, 0.2)) if name == 'twice' else ('alone', 0)
+        if self.fate[0] in ('alone', 'within') and self.left_alone is None:
+            self.left_alone = time.monotonic()
+        # torchrun ends the others when one of its processes fails.
+        if self.kind == 'pair' and any(status not in (None, 0) for status in self.statuses()):
+            if self.fate[0] != 'over':
+                self.signal(signal.SIGCONT)
+                self.signal(signal.SIGTERM)
+                self.fate, self.left_alone = ('over', 0), time.monotonic()
+
+    def hangs(self) -> bool:
+        return self.left_alone is not None and time.monotonic() - self.left_alone > PATIENCE
+
+
+class Chaos:
+    """Rounds on the seeds of one run in `root`, against one run that is left alone. Counts what happens."""
+
+    kinds = ('single', 'joint', 'joint', 'pair')
+
+    def __init__(self, root: Path, data: Path, draw: random.Random, kinds: tuple[str, ...] = kinds,
+                 **settings: object) -> None:
+        self.root, self.draw, self.kinds = Path(root), draw, kinds
+        self.settings = SETTINGS | dict(dataset=data) | settings
+        self.run = self.root / 'sweeps' / 'chaos' / 'train_math_mini_14'
+        self.dataset = Dataset(str(data), Config().block_size)
+        self.count, self.faults = Counter(), []
+        self.rows, self.logs, self.processes = {seed: [] for seed in SEEDS}, 0, []
+        self.write_sweep()
+        whole = self.root / 'whole'
+        self.seconds = self.left_alone(whole)
+        self.expected = {seed: pieces(seed_folder(whole, seed)) for seed in SEEDS}
+        self.whole = whole
+
+    def write_sweep(self) -> None:
+        """The sweep file whose only run is the one that all work on."""
+        shared = {**self.settings, 'seed': SEEDS[0], 'num_seeds': len(SEEDS)}
+        lines = [f'{name} = {value!r}' for name, value in shared.items() if name != 'dataset']
+        self.sweep = self.root / 'sweep_chaos.py'
+        self.sweep.write_text('\n'.join(["base = 'config/train_math_mini_14.py'", *lines, '']))
+        shutil.copytree(self.settings['dataset'], self.root / 'sweeps' / 'chaos' / 'data' / 'as_math')
+
+    def left_alone(self, folder: Path) -> float:
+        """The run to compare with. -> its seconds"""
+        begin = time.monotonic()
+        training = self.training(folder, SEEDS, {})
+        assert training.wait() == 0, training.said()
+        return time.monotonic() - begin
+
+    def place(self, folder: Path, seeds: range) -> dict:
+        """The settings of a training of some seeds: on with what there is, else from the start."""
+        out_dir = seed_folder(folder, seeds[0]) if len(seeds) == 1 else folder
+        begun = any((seed_folder(folder, seed) / name).exists()
+                    for seed in seeds for name in (LATEST, COMMIT))
+        return self.settings | dict(out_dir=out_dir, seed=seeds[0], num_seeds=len(seeds),
+                                    init_from='resume' if begun else 'scratch')
+
+    def training(self, folder: Path, seeds: range, environment: dict, moment: int | None = None,
+                 fresh: bool = False) -> Training:
+        def prepare() -> None:
+            os.environ.update(environment)
+            if moment is not None:
+                Moments(folder, moment)
+        return self.process(self.place(folder, seeds), prepare, fresh)
+
+    def process(self, *args: object, **kwargs: object) -> Training:
+        self.logs += 1
+        self.processes.append(Training(self.root / f'{self.logs}.log', *args, **kwargs))
+        return self.processes[-1]
+
+    def actor(self, kinds: tuple[str, ...]) -> Actor:
+        """A new process, or two, on some of the seeds."""
+        draw, kind = self.draw, self.draw.choice(kinds)
+        first = draw.randrange(len(SEEDS))
+        seeds = SEEDS[first:first + 1] if kind == 'single' else SEEDS[:4] if kind == 'sweep' else draw.choice(
+            [SEEDS, SEEDS[:2], SEEDS[1:3], SEEDS[2:], SEEDS[1:]])
+        fate = draw.choice(['alone', 'within', 'within', 'within', 'kill', 'kill', 'stop', 'int', 'term', 'twice'])
+        at = draw.uniform(0, self.seconds)
+        moment = draw.randint(1, draw.choice([40, 200, 1000])) if fate == 'within' else None
+        self.count[f'{kind} started'] += 1
+        if kind == 'sweep':
+            fate, at = ('alone' if fate == 'within' else fate), draw.uniform(0, 15)
+            args = (self.sweep, f'--sweeps_dir={self.root / "sweeps"}', f'--replicas={draw.randint(1, 4)}')
+            processes = [self.process({}, fresh=True, script='sweep.py', args=args)]
+        elif kind == 'pair':
+            port, doomed = free_port(), draw.randrange(2)
+            processes = [self.training(self.run, seeds, rank_of_two(rank, port),
+                                       moment if rank == doomed else None) for rank in range(2)]
+        else:
+            processes = [self.training(self.run, seeds, {}, moment, fresh=draw.random() < 0.03)]
+        return Actor(kind, seeds, processes, (fate, at))
+
+    def round(self) -> None:
+        """Several at once; or one that is held still while another asks for the same."""
+        self.count['rounds'] += 1
+        if self.draw.random() < 0.3:
+            actors = self.held_still()
+        else:
+            actors = []
+            for _ in range(self.draw.randint(1, 4)):
+                actors.append(self.actor(self.kinds))
+                pause = time.monotonic() + self.draw.choice([0, 0, self.draw.uniform(0, self.seconds)])
+                while time.monotonic() < pause:
+                    self.watch(actors)
+        while not all([actor.ended() for actor in actors]):
+            self.watch(actors)
+        self.judge(actors)
+
+    def watch(self, actors: list[Actor]) -> None:
+        for actor in actors:
+            if not actor.ended():
+                actor.act(self.draw)
+                if actor.hangs():
+                    self.count['hangs'] += 1
+                    self.fault(actor, f'hangs: {actor.statuses()}')
+                    actor.signal(signal.SIGKILL)
+        time.sleep(0.005)
+
+    def held_still(self) -> list[Actor]:
+        """Whoever asks for what a process holds that does not move is refused, at once, and changes
+        nothing."""
+        holder = self.actor(tuple(kind for kind in self.kinds if kind != 'sweep'))
+        holder.fate = ('held', 0)
+        begin = time.monotonic()
+        while not holder.ended() and 'from iteration' not in holder.processes[0].said():
+            time.sleep(0.002)
+            if time.monotonic() - begin > 20:
+                break
+        time.sleep(self.draw.uniform(0, self.seconds / 2))
+        holder.signal(signal.SIGSTOP)
+        time.sleep(0.01)
+        before = contents(self.run)
+        other = self.actor(tuple(kind for kind in self.kinds if kind in ('single', 'joint')))
+        other.fate, other.left_alone = ('alone', 0), time.monotonic()
+        while not other.ended():
+            self.watch([other])
+        if other.statuses()[0] in (2, Busy.status):
+            self.count['refused by one held still'] += 1
+            after = contents(self.run)
+            if after != before:
+                changed = {path for path in before.keys() | after.keys()
+                           if before.get(path, 0) != after.get(path, 0)}
+                self.fault(other, f'was refused, and changed {sorted(changed)}')
+        if self.draw.random() < 0.4:
+            holder.signal(signal.SIGKILL)
+        holder.signal(signal.SIGCONT)
+        holder.fate = ('alone', 0)
+        return [holder, other]
+
+    def judge(self, actors: list[Actor]) -> None:
+        """Nobody is at work: what did they leave?"""
+        for actor in actors:
+            for process in actor.processes:
+                self.count['kills'] += process.status == -signal.SIGKILL
+                self.count['interruptions'] += process.status in STOPPED | {-signal.SIGINT, -signal.SIGTERM}
+                self.count['refusals'] += process.status == Busy.status
+                known = {0, Busy.status} | STOPPED | KILLED
+                # They looked before anyone began; or another process of the pair was refused.
+                fair = process.status == 2 and ('another' in process.said() or 'no run in' in process.said())
+                if process.status not in known and not (fair or actor.kind == 'sweep'):
+                    self.fault(actor, f'ended with {process.status}')
+                if 'Traceback' in process.said() and 'KeyboardInterrupt' not in process.said():
+                    self.fault(actor, 'shows a traceback')
+        self.look_at_folders(actors)
+
+    def look_at_folders(self, actors: list[Actor]) -> None:
+        """Does every folder load, with every evaluation that it ever had, or that anyone told?"""
+        for seed in SEEDS:
+            settings = self.place(self.run, SEEDS[seed - 1:seed])
+            texts = {name: str(settings[name]) for name in ('compile', 'dataset', 'out_dir')}
+            config = Config(**settings | texts)
+            try:
+                (one,), = RunFolder(config, self.dataset).peek()
+            except (UserError, OSError) as error:
+                self.fault(None, f'seed {seed} does not load: {error}')
+                continue
+            rows = one.csv.splitlines()[1:]
+            gone = [row for row in self.rows[seed] if row not in rows]
+            there = {int(row.split(',')[0]) for row in rows}
+            told = {t for actor in actors for rank, process in enumerate(actor.processes)
+                    if seed in actor.seeds[rank::len(actor.processes)] for t in process.told()}
+            if gone or told - there:
+                self.count['lost evaluations'] += len(gone) + len(told - there)
+                self.fault(None, f'seed {seed} lost {gone} and {sorted(told - there)}')
+            self.rows[seed] = rows
+
+    def finish(self) -> None:
+        """Let the run come to its end, compare it, and begin anew."""
+        actor = Actor('joint', SEEDS, [self.training(self.run, SEEDS, {})], ('alone', 0))
+        while not actor.ended():
+            self.watch([actor])
+        self.judge([actor])
+        if actor.statuses() != [0]:
+            self.fault(actor, f'the end: {actor.statuses()}')
+        for seed in SEEDS:
+            differ = difference(seed_folder(self.whole, seed), seed_folder(self.run, seed))
+            if differ or '"finished": true' not in (seed_folder(self.run, seed) / 'run.json').read_text():
+                self.count['differing bytes'] += max(1, differ)
+                self.fault(None, f'seed {seed}: {differ} bytes differ from a run that nobody disturbed')
+        self.count['runs'] += 1
+        shutil.rmtree(self.run)
+        self.rows = {seed: [] for seed in SEEDS}
+        if not self.faults:
+            for process in self.processes:
+                process.log.unlink()
+            self.processes = []
+
+    def fault(self, actor: Actor | None, text: str) -> None:
+        who = f'{actor.kind} of {list(actor.seeds)}: ' if actor else ''
+        self.faults.append(f'round {self.count["rounds"]}: {who}{text}')
+        said = [process.said()[-3000:] for process in actor.processes] if actor else []
+        print(self.faults[-1], *said, sep='\n', flush=True)
+
+    def figures(self) -> dict[str, int]:
+        names = ('rounds', 'runs', 'kills', 'interruptions', 'refusals', 'refused by one held still', 'hangs',
+                 'differing bytes', 'lost evaluations',
+                 *(f'{kind} started' for kind in sorted(set(self.kinds))))
+        return {name: self.count[name] for name in names} | {'faults': len(self.faults)}
+
+    def report(self) -> str:
+        return ', '.join(f'{name} {number}' for name, number in self.figures().items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--minutes', type=float, default=30)
+    parser.add_argument('--seed', type=int, default=0, help='of the rounds')
+    parser.add_argument('--out', help='writes the figures to OUT.json and OUT.txt')
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        torch.set_num_threads(1)
+        assert run_script('data/as_math/prepare.py', max_operand=4, heldout='1,3',
+                          out_dir=f'{root}/data') == 0
+        kinds = ('single', 'joint') * 6 + ('pair',) * 4 + ('sweep',)
+        chaos = Chaos(Path(root), Path(root) / 'data', random.Random(args.seed), kinds, max_iters=40)
+        end = time.monotonic() + 60 * args.minutes
+        while time.monotonic() < end:
+            for _ in range(chaos.draw.randint(2, 8)):
+                chaos.round()
+            chaos.finish()
+            print(chaos.report(), flush=True)
+    if args.out:
+        command = f'python tests/chaos.py --minutes {args.minutes:g} --seed {args.seed}'
+        about = {**provenance(torch.device('cpu')), 'command': command, **chaos.figures()}
+        Path(f'{args.out}.json').write_text(json.dumps(about, indent=1) + '\n')
+        Path(f'{args.out}.txt').write_text(f'{command}    ({about["hardware"]}; torch {torch.__version__})\n'
+                                           f'{chaos.report()}\n')
+    sys.exit(1 if chaos.faults else 0)
+
+
+if __name__ == '__main__':
+    main()
