@@ -5,6 +5,7 @@ Sample from a checkpoint, ours or nanoGPT's; all samples in one batch.
 
 Prints each sample with its prompt, and a line of dashes after each.
 """
+from collections.abc import Callable
 from pathlib import Path
 
 from tbtt import rng
@@ -14,9 +15,9 @@ from tbtt.run_folder import LATEST
 from tbtt.inference import add_options, load_model
 
 
-def positive(kind):
+def positive(kind: type) -> Callable[[str], int | float]:
     """argparse type: a number of this kind above zero."""
-    def number(text):
+    def number(text: str) -> int | float:
         value = kind(text)
         if not 0 < value < float('inf'):
             raise ValueError(text)
@@ -25,7 +26,7 @@ def positive(kind):
     return number
 
 
-def read_start(start):
+def read_start(start: str) -> str:
     """A prompt, or with FILE:name the text of that file."""
     if not start.startswith('FILE:'):
         return start
@@ -36,8 +37,8 @@ def read_start(start):
         raise UserError(f'{path} is no UTF-8 text: {error}') from error
 
 
-def main():
-    parser = Parser(__doc__)
+def main() -> None:
+    parser = Parser(__doc__, texts=['--start'])
     add_options(parser, ckpt=LATEST)
     parser.add_argument('--start', default='\n', help='prompt, or FILE:name for the text of a file (default: a newline)')
     parser.add_argument('--num_samples', type=positive(int), default=10, help='(default: 10)')

@@ -12,11 +12,14 @@ A sweep file names a base config, the axes, and what all runs share; --key=value
 train_with_eval.py does, and sweeps/NAME/summary.csv, a row a seed. What is finished is skipped, what is
 broken off is resumed: call it again.
 """
+import argparse
 import os
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, join_values, run    # first: it says what is missing
 
 import torch
 from tqdm import tqdm
@@ -24,11 +27,11 @@ from tqdm import tqdm
 from tbtt.device import choose_device
 from tbtt.sweep.estimate import Estimates
 from tbtt.sweep.launch import Children, check_address, done, local, on_ray
-from tbtt.sweep.plan import ON_CPU, Sweep, shard
+from tbtt.sweep.plan import ON_CPU, Job, Sweep, shard
 from tbtt.sweep.summary import summarise, write_summary
 
 
-def read_arguments():
+def read_arguments() -> tuple[argparse.Namespace, dict[str, str]]:
     """-> the script's own options, and what else was said as {name: text of --name=text}"""
     parser = Parser(__doc__)
     parser.add_argument('sweep', help='a sweep file, such as config/sweep_quick.py')
@@ -39,24 +42,24 @@ def read_arguments():
     parser.add_argument('--workers', type=count, help='processes at a time (default: one a core, or one a GPU)')
     parser.add_argument('--replicas', type=count, help=f'seeds trained together (default: {ON_CPU}; on a GPU as many as fit)')
     parser.add_argument('--sweeps_dir', default='sweeps', help='where sweeps are (default: sweeps)')
-    args, rest = parser.parse_known_args()
+    args, rest = parser.parse_known_args(join_values(sys.argv[1:], parser))
     settings = {}
     for text in rest:
         name, equals, value = text.removeprefix('--').partition('=')
         if not (text.startswith('--') and equals):
-            parser.error(f'expected --key=value, got {text}')
+            parser.error(f'expected --key=value or --key value, got {text}')
         settings[name] = value
     return args, settings
 
 
-def count(text):
+def count(text: str) -> int:
     """argparse type of a number of at least one."""
     if int(text) < 1:
         raise UserError(f'expected a whole number of at least 1, got {text}')
     return int(text)
 
 
-def gpus_of(sweep):
+def gpus_of(sweep: Sweep) -> list[dict[str, str]]:
     """The GPUs that jobs are dealt to, each as the environment of its process; none where they train on a
     CPU."""
     kinds = {run.config().device for run in sweep.runs}
@@ -67,7 +70,7 @@ def gpus_of(sweep):
     return [{}] if any(choose_device(kind).type == 'cuda' for kind in kinds) else []
 
 
-def report(sweep, failures):
+def report(sweep: Sweep, failures: list[tuple[Job, str]]) -> None:
     """What went wrong, before anything else can; the table; and how far the whole sweep is, with all its
     shards."""
     for job, error in failures:
@@ -81,21 +84,21 @@ def report(sweep, failures):
     print(f'{sum(map(done, every))} of {len(every)} seeds finished')
 
 
-def main():
+def main() -> int:
     args, settings = read_arguments()
     check_address(args.address)
     sweep = Sweep(args.sweep, settings, args.sweeps_dir)
     gpus = gpus_of(sweep)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    estimates = Estimates(sweep, 'cuda' if gpus else 'cpu')
-    replicas = args.replicas or (estimates.replicas_that_fit() if gpus else ON_CPU)
-    jobs = sweep.jobs(replicas, args.shard)
     workers = args.workers or len(gpus) or cores
-    threads = max(1, cores // workers)    # of each, however few jobs there are: their number changes the order of summation
-    workers = min(workers, max(1, len(jobs)))
-    if args.dry_run:
-        print(estimates.table(jobs, workers))
-        return 0
+    threads = max(1, cores // workers)    # of each, however few jobs there are: it changes the order of summation
+    with tempfile.TemporaryDirectory() as scratch:
+        estimates = Estimates(sweep, 'cuda' if gpus else 'cpu', Path(scratch))
+        jobs = sweep.jobs(args.replicas or (estimates.seeds_together() if gpus else ON_CPU), args.shard)
+        workers = min(workers, max(1, len(jobs)))
+        if args.dry_run:
+            print(estimates.table(jobs, workers))
+            return 0
 
     todo = [job for job in jobs if not done(job)]
     print(f'{sweep.folder}: {len(sweep.runs)} runs of {sweep.num_seeds} seed(s), {len(jobs)} jobs here, '

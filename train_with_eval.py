@@ -18,11 +18,10 @@ import torch
 
 from tbtt.config import FIELDS, Config, add_settings, load_config
 from tbtt.dataset import Dataset
-from tbtt.device import choose_device, choose_dtype
+from tbtt.device import choose_device, choose_dtype, describe_shortage, is_out_of_memory, tokens_per_pass
 from tbtt.distributed import Ranks
 from tbtt.engine import Engine
 from tbtt.evaluate import Evaluation
-from tbtt.memory import is_out_of_memory, replicas_that_fit, tokens_per_pass
 from tbtt.progress import Reporter, scores_line
 from tbtt.provenance import provenance
 from tbtt.replicas import Replicas
@@ -140,11 +139,8 @@ def main() -> int:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Here, where the error and with it what it kept alive is gone, there is room to see how much fits.
-    model_args = config.model_args(dataset.meta['vocab_size'])
-    fit = replicas_that_fit(config, model_args, dataset.train, device, dtype)
-    raise UserError(f'out of memory with num_seeds={config.num_seeds}: about {fit} would fit; what is on '
-                    f'disk is whole')
+    # Here, where the error and with it what it kept alive is gone.
+    raise UserError(describe_shortage(config, dataset.meta['vocab_size'], device))
 
 
 if __name__ == '__main__':

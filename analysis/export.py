@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, expand_home, run, study_package    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run, study_package    # first: it says what is missing
 
 import numpy as np
 import torch
@@ -241,11 +241,11 @@ def write_folder(sources: dict[str, Source], to: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument('--out_dir', type=expand_home, default='out', help='folder of the run (default: out)')
+    parser.add_argument('--out_dir', default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=LATEST, help=f'checkpoint in that folder (default: {LATEST})')
-    parser.add_argument('--dataset', type=expand_home, help='whose meta.pkl has the characters of a '
+    parser.add_argument('--dataset', help='whose meta.pkl has the characters of a '
                         "checkpoint of nanoGPT's (default: as its config names it)")
-    parser.add_argument('--to', type=expand_home, required=True, help='the new folder')
+    parser.add_argument('--to', required=True, help='the new folder')
     args = parser.parse_args()
     out_dir, to = Path(args.out_dir), Path(args.to)
     if os.path.lexists(to):

@@ -22,12 +22,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run, true_or_false    # first: it says what is missing
+
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt.atomic import write_file
 from tbtt.bits import bits_of_the_papers_tasks, memorised_bits, offered_bits, questions_of
-from tbtt.cli import Parser, UserError, run, true_or_false
 from tbtt.config import ROOT
 from tbtt.dataset import Dataset
 from tbtt.evaluate import AnswerWindows

@@ -11,12 +11,13 @@ import csv
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run
 from tbtt.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, add_format, legend_once, parameters_axis, save
 from tbtt.results import parse_number
 

@@ -10,12 +10,13 @@ line. Takes seconds.
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run
 from tbtt.config import FIELDS
 from tbtt.figures import PURPLE, add_format, draw_seeds, legend_once, look, percent_axis, save
 from tbtt.results import Results, find_seeds, read_info, read_results, stack_seeds

@@ -152,9 +152,9 @@ def csv_bytes(rows: list[Row]) -> bytes:
 
 def main() -> None:
     """Trace what the command line names."""
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, texts=['--template'])
     add_options(parser)
-    args = parser.parse_args(separate(sys.argv[1:]))
+    args = parser.parse_args(separate(map(parser.expand_home, sys.argv[1:])))
     check(args)
     models, rows = trace(args)
     for model in models:

@@ -24,15 +24,30 @@ class InvalidSetting(UserError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with `--key=value` and `--key value`, one-line errors, and the nearest option for a mistyped one."""
+    """argparse with `--key=value` and `--key value`, one-line errors, and the nearest option for a mistyped one.
 
-    def __init__(self, doc: str, **kwargs) -> None:
+    `~` in `--key=~/folder`, which bash leaves as it is, is the home, but for the options in `texts`, which are no paths.
+    """
+
+    def __init__(self, doc: str, texts: Iterable[str] = (), **kwargs) -> None:
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
                          **kwargs)
+        self.texts = set(texts)
         self.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f'{message} (--help lists the options)')
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+                         ) -> tuple[argparse.Namespace, list[str]]:
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self.expand_home(word) for word in words], namespace)
+
+    def expand_home(self, word: str) -> str:
+        """--key=~/folder -> --key=/home/somebody/folder"""
+        key, equals, value = word.partition('=')
+        expands = key.startswith('--') and key not in self.texts and (value + '/').startswith('~/')
+        return key + equals + os.path.expanduser(value) if expands else word
 
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
@@ -41,6 +56,19 @@ class Parser(argparse.ArgumentParser):
             known = [name for action in self._actions for name in action.option_strings]
             raise UserError(unknown_name('option', unknown[0].split('=')[0], known))
         return parsed
+
+
+def join_values(words: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """`--key value` as `--key=value`, for options that the parser does not know: it leaves those to its caller."""
+    known = {name for action in parser._actions for name in action.option_strings}
+    joined = []
+    for word in words:
+        before = joined[-1] if joined else ''
+        if before.startswith('--') and '=' not in before and before not in known and not word.startswith('--'):
+            joined[-1] += f'={word}'
+        else:
+            joined.append(word)
+    return joined
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
@@ -64,11 +92,6 @@ def study_package(name: str) -> ModuleType:
     except ImportError as error:
         raise UserError(f'the package {name.split(".")[0]} is missing or broken ({error}): '
                         f'pip install -r requirements-study.txt') from error
-
-
-def expand_home(text: str) -> str:
-    """argparse type of a path: `~` is the home, also behind the `=` of an option, where bash leaves it."""
-    return os.path.expanduser(text)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

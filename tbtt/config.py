@@ -8,6 +8,7 @@ import ast
 import contextlib
 import dataclasses
 import math
+import os
 import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tbtt import nanogpt
+from tbtt.startup import ROOT
 from tbtt.cli import InvalidSetting, UserError, true_or_false, unknown_name
 
-ROOT = Path(__file__).resolve().parent.parent    # the folder of the scripts, wherever they are run from
 MOST_STEPS = 10**12
 FLOAT32 = 1e38    # about what the arithmetic can hold
 
@@ -156,6 +157,8 @@ def set_value(config: Config, name: str, value: Any) -> None:
         value = float(value)
     if name == 'compile' and type(value) is bool:
         value = str(value)
+    if name in ('out_dir', 'dataset') and type(value) is str:
+        value = os.path.expanduser(value)
     check_value(FIELDS[name], value)
     setattr(config, name, value)
 

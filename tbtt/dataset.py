@@ -2,7 +2,9 @@
 import hashlib
 import io
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -17,15 +19,15 @@ LARGEST_META = 2**22    # bytes of a meta.pkl; one of 65,536 characters, or of a
 class Codec:
     """Characters to token ids and back, as nanoGPT's meta.pkl holds them (`stoi`, `itos`)."""
 
-    def __init__(self, stoi, itos):
+    def __init__(self, stoi: dict[str, int], itos: dict[int, str]) -> None:
         self.stoi, self.itos = stoi, itos
 
     @classmethod
-    def of_text(cls, text):
+    def of_text(cls, text: str) -> 'Codec':
         characters = sorted(set(text))
         return cls({c: i for i, c in enumerate(characters)}, dict(enumerate(characters)))
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         """text -> list of ids. Raises `UserError` naming the first character that the vocabulary lacks."""
         for character in text:
             if character not in self.stoi:
@@ -33,7 +35,7 @@ class Codec:
                                 f'{"".join(sorted(self.stoi))!r}')
         return [self.stoi[character] for character in text]
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         """ids -> text. An id without a character (a vocabulary rounded up, as nanoGPT's may be) shows as a mark."""
         return ''.join(self.itos.get(int(i), '\ufffd') for i in ids)
 
@@ -41,11 +43,11 @@ class Codec:
 class PlainUnpickler(pickle._Unpickler):    # the one in Python: a damaged index costs the one in C gigabytes
     """Admits what a meta.pkl is made of (containers, strings, numbers) and no object of any class: no code can run."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f'it holds an object of {module}.{name}, which loading would run as code')
 
 
-def check_meta(meta, path):
+def check_meta(meta: Any, path: str | Path) -> dict[str, Any]:
     """Raise `UserError` unless `meta` has nanoGPT's keys with a codec that fits its vocabulary."""
     if not isinstance(meta, dict) or not {'vocab_size', 'stoi', 'itos'} <= meta.keys():
         raise UserError(f'{path}: expected a dict with vocab_size, stoi and itos, as prepare.py writes it')
@@ -63,7 +65,7 @@ def check_meta(meta, path):
     return meta
 
 
-def read_meta(path):
+def read_meta(path: str | Path) -> dict[str, Any]:
     """meta.pkl -> dict with vocab_size, stoi, itos and, if it is ours, tasks. Never runs code from the file."""
     try:
         content = Path(path).read_bytes()
@@ -80,7 +82,7 @@ def read_meta(path):
     return check_meta(meta, path)
 
 
-def find_dataset(name):
+def find_dataset(name: str | Path) -> Path:
     """A dataset's folder: a name under data/, or a folder. Raises `UserError` with the command that prepares it."""
     candidates = [ROOT / 'data' / name, Path(name)]
     for folder in candidates:
@@ -93,7 +95,7 @@ def find_dataset(name):
     raise UserError(f'no dataset {name}: expected one of {", ".join(known)}, or a folder with train.bin and val.bin')
 
 
-def read_tokens(path, vocab_size, block_size):
+def read_tokens(path: Path, vocab_size: int, block_size: int) -> torch.Tensor:
     """A .bin file -> (n,) int64 tensor, at least one window long, every id within the vocabulary."""
     try:
         raw = Path(path).read_bytes()
@@ -114,7 +116,7 @@ class Dataset:
     """name: a name under data/ or a folder. Attributes: meta, codec, tasks, train and val ((n,) int64 tensors),
     digest (of both, as text)."""
 
-    def __init__(self, name, block_size):
+    def __init__(self, name: str | Path, block_size: int) -> None:
         self.folder = find_dataset(name)
         self.meta = read_meta(self.folder / 'meta.pkl')
         self.codec = Codec(self.meta['stoi'], self.meta['itos'])
@@ -130,12 +132,12 @@ class Dataset:
         self.stamps = self.read_stamps()
         self.digest = hashlib.sha256(self.train.numpy().tobytes() + self.val.numpy().tobytes()).hexdigest()
 
-    def read_stamps(self):
+    def read_stamps(self) -> dict[str, tuple[int, int]]:
         """{file: (size, time of its last change)}"""
         states = {name: (self.folder / name).stat() for name in ('train.bin', 'val.bin', 'meta.pkl')}
         return {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
 
-    def check_unchanged(self):
+    def check_unchanged(self) -> None:
         """Raise `UserError` where a file is no longer what was read."""
         try:
             now = self.read_stamps()
@@ -148,7 +150,7 @@ class Dataset:
                                 f'--init_from=resume goes on from the last evaluation')
 
 
-def texts(data, starts, length):
+def texts(data: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
     """data (n,), starts (..., B) -> the `length` tokens from each start on, (..., length, B): the batch is the last axis, as
     in the model."""
     return data[starts.unsqueeze(-2) + torch.arange(length, device=data.device)[:, None]]

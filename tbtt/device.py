@@ -1,15 +1,29 @@
-"""Which device, and in which arithmetic."""
+"""Which device, which dtype, and what fits into its memory."""
 import ctypes
+import gc
+import math
+import os
+import resource
 import sys
+from pathlib import Path
 
 import torch
 
+from model import GPTConfig
 from tbtt.cli import UserError
+from tbtt.config import Config
+
+WIDE = 256    # features from which a step is bound by products of matrices, which bfloat16 speeds up on a CPU
+STRETCH_BYTES = 2**26    # of the indices of the batches that lie ready, whatever the number of seeds; see Engine.stretch
+# What the CPU's and the GPU's allocators, and oneDNN, say where memory ran out: none has an exception of its own for it.
+OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory', 'could not create a primitive',
+                 'Storage size calculation overflowed', 'std::bad_alloc')
+MENDED_BY = {'parameters': 'n_embd, n_layer or mlp_expansion', 'activations': 'batch_size, block_size or n_embd',
+             'indices of a batch': 'batch_size or gradient_accumulation_steps'}
 
 
-def choose_device(name, local_rank=0):
-    """'auto' or a torch device -> torch.device; of several GPUs the one of this rank. Raises `UserError` where it is not
-    there."""
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """'auto' or a torch device, of several GPUs the one of this rank. Raises `UserError` where it is not there."""
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try:
@@ -24,9 +38,9 @@ def choose_device(name, local_rank=0):
     return device
 
 
-def keep_freed_memory():
-    """Have glibc keep memory that is freed. It would give the temporaries of a step back to the system and get them again,
-    page by page, zeroed, at the next: up to a third of an evaluation's time. Without glibc this does nothing."""
+def keep_freed_memory() -> None:
+    """Have glibc keep memory that is freed. It would give the temporaries of a step back to the system and get them
+    again, page by page, zeroed, at the next: up to a third of an evaluation's time. Without glibc this does nothing."""
     libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
     if hasattr(libc, 'mallopt'):
         M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3    # of malloc.h
@@ -34,12 +48,9 @@ def keep_freed_memory():
             libc.mallopt(option, size)
 
 
-WIDE = 256    # features from which a step is bound by products of matrices, which bfloat16 speeds up on a CPU
-
-
 def choose_dtype(name: str, device: torch.device, n_embd: int = 0) -> torch.dtype:
-    """The dtype of autocast: for 'auto' bfloat16 on a GPU that has it, float16 on one that has not; on a CPU bfloat16 for
-    a model of WIDE features or more where the processor multiplies in it, else float32."""
+    """The dtype of autocast: for 'auto' bfloat16 on a GPU that has it, float16 on one that has not; on a CPU bfloat16
+    for a model of WIDE features or more where the processor multiplies in it, else float32."""
     if name != 'auto':
         return getattr(torch, name)
     if device.type == 'cpu' and n_embd >= WIDE and multiplies_bfloat16():
@@ -55,6 +66,97 @@ def multiplies_bfloat16() -> bool:
     return supported is not None and supported()
 
 
-def autocast(device, dtype):
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """The context of a forward pass in `dtype`."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that this process could still have, of the GPU or of the machine."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == 'mps':
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return max(0, min(free_of_machine(), free_of_process(), free_of_job()))
+
+
+def free_of_machine() -> float:
+    """What is free, or could be at once. macOS does not say: there it is half of all."""
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
+    except (OSError, StopIteration):
+        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2
+
+
+def free_of_process() -> float:
+    """What `ulimit -v` leaves to this process."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return math.inf
+    try:
+        return limit - int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGE_SIZE')
+    except OSError:    # not on macOS
+        return limit
+
+
+def free_of_job() -> float:
+    """What a container, or a scheduler such as SLURM, leaves to this process and those beside it."""
+    try:
+        name = Path('/proc/self/cgroup').read_text().splitlines()[-1].split(':')[2]
+        group = Path('/sys/fs/cgroup') / name.lstrip('/')
+        return int((group / 'memory.max').read_text()) - int((group / 'memory.current').read_text())
+    except (OSError, IndexError, ValueError):    # no such limit, or the word "max"
+        return math.inf
+
+
+def tokens_per_pass(model: GPTConfig, num_replicas: int, device: torch.device) -> int:
+    """How many tokens a replica an evaluation may put through the model at once."""
+    floats = (6 * model.vocab_size + (8 + 2 * model.mlp_expansion) * model.n_embd
+              + 3 * model.n_head * model.block_size)
+    budget = int(free_bytes(device)) // 4 if device.type == 'cuda' else 2**28
+    return max(model.block_size, budget // (4 * floats * num_replicas))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Does this exception say that memory ran out?"""
+    return (isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            or isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY))
+
+
+def bytes_of_replica(config: Config, vocab_size: int) -> dict[str, int]:
+    """About how much memory the training of one replica takes at its peak, in bytes by what it is for."""
+    tokens = config.batch_size * config.block_size
+    params = (config.n_layer * (4 + 2 * config.mlp_expansion) * config.n_embd ** 2
+              + (vocab_size + config.block_size) * config.n_embd)
+    # Of each parameter there is the weight, the gradient, two moments, and each of these anew after the step. An index
+    # is int64, and making it takes four times that.
+    return {'parameters': 8 * 4 * params,
+            'activations': 12 * 4 * tokens * (vocab_size + config.n_layer * (8 + 2 * config.mlp_expansion) * config.n_embd),
+            'indices of a batch': 4 * 8 * config.batch_size * config.gradient_accumulation_steps}
+
+
+def replicas_that_fit(config: Config, vocab_size: int, memory: float) -> int:
+    """About how many replicas could be trained together in that many bytes."""
+    return max(0, int((0.9 * memory - STRETCH_BYTES) / sum(bytes_of_replica(config, vocab_size).values())))
+
+
+def describe_shortage(config: Config, vocab_size: int, device: torch.device) -> str:
+    """What to do where memory ran out: how many replicas would fit, and where not even one does, what is too large."""
+    gc.collect()
+    if device.type == 'cuda':
+        torch.cuda.empty_cache()
+    free, parts = free_bytes(device), bytes_of_replica(config, vocab_size)
+    # The estimate may be too good, but as many as were asked for are too many.
+    fit = min(replicas_that_fit(config, vocab_size, free), config.num_seeds // 2)
+    if fit:
+        return f'out of memory with num_seeds={config.num_seeds}: about {fit} would fit; what is on disk is whole'
+    largest = max(parts, key=parts.get)
+    return (f'out of memory: one seed takes about {in_words(sum(parts.values()))}, of that {in_words(parts[largest])} for '
+            f'its {largest}, and {in_words(free)} are free: make {MENDED_BY[largest]} smaller; what is on disk is whole')
+
+
+def in_words(num_bytes: float) -> str:
+    """1234567 -> 1.2 MB"""
+    power = min(4, int(math.log(max(1, num_bytes), 1000)))
+    return f'{num_bytes / 1000**power:.3g} {("bytes", "kB", "MB", "GB", "TB")[power]}'

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tbtt.checkpoint import build_model, codec_of, find_meta, read_checkpoint
-from tbtt.cli import Parser, UserError, expand_home
+from tbtt.cli import Parser, UserError
 from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.evaluate import NUM_SAMPLES, Evaluator
 from tbtt.replicas import Replicas
@@ -17,10 +17,10 @@ from tbtt.tasks import TASKS, Task
 
 def add_options(parser: Parser, ckpt: str) -> None:
     """--out_dir, --ckpt, --dataset, --device and --seed. ckpt: the default checkpoint in the folder of the run."""
-    parser.add_argument('--out_dir', type=expand_home, default='out', help='folder of the run (default: out)')
+    parser.add_argument('--out_dir', default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=ckpt, help=f'checkpoint in that folder (default: {ckpt})')
-    parser.add_argument('--dataset', type=expand_home, help='whose meta.pkl has the characters and the tasks of a checkpoint '
-                        "of nanoGPT's (default: as its config names it)")
+    parser.add_argument('--dataset', help='whose meta.pkl has the characters and the tasks of a checkpoint of '
+                        "nanoGPT's (default: as its config names it)")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
     parser.add_argument('--seed', type=seed_number, help='of the samples (default: that of the run)')
 

@@ -94,15 +94,16 @@ def read_results(path: str | Path) -> Results:
     return results | blank_scores | score_columns(results)
 
 
-def read_lines(path: str | Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def read_lines(path: str | Path, mend: str = 'train the run first or name another folder'
+               ) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header's names, and (line number, cells) of each line that is not blank; `UserError` if there are
-    none."""
+    none, and where there is no such file with what to do (`mend`)."""
     try:
         text = Path(path).read_text(encoding='utf-8-sig')
         reader = csv.reader(io.StringIO(text), strict=True)
         lines = [(reader.line_num, cells) for cells in reader if cells]
     except OSError as error:
-        raise UserError(f'{path}: {error.strerror}: train the run first or name another folder') from error
+        raise UserError(f'{path}: {error.strerror}: {mend}') from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path}: line 1: this is no CSV text: give a results.csv of a training '
                         f'run') from error
@@ -139,7 +140,7 @@ def check_rows(results: Results, path: str | Path, lines: Sequence[int]) -> None
             raise UserError(f'{path}: line {lines[rows.argmax()]}: {fault}: {MEND}')
 
 
-def percent_right(counts: Mapping, groups: Iterable[str]):
+def percent_right(counts: Mapping, groups: Iterable[str]) -> float | np.ndarray:
     """Percent right over all questions of these groups together. counts: {column: number or (T,) array}"""
     return 100 * sum(counts[f'{group}_correct'] for group in groups) / sum(counts[f'{group}_total']
                                                                            for group in groups)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent    # the folder of the scripts, wherever they are run from
 
 
 def is_our_script() -> bool:

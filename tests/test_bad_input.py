@@ -241,6 +241,17 @@ def test_a_folder_that_is_a_file(refused, small_math, tmp_path):
     refused(TRAIN, says=str(tmp_path / 'file'), dataset=small_math, out_dir=tmp_path / 'file', **TINY)
 
 
+@pytest.mark.parametrize('make', [lambda path: path.symlink_to('nowhere'), lambda path: path.touch()])
+def test_a_folder_that_cannot_be_made(refused, small_math, tmp_path, make):
+    make(tmp_path / 'run')
+    refused(TRAIN, says=[str(tmp_path / 'run'), 'where a folder is to be'], dataset=small_math,
+            out_dir=tmp_path / 'run', **TINY)
+
+
+def test_a_summary_that_is_not_there(refused, tmp_path):
+    refused('analysis/make_claims.py', tmp_path / 'summary.csv', says=[str(tmp_path / 'summary.csv'), 'sweep.py'])
+
+
 def test_a_folder_into_which_another_training_writes(goes_on, copy_of_learned):
     with filelock.FileLock(copy_of_learned / '.lock'):
         goes_on(says='another training writes', status=75)

@@ -40,6 +40,7 @@ def succeed(clone, script, *args, cwd=None, **settings):
     return result.out
 
 
+@pytest.mark.slow
 def test_tests_pass_after_training_in_the_clone(clone, tmp_path):
     """As after the quickstart: the folder holds a run, prepared data, sweeps and a user's own files."""
     root = copy_project(tmp_path / 'project')
@@ -221,7 +222,26 @@ def test_key_value_config_and_default_come_in_that_order(command, small_math, tm
     assert type(config['learning_rate']) is float
 
 
-# What a shell does to a script's streams and environment.
+# What a shell does to a script's words, streams and environment.
+
+def test_the_home_is_meant_by_a_tilde_behind_an_equals_sign(command, learned, small_math, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(learned, tmp_path / 'run')
+    shutil.copytree(small_math, tmp_path / 'data')
+    assert command('plot_results.py', model_folder='~/run', output='~/plot.png').status == 0
+    assert command('train_with_eval.py', dataset='~/data', out_dir='~/new', **TINY | dict(max_iters=0)).status == 0
+    assert command('eval_as_math.py', out_dir='~/new').status == 0
+    assert command('data/as_math/prepare.py', out_dir='~/prepared').status == 0
+    (tmp_path / 'mine.py').write_text("out_dir = '~/second'\n")
+    assert command('train_with_eval.py', 'mine.py', dataset='~/data', **TINY | dict(max_iters=0)).status == 0
+    made = {path.name for path in tmp_path.iterdir() if not path.name.startswith('.')}    # matplotlib has caches at home
+    assert made == {'run', 'data', 'plot.png', 'new', 'prepared', 'mine.py', 'second'}
+
+
+def test_a_prompt_keeps_its_tilde(command, learned):
+    assert "character '~'" in command('sample.py', out_dir=learned, start='~/').err
+
 
 def at_a_shell(text, cwd, **variables):
     return subprocess.run(['bash', '-c', text], cwd=cwd, capture_output=True, text=True, env={**os.environ, **variables})
@@ -275,6 +295,15 @@ def test_json_of_the_arithmetic_evaluator_says_what_the_table_says(command, lear
     held = {e['prompt'] for e in found['expressions'] if e['heldout']}
     assert held == {'<1+3=', '<3+1=', '<1-3=', '<3-1='}
     assert all((e['wrong'] is None) == (e['correct'] == 10) for e in found['expressions'])
+
+
+def test_a_model_that_has_learned_nothing_is_scored_on_one_screen(command, clone):
+    wrong = [e for e in json.loads(command('eval_as_math.py', '--json', out_dir=clone / 'math_mini_14').out)['expressions']
+             if e['wrong'] is not None]
+    lines = command('eval_as_math.py', out_dir=clone / 'math_mini_14').out.splitlines()
+    shown = sum('was answered' in line for line in lines)
+    assert len(wrong) > 100 and 0 < shown < 10 and len(lines) < 45
+    assert f'{len(wrong) - shown} more expressions were answered wrongly' in lines[-5]
 
 
 def test_the_table_has_a_cell_for_every_expression(command, learned):

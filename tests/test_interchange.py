@@ -12,6 +12,7 @@ from tbtt.baseline import NanoGPT, slice_batch
 from tbtt import rng
 from tbtt.config import Config
 from tbtt.engine import learning_rate
+from tbtt.inference import load_model
 from tbtt.results import read_results
 
 TRAIN = 'train_with_eval.py'
@@ -234,6 +235,46 @@ def test_training_of_ours_goes_on_there_as_it_would_here(command, our_model, cop
     assert command(TRAIN, **settings).status == 0
     assert is_close(model.state_dict(), load(copy_of_learned / 'ckpt.pt')['model'])
     assert checkpoint['best_val_loss'] == pytest.approx(min(read_results(copy_of_learned / 'results.csv')['val_loss'][:7]))
+
+
+def strip(path, dataset=None):
+    """Make a checkpoint one of nanoGPT's, which carries no characters, of that dataset."""
+    checkpoint = load(path)
+    for key in ('meta', 'data'):
+        del checkpoint[key]
+    checkpoint['config'].pop('dataset')
+    if dataset:
+        checkpoint['config']['dataset'] = str(dataset)
+    torch.save(checkpoint, path)
+
+
+def test_a_foreign_checkpoint_says_by_which_data_it_is_scored(command, copy_of_learned, small_math):
+    ours = command('eval_as_math.py', '--json', out_dir=copy_of_learned, ckpt='ckpt.pt')
+    strip(copy_of_learned / 'ckpt.pt', small_math)
+    theirs = command('eval_as_math.py', '--json', out_dir=copy_of_learned, ckpt='ckpt.pt')
+    assert ours.err == '' and theirs.out == ours.out and theirs.err.count('\n') == 1
+    assert f'{small_math}/meta.pkl' in theirs.err and 'math (50 questions, 4 held out)' in theirs.err
+
+
+@pytest.mark.parametrize('named', [None, 'nowhere'])
+def test_the_dataset_of_a_foreign_checkpoint_can_be_named(command, copy_of_learned, small_math, named):
+    strip(copy_of_learned / 'ckpt.pt', named)
+    missing = command('sample.py', out_dir=copy_of_learned, start='<1')
+    assert missing.status == 2 and missing.err.count('\n') == 1 and '--dataset=FOLDER' in missing.err
+    if named:    # both places that were looked at
+        assert 'data/nowhere/meta.pkl' in missing.err and ' nowhere/meta.pkl' in missing.err
+    found = command('sample.py', out_dir=copy_of_learned, start='<1', dataset=small_math, max_new_tokens=2)
+    assert found.status == 0 and found.out.startswith('<1')
+
+
+def test_a_checkpoint_of_ours_takes_no_other_dataset(command, learned, small_math):
+    refused = command('sample.py', out_dir=learned, start='<1', dataset=small_math)
+    assert refused.status == 2 and 'leave --dataset=' in refused.err
+
+
+def test_a_model_is_loaded_by_its_path_alone(learned):
+    model = load_model(learned / 'ckpt.pt', device='cpu', seed=3)
+    assert model.seeds.tolist() == [3] and set(model.tasks) == {'math'} and model.num_params > 0
 
 
 def test_a_model_that_nanogpt_has_no_name_for_says_so(command, small_math, tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from tbtt.trace.corpus import split
 from tbtt.trace.counters import NumpyCounter
@@ -12,8 +13,6 @@ from tbtt.dataset import Codec
 from tbtt.trace.examples import Example
 from tbtt.trace.ngrams import Characters
 from tbtt.trace.memorization import Statistics, correlate, draw_examples, one_sample, resampled
-
-stats = pytest.importorskip('scipy.stats')
 from tbtt.trace.sources import coefficients
 
 ALPHABET = 'abcd\n'

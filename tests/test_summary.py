@@ -34,6 +34,7 @@ def test_many_may_write_one_summary(tmp_path):
     seeds = range(24)
     for seed in seeds:
         (tmp_path / f'a/seed_{seed}').mkdir(parents=True)
+        (tmp_path / f'a/seed_{seed}/results.csv').touch()
     with ThreadPoolExecutor(len(seeds)) as pool:
         list(pool.map(lambda s: write_summary(tmp_path / 'summary.csv', [{**ROW, 'seed': s, 'folder': f'a/seed_{s}'}]), seeds))
     assert sorted(row['seed'] for row in read_summaries([tmp_path / 'summary.csv'])) == list(seeds)

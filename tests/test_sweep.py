@@ -165,7 +165,9 @@ def test_a_dry_run_estimates_and_trains_nothing(tmp_path, capsys):
 def swept(tmp_path_factory):
     """A sweep of two sizes and a run that diverges, two seeds each. -> folder of the sweep, Result"""
     folder = tmp_path_factory.mktemp('swept')
-    path = sweep_file(folder, "axes = {'n_embd': [4, 6], 'learning_rate': [1e-2, 1000.0]}", num_seeds=2)
+    (folder / 'diverges.py').write_text('learning_rate = weight_decay = 1000.0\n')
+    bases = {'good': 'config/train_math_mini_14.py', 'bad': str(folder / 'diverges.py')}
+    path = sweep_file(folder, f"base = {bases}\naxes = {{'n_embd': [4, 6]}}", num_seeds=2)
     result = shell('sweep.py', path, f'--sweeps_dir={folder}', cwd=folder)
     return folder / 'tiny', result
 
@@ -173,9 +175,9 @@ def swept(tmp_path_factory):
 def test_a_failed_run_does_not_stop_the_others_and_is_reported_at_the_end(swept):
     folder, result = swept
     assert result.status == 1
-    assert result.err.count('failed: ') == 4 and 'learning_rate=1000.0' in result.err    # in passing, and at the end
+    assert result.err.count('failed: ') == 4 and 'bad_n_embd=6' in result.err    # in passing, and at the end
     done = {path.parent.parent.name for path in folder.glob('*/seed_*/run.json')}
-    assert {'n_embd=4_learning_rate=0.01', 'n_embd=6_learning_rate=0.01'} <= done
+    assert {'good_n_embd=4', 'good_n_embd=6'} <= done
 
 
 def test_a_run_of_a_sweep_is_what_the_training_script_leaves(swept, tmp_path):
@@ -183,13 +185,13 @@ def test_a_run_of_a_sweep_is_what_the_training_script_leaves(swept, tmp_path):
     alone = shell('train_with_eval.py', 'config/train_math_mini_14.py', cwd=tmp_path,
                   **{**SHARED, 'out_dir': tmp_path / 'alone', 'dataset': folder / 'data' / 'as_math', 'seed': 1338})
     assert alone.status == 0, alone.err
-    assert same_weights(folder / 'n_embd=6_learning_rate=0.01' / 'seed_1338', tmp_path / 'alone')
+    assert same_weights(folder / 'good_n_embd=6' / 'seed_1338', tmp_path / 'alone')
 
 
 def test_the_summary_says_what_the_runs_hold(swept):
     folder, _ = swept
     with open(folder / 'summary.csv', newline='') as file:
-        rows = [row for row in csv.DictReader(file) if row['learning_rate'] == '0.01']
+        rows = [row for row in csv.DictReader(file) if row['base'] == 'good']
     assert [(row['n_embd'], row['seed']) for row in rows] == [('4', '1337'), ('4', '1338'), ('6', '1337'), ('6', '1338')]
     for row in rows:
         results = read_results(folder / row['folder'] / 'results.csv')
@@ -200,17 +202,17 @@ def test_the_summary_says_what_the_runs_hold(swept):
 
 def test_what_is_finished_is_skipped_and_a_part_keeps_the_rest_of_the_table(swept):
     folder, _ = swept
-    before = contents(folder / 'n_embd=4_learning_rate=0.01'), (folder / 'summary.csv').read_text()
+    before = contents(folder / 'good_n_embd=4'), (folder / 'summary.csv').read_text()
     again = shell('sweep.py', folder.parent / 'sweep_tiny.py', f'--sweeps_dir={folder.parent}', '--n_embd=4',
-                  '--learning_rate=0.01', cwd=folder)
+                  '--base=good', cwd=folder)
     assert again.status == 0 and '1 finished already' in again.out and '2 of 2 seeds finished' in again.out
-    assert contents(folder / 'n_embd=4_learning_rate=0.01') == before[0]
+    assert contents(folder / 'good_n_embd=4') == before[0]
     assert sorted((folder / 'summary.csv').read_text().splitlines()) == sorted(before[1].splitlines())
 
 
 def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_no_other(swept, tmp_path):
     path = sweep_file(tmp_path, "axes = {'n_embd': [4, 5]}", learning_rate=1e-2)
-    shutil.copytree(swept[0] / 'n_embd=4_learning_rate=0.01', tmp_path / 'tiny' / 'n_embd=4')
+    shutil.copytree(swept[0] / 'good_n_embd=4', tmp_path / 'tiny' / 'n_embd=4')
     changed = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--weight_decay=0.1', cwd=tmp_path)
     assert changed.status == 1 and 'failed: n_embd=4: weight_decay=0.1, but the run in' in changed.err
     assert changed.out.endswith('1 of 2 seeds finished\n')
@@ -229,7 +231,7 @@ def test_parts_of_a_run_leave_what_the_whole_run_would(swept, tmp_path):
     assert result.status == 0, result.err
     run = tmp_path / 'tiny' / 'train_math_mini_14'
     assert sorted(folder.name for folder in run.iterdir() if folder.is_dir()) == ['seed_1337', 'seed_1338', 'seed_1339']
-    one = weights(swept[0] / 'n_embd=6_learning_rate=0.01' / 'seed_1338')
+    one = weights(swept[0] / 'good_n_embd=6' / 'seed_1338')
     assert all(torch.allclose(one[name], value, atol=1e-5) for name, value in weights(run / 'seed_1338').items())
     # More seeds later: what is there stays as it is.
     more = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--num_seeds=5', '--workers=1', cwd=tmp_path)

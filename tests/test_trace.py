@@ -13,12 +13,10 @@ from tbtt.trace.examples import task_examples
 from tbtt.results import read_results
 from tbtt.run_folder import LATEST
 from tbtt.inference import load_model
+from tbtt.trace.sources import Row
 from test_memorization import occurrences
-
-pytest.importorskip('scipy.stats')
 from plot_trace import Point, draw_trace
 from tbtt.trace.memorization import DATA_MODELS
-from tbtt.trace.sources import Row    # needs scipy only when it computes
 from trace_memorization import LISTS, add_options, compare, separate
 
 SCRIPT = 'analysis/trace_memorization.py'

@@ -252,7 +252,7 @@ struct tile {
     float logits[T][ODD(V)][LANES];
     float dheads[T][ODD(C)][LANES], dnorm[T][ODD(C)][LANES], dhidden[T][ODD(F)][LANES], dweights[T][T][LANES];
     int32_t ids[T + 1][LANES];           /* tokens; the last is a target only */
-    float share[LANES];                     /* of the batch, that a window has */
+    float share[T][LANES];                  /* of the batch's loss, that a target has */
 } __attribute__((aligned(64)));
 
 struct chunk {
@@ -272,7 +272,9 @@ struct workspace {
 struct job {
     const int32_t *data;                    /* tokens */
     const int64_t *starts;                  /* of windows: step s, micro-step m, window b at s * stride + m * micro_stride + b */
-    int64_t stride, micro_stride, num_steps, num_micro, batch, num_windows;
+    int64_t stride, micro_stride, num_steps, num_micro, batch;
+    const int32_t *text;                    /* where not null, the windows themselves (num_steps, num_micro, T + 1, batch), */
+    int64_t text_stride, text_micro_stride; /* in place of data and starts; negative: no target */
     const float *lr;                        /* (num_steps,) */
     float *params, *exp_avg, *exp_avg_sq, *step;
     float *losses;                          /* of step s at s * loss_stride */
@@ -282,6 +284,7 @@ struct job {
     int32_t *distinct, *counts, *places;    /* (num_micro * batch) twice; (num_windows) of -1, or null: do not merge */
     struct workspace *workspace;
     int32_t threads, num_distinct;
+    int64_t num_targets;                    /* of the batch */
     atomic_int arrived, round, taken;
 };
 
@@ -652,7 +655,7 @@ static void crossentropy(struct tile *tile, float *loss) {
     for (int t = 0; t < T; t++) {
         float (*logits)[LANES] = tile->logits[t], right[LANES] __attribute__((aligned(64)));
         const int32_t *target = tile->ids[t + 1];
-        const float *share = tile->share;
+        const float *share = tile->share[t];
         for (int i = 0; i < LANES; i++) right[i] = logits[target[i]][i];
         for_parts {
             vec most = load(logits[0] + part), sum = {0};
@@ -818,6 +821,20 @@ static void merge(struct job *job, int64_t step) {
         }
     for (int i = 0; job->places && i < count; i++) job->places[job->distinct[i]] = -1;
     job->num_distinct = count;
+    job->num_targets = job->num_micro * job->batch * T;
+}
+
+/* Token t of window w of a batch that is given as text. */
+static int32_t text_at(const struct job *job, int64_t step, int w, int t) {
+    return job->text[step * job->text_stride + w / job->batch * job->text_micro_stride + t * job->batch + w % job->batch];
+}
+
+/* The targets of a batch that is given as text. */
+static void count_targets(struct job *job, int64_t step) {
+    job->num_distinct = (int32_t)(job->num_micro * job->batch);
+    job->num_targets = 0;
+    for (int w = 0; w < job->num_distinct; w++)
+        for (int t = 1; t <= T; t++) job->num_targets += text_at(job, step, w, t) >= 0;
 }
 
 /* folded w and bias of a linear layer that follows a layer norm */
@@ -844,23 +861,26 @@ static void fold_all(struct folded *folded, const struct params *params) {
 }
 
 /* Tile `number` of the batch: its windows' tokens and shares. Lanes beyond the batch repeat its last with share 0. */
-static void read_tile(struct tile *tile, const struct job *job, int number) {
-    const float whole = 1.0f / ((float)job->num_micro * (float)job->batch * T);
+static void read_tile(struct tile *tile, const struct job *job, int64_t step, int number) {
+    const float whole = 1.0f / (float)job->num_targets;
     for (int i = 0; i < LANES; i++) {
         const int w = number * LANES + i, kept = min(w, job->num_distinct - 1);
-        tile->share[i] = w == kept ? (float)job->counts[w] * whole : 0.0f;
-        const int32_t *text = job->data + job->distinct[kept];
-        for (int t = 0; t <= T; t++) tile->ids[t][i] = text[t];
+        const float share = w > kept ? 0.0f : job->text ? whole : (float)job->counts[w] * whole;
+        for (int t = 0; t <= T; t++) {
+            const int32_t token = job->text ? text_at(job, step, kept, t) : job->data[job->distinct[kept] + t];
+            tile->ids[t][i] = token < 0 ? 0 : token;
+            if (t > 0) tile->share[t - 1][i] = token < 0 ? 0.0f : share;
+        }
     }
 }
 
 /* The gradients of a chunk's tiles. */
-static void run_chunk(struct job *job, struct tile *tile, int number) {
+static void run_chunk(struct job *job, struct tile *tile, int64_t step, int number) {
     struct chunk *chunk = &job->workspace->chunks[number];
     const int tiles = ROUND_UP(job->num_distinct, LANES) / LANES;
     memset(&chunk->gradient, 0, sizeof chunk->gradient);
     for (int i = tiles * number / CHUNKS; i < tiles * (number + 1) / CHUNKS; i++) {
-        read_tile(tile, job, i);
+        read_tile(tile, job, step, i);
         table_gather(tile, job->workspace->table);
         forward(tile, (struct params *)job->params, &job->workspace->folded);
         crossentropy(tile, chunk->gradient.loss);
@@ -1033,13 +1053,14 @@ void train(struct job *job, int thread) {
     const uint64_t denormals = flush_denormals();
     for (int64_t step = 0; step < job->num_steps; step++) {
         if (thread == 0) {
-            merge(job, step);
+            if (job->text) count_targets(job, step);
+            else merge(job, step);
             fold_all(&workspace->folded, params);
         }
         barrier(job);
         table_tiles(job, tile);
         barrier(job);
-        for (int i; (i = take(job)) < CHUNKS;) run_chunk(job, tile, i);
+        for (int i; (i = take(job)) < CHUNKS;) run_chunk(job, tile, step, i);
         barrier(job);
         /* A chunk's gradient takes every CHUNKS-th tile of the table, in their order. */
         for (int k; (k = take(job)) < CHUNKS;)

@@ -336,9 +336,9 @@ def report(claims: list[Claim]) -> str:
 NOTES = (
     f'Best: at the evaluation that the paper reports; last: at the last one. Each held-out question is '
     f"asked ten times and answered with six right. Shares of seeds with Wilson's {LEVEL:.0%} interval, means "
-    f"± half of Student's, thresholds with that of a bootstrap over seeds. A claim about every seed holds where "
-    f'the lower end is above {NEARLY_ALL:.0%} of the seeds, and does not hold where the upper end is below '
-    f'{HALF:.0%}; fewer than {SURE_SEEDS} seeds that say the same agree, or disagree, so far, and fewer than '
-    f'{MIN_SEEDS} are not judged. Called alike are {SCORE_MARGIN:g} points of answers and '
+    f"± half of Student's, thresholds with that of a bootstrap over seeds. A claim about every seed holds "
+    f'where the lower end is above {NEARLY_ALL:.0%} of the seeds, and does not hold where the upper end is '
+    f'below {HALF:.0%}; fewer than {SURE_SEEDS} seeds that say the same agree, or disagree, so far, and '
+    f'fewer than {MIN_SEEDS} are not judged. Called alike are {SCORE_MARGIN:g} points of answers and '
     f'{SHARE_MARGIN:g} of seeds. A threshold takes {MIN_SIZES} sizes, {MIN_SIDE} on each side. Diverged '
     f'seeds are left out.')

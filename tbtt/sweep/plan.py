@@ -1,10 +1,14 @@
 """What a sweep trains: a sweep file's axes, the runs that they span, and the jobs that the runs are cut into."""
 import argparse
 import itertools
+import math
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -13,21 +17,25 @@ from tbtt.config import FIELDS, ROOT, Config, find_file, load_config, names_in, 
 
 OWN = {'out_dir', 'dataset', 'init_from', 'overwrite', 'seed', 'num_seeds', 'eval_only'}    # set by the sweep, no axis
 ON_CPU = 8     # seeds in one job where nothing else is said: more at once are no faster on a CPU
+MOST = 10**5   # trainings in a sweep: more would not end, and a slip of the keyboard is answered at once
 
 
 @dataclass(frozen=True)
 class Run:
     """One combination of the axes, for all seeds. base: a config file. axes: {name: value}, of settings and data options,
-    `base` first where there are several. settings: what is said on top of the base. data: options of its prepare.py."""
+    `base` first where there are several. settings: what is said on top of the base. data: options of its prepare.py,
+    which stands in `script`, or None where the dataset is not prepared here. checked: all settings of the run."""
     name: str
     base: str
-    axes: dict
-    settings: dict
-    data: dict
+    axes: dict[str, Any]
+    settings: dict[str, Any]
+    data: dict[str, str]
+    script: Path | None
+    checked: Config
 
-    def config(self):
-        """-> Config, checked"""
-        return load_config([self.base], self.settings)
+    def config(self) -> Config:
+        """All settings of the run, checked."""
+        return replace(self.checked)
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,10 @@ class Job:
     """Seeds of a run that are trained together."""
     run: Run
     folder: Path      # of the run
-    seeds: tuple
+    seeds: tuple[int, ...]
     whole: bool       # are these all seeds of the run?
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.run.name if self.whole else f'{self.run.name}, seeds {self.seeds[0]} to {self.seeds[-1]}'
 
 
@@ -49,7 +57,7 @@ class Sweep:
     prepare.py: values}) and any setting that all runs share. Raises `UserError` where it cannot be.
     """
 
-    def __init__(self, path, overrides=None, root='sweeps'):
+    def __init__(self, path: str | Path, overrides: Mapping[str, str] | None = None, root: str | Path = 'sweeps') -> None:
         self.path = find_file(path)
         names = names_in(self.path, {})
         base = names.pop('base', None)
@@ -59,16 +67,17 @@ class Sweep:
         self.check_file()
         for name, text in (overrides or {}).items():
             self.override(name, text)
-        self.check_values()
-        config = Config()
-        self.seed, self.num_seeds = (self.settings.get(name, getattr(config, name)) for name in ('seed', 'num_seeds'))
+        self.settings = {name: self.convert(name, value) for name, value in self.settings.items()}
+        config = replace(Config(), **self.settings)
+        self.seed, self.num_seeds = config.seed, config.num_seeds
         if self.seed + self.num_seeds - 1 > (highest := FIELDS['seed'].metadata['high']):
             raise UserError(f'seed={self.seed} and num_seeds={self.num_seeds}: expected no seed above {highest}')
+        self.check_values()
         self.folder = (Path(root) / self.path.stem.removeprefix('sweep_')).resolve()
         self.runs = self.expand()
         self.check_names()
 
-    def check_file(self):
+    def check_file(self) -> None:
         """What the names of the file are, before the command line changes their values."""
         if not all(isinstance(text, str) for item in self.bases.items() for text in item) or not self.bases:
             raise UserError(f'{self.path}: base: expected a config file, or several as {{label: config file}}')
@@ -83,21 +92,31 @@ class Sweep:
             if name in OWN:
                 raise InvalidSetting(f'{self.path}: {name} is chosen by the sweep itself')
 
-    def check_values(self):
+    def check_values(self) -> None:
         """The values, wherever they were said, become those of their settings: 0 and 0.0 are one weight decay."""
-        for kind in ('axes', 'data'):
-            axes = getattr(self, kind)
-            for name, values in axes.items():
-                if not isinstance(values, (list, tuple)) or not values:
-                    raise UserError(f'{self.path}: {kind}: {name}: expected {{name: list of values}}, none of them empty')
-                axes[name] = [self.convert(name, value) if kind == 'axes' else value for value in values]
-                if None in values:
-                    raise UserError(f'{self.path}: {kind}: {name}: None is no value: leave it out, or say which is meant')
-                if len({str(value) for value in axes[name]}) < len(values):
-                    raise UserError(f'{self.path}: {kind}: {name} has a value twice')
-        self.settings = {name: self.convert(name, value) for name, value in self.settings.items()}
+        for kind, name, values in [('axes', *axis) for axis in self.axes.items()] + [
+                ('data', *axis) for axis in self.data.items()]:
+            if not isinstance(values, (list, tuple, range)):
+                raise UserError(f'{self.path}: {kind}: {name}: expected a list of values, such as [1, 2], got {values!r:.60}')
+            if not values:
+                raise UserError(f'{self.path}: {kind}: {name}: expected a list of values, none of them empty')
+        self.check_size()
+        self.axes = {name: [self.convert(name, value) for value in values] for name, values in self.axes.items()}
+        for kind, name, values in [('axes', *axis) for axis in self.axes.items()] + [
+                ('data', *axis) for axis in self.data.items()]:
+            if None in values:
+                raise UserError(f'{self.path}: {kind}: {name}: None is no value: leave it out, or say which is meant')
+            if len({str(value) for value in values}) < len(values):
+                raise UserError(f'{self.path}: {kind}: {name} has a value twice')
 
-    def convert(self, name, value):
+    def check_size(self) -> None:
+        """Raise `UserError` for more trainings than a sweep may have, before anything is made for each of them."""
+        runs = len(self.bases) * math.prod(map(len, (*self.axes.values(), *self.data.values())))
+        if runs * self.num_seeds > MOST:
+            raise UserError(f'{self.path}: {runs:,} combinations of the axes with num_seeds={self.num_seeds} are '
+                            f'{runs * self.num_seeds:,} trainings: ask for fewer, a sweep has at most {MOST:,}')
+
+    def convert(self, name: str, value: Any) -> Any:
         """A setting's value as a run would have it."""
         config = Config()
         try:
@@ -106,17 +125,18 @@ class Sweep:
             raise InvalidSetting(f'{self.path}: {error}') from error
         return getattr(config, name)
 
-    def check_names(self):
+    def check_names(self) -> None:
         """Raise `UserError` unless every run has a folder of its own, and none that would be hidden or elsewhere."""
-        names = [run.name for run in self.runs]
+        names = Counter(run.name for run in self.runs)
         for name in (self.folder.name, *names):
             if name.startswith('.') or name in ('data', 'summary.csv') and name in names:
-                raise UserError(f'{self.path}: no run can be named {name}: choose another label, or another name of the file')
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f'{self.path}: two runs would be named {name}: choose labels and values that differ')
+                raise UserError(f'{self.path}: no run can be named {name}: choose another label, or another name of the '
+                                f'file')
+        (name, count), = names.most_common(1)
+        if count > 1:
+            raise UserError(f'{self.path}: two runs would be named {name}: choose labels and values that differ')
 
-    def override(self, name, text):
+    def override(self, name: str, text: str) -> None:
         """`--name=text`: of an axis the values, separated by commas (of a data option by blanks); else a setting."""
         if name == 'base':
             known = self.bases
@@ -136,54 +156,56 @@ class Sweep:
         else:
             raise UserError(unknown_name('option', f'--{name}', [f'--{known}' for known in (*FIELDS, *self.data, 'base')]))
 
-    def expand(self):
-        """-> list of Run, the product of the axes in the order of the file"""
-        axes = {**{f'axes {name}': values for name, values in self.axes.items()},
-                **{f'data {name}': values for name, values in self.data.items()}}
+    def expand(self) -> list[Run]:
+        """The product of the axes in the order of the file."""
         runs = []
         for label, base in self.bases.items():
-            for values in itertools.product(*axes.values()):
-                chosen = dict(zip(axes, values))
-                settings = {**self.settings, **{n[5:]: v for n, v in chosen.items() if n.startswith('axes ')}}
-                data = {n[5:]: str(v) for n, v in chosen.items() if n.startswith('data ')}
-                named = {n[5:]: v for n, v in chosen.items()}
-                parts = [label] * bool(label) + [f'{name}={value}' for name, value in named.items()]
-                name = in_a_path('_'.join(parts)) or Path(base).stem
-                run = Run(name, base, {**({'base': label} if label else {}), **named}, settings, data)
-                dataset = self.dataset_folder(run)
-                run = replace(run, settings={**settings, 'dataset': str(dataset) if dataset else run.config().dataset})
-                run.config()    # raises where the settings cannot be
-                runs.append(run)
+            base_config = load_config([base], {})    # once: a config file is Python, and may take long
+            for values in itertools.product(*self.axes.values(), *self.data.values()):
+                axes = dict(zip((*self.axes, *self.data), values))
+                parts = [label] if label else []
+                name = in_a_path('_'.join([*parts, *(f'{name}={value}' for name, value in axes.items())]))
+                settings = {**self.settings, **{name: axes[name] for name in self.axes}}
+                data = {name: str(axes[name]) for name in self.data}
+                if label:
+                    axes = {'base': label, **axes}
+                runs.append(self.new_run(name or Path(base).stem, base, base_config, axes, settings, data))
         return runs
 
-    def dataset_folder(self, run):
-        """Where the data of a run are prepared, or None for a dataset that has no prepare.py among ours."""
-        dataset = run.config().dataset
-        if not (ROOT / 'data' / dataset / 'prepare.py').is_file():
-            if run.data:
-                raise UserError(f'{self.path}: the dataset {dataset} has no prepare.py below data/, so it has no options')
-            return None
-        options = ''.join(f'_{name}={value}' for name, value in run.data.items())
-        return self.folder / 'data' / in_a_path(f'{dataset}{options}')
+    def new_run(self, name: str, base: str, base_config: Config, axes: dict[str, Any], settings: dict[str, Any],
+                data: dict[str, str]) -> Run:
+        """Raises `UserError` where the settings cannot be, or there are options for data that are not prepared here."""
+        config = replace(base_config)
+        for setting, value in settings.items():
+            set_value(config, setting, value)
+        script = ROOT / 'data' / config.dataset / 'prepare.py'
+        if script.is_file():
+            options = ''.join(f'_{name}={value}' for name, value in data.items())
+            config.dataset = str(self.folder / 'data' / in_a_path(f'{config.dataset}{options}'))
+        elif data:
+            raise UserError(f'{self.path}: the dataset {config.dataset} has no prepare.py below data/, so it has no options')
+        else:
+            script = None
+        return Run(name, base, axes, {**settings, 'dataset': config.dataset}, data, script, config.check())
 
-    def prepare(self, run):
-        """Prepare the data of a run, where that has not been done."""
-        folder = Path(run.settings['dataset'])
-        if folder.parent != self.folder / 'data':
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / '.lock'):    # other processes may want the same
-            if (folder / 'meta.pkl').exists():
-                return
-            script = ROOT / 'data' / load_config([run.base], {}).dataset / 'prepare.py'
-            options = [f'--{name}={value}' for name, value in run.data.items()]
-            done = subprocess.run([sys.executable, str(script), f'--out_dir={folder}', *options], capture_output=True,
-                                  text=True)
-            if done.returncode:
-                raise UserError(f'preparing {folder.name}: {done.stderr.strip().removeprefix("error: ")}')
+    def prepare(self, run: Run, folder: Path | None = None) -> Path:
+        """Prepare the data of a run, where that has not been done. folder: another place than that of the sweep.
+        -> the folder of the data"""
+        place = folder or Path(run.config().dataset)
+        if run.script is None:
+            return place
+        place.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(place / '.lock'):    # other processes may want the same
+            if not (place / 'meta.pkl').exists():
+                options = [f'--{name}={value}' for name, value in run.data.items()]
+                done = subprocess.run([sys.executable, str(run.script), f'--out_dir={place}', *options],
+                                      capture_output=True, text=True)
+                if done.returncode:
+                    raise UserError(f'preparing {place.name}: {done.stderr.strip().removeprefix("error: ")}')
+        return place
 
-    def jobs(self, replicas, part=(0, 1)):
-        """-> list of Job: the seeds of every run that are the i-th of n parts', part = (i, n), at most `replicas` together
+    def jobs(self, replicas: int, part: tuple[int, int] = (0, 1)) -> list[Job]:
+        """The seeds of every run that are the i-th of n parts', part = (i, n), at most `replicas` together
 
         What a part has does not depend on `replicas`, which differs between machines: all parts together are the sweep.
         """
@@ -199,12 +221,12 @@ class Sweep:
         return jobs
 
 
-def in_a_path(text):
+def in_a_path(text: str) -> str:
     """A name that neither a folder nor a shell stumbles over."""
     return text.replace(';', '+').replace('/', ':').replace(' ', '_')
 
 
-def parse(name, text):
+def parse(name: str, text: str) -> Any:
     """The value of a setting as its field's type would read it."""
     kind = FIELDS[name].type
     try:
@@ -215,7 +237,7 @@ def parse(name, text):
         raise InvalidSetting(f'--{name}={text}: expected {kind.__name__}') from None
 
 
-def shard(text):
+def shard(text: str) -> tuple[int, int]:
     """argparse type of --shard: '3/64' -> (3, 64)"""
     try:
         i, n = (int(part) for part in text.split('/'))

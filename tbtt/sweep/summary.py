@@ -6,8 +6,9 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 import numpy as np
@@ -20,6 +21,10 @@ from tbtt.results import (NUM_SAMPLES, ORDER_COLUMNS, Results, answered_bounds, 
                           format_number, heldout_groups, last_row, parse_number, read_info, read_lines,
                           read_results)
 from tbtt.tasks import TASKS, Task
+
+if TYPE_CHECKING:    # both load torch: who only reads a summary does without
+    from tbtt.dataset import Dataset
+    from tbtt.sweep.plan import Run, Sweep
 
 PAIR = '5,7'    # that the paper holds out, as in the column `heldout`
 SETTINGS = (*paper.SHAPE, *paper.REGULARISATION, 'max_iters')
@@ -59,7 +64,7 @@ def summary_columns() -> list[str]:
             *ORDER_COLUMNS]
 
 
-def summarise(sweep):
+def summarise(sweep: 'Sweep') -> Iterator[dict]:
     """Yields the rows of the sweep's runs. One that cannot be read is named on standard error, and keeps no
     other out."""
     for run in sweep.runs:
@@ -69,7 +74,7 @@ def summarise(sweep):
             print(f'not in the table: {run.name}: {" ".join(str(error).split())}', file=sys.stderr)
 
 
-def summarise_run(sweep, run):
+def summarise_run(sweep: 'Sweep', run: 'Run') -> list[dict]:
     """-> list of {column: value}, a row a seed of the run that has results, None where a column does not
     apply"""
     place = sweep.folder / run.name
@@ -77,7 +82,7 @@ def summarise_run(sweep, run):
     if not found:
         return []
     sweep.prepare(run)    # the folder may have come here without its data
-    from tbtt.dataset import Dataset    # here, as it loads torch: who only reads a summary does without
+    from tbtt.dataset import Dataset    # see above
 
     config = run.config()
     dataset = Dataset(config.dataset, config.block_size)
@@ -88,13 +93,13 @@ def summarise_run(sweep, run):
             if (row := seed_row(folder))['seed'] in seeds]
 
 
-def heldout_of(dataset) -> str:
+def heldout_of(dataset: 'Dataset') -> str:
     """The held-out pairs as prepare.py takes them: 5,7;3,8"""
     pairs = getattr(dataset.tasks.get('math'), 'heldout', ())
     return ';'.join(f'{a},{b}' for a, b in pairs)
 
 
-def in_blocks(dataset) -> bool:
+def in_blocks(dataset: 'Dataset') -> bool:
     """Do all lines of a task follow each other, those of the next after them?"""
     task_of = {line: name for name, task in dataset.tasks.items() for line in task.lines()}
     lines = dataset.codec.decode(dataset.train.tolist()).splitlines(keepends=True)
@@ -199,9 +204,11 @@ def write_summary(path: Path, rows: Iterable[dict]) -> int:
                 for row in rows]
         ours = {row['folder'] for row in rows}
         before = rows_before(path)
-        rows = [row for row in before if row['folder'] not in ours
-                and (path.parent / row['folder']).exists()] + rows
+        kept = [row for row in before if row['folder'] not in ours
+                and (path.parent / row['folder'] / 'results.csv').exists()]
+        rows = kept + rows
         if not rows:
+            path.unlink(missing_ok=True)
             return 0
         columns = list(dict.fromkeys([*summary_columns(), *(column for row in rows for column in row)]))
         text = io.StringIO()
@@ -231,7 +238,7 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
     naming file and line."""
     rows = {}
     for path in paths:
-        header, lines = read_lines(path)
+        header, lines = read_lines(path, mend='make it with sweep.py, or name another')
         younger = {column.format(group) for group in heldout_groups()
                    for column in (*ANSWERED, *ALL_ANSWERED)}
         younger |= {*BEFORE, *ORDER_COLUMNS}

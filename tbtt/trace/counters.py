@@ -12,19 +12,22 @@ import math
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tbtt.cli import UserError, study_package
 
 SEPARATOR = 2**16 - 1
+Whole = Callable[[np.ndarray, np.ndarray], np.ndarray]    # (k,) tokens before, (k,) behind -> (k,) bool
 
 
 class NumpyCounter:
     """Counts in a suffix array that NumPy sorts: for some megabytes, and without another package."""
 
-    def __init__(self, tokens):
+    def __init__(self, tokens: np.ndarray) -> None:
         """tokens: (n,) uint16, with separators"""
         ends = np.flatnonzero(tokens == SEPARATOR)
         self.document = np.cumsum(tokens == SEPARATOR) - 1    # of each place
@@ -33,29 +36,29 @@ class NumpyCounter:
         self.bytes = tokens.astype('>u2').tobytes()    # big-endian: bytes are in order where the tokens are
         self.num_tokens, self.num_documents = len(tokens), len(ends) - 1
 
-    def find(self, gram):
+    def find(self, gram: Sequence[int]) -> tuple[int, int]:
         """-> first and last place + 1 among the sorted suffixes of those that begin with `gram`"""
         wanted = np.array(gram, '>u2').tobytes()
         beginning = lambda place: self.bytes[2 * place:2 * place + len(wanted)]
         return tuple(side(self.suffixes, wanted, key=beginning) for side in (bisect.bisect_left, bisect.bisect_right))
 
-    def count(self, gram):
+    def count(self, gram: Sequence[int]) -> int:
         first, last = self.find(gram)
         return last - first
 
-    def documents(self, gram, whole=None):
+    def documents(self, gram: Sequence[int], whole: Whole | None = None) -> np.ndarray:
         first, last = self.find(gram)
         places = standing_alone(self.tokens, np.sort(self.suffixes[first:last]), len(gram), whole)
         return np.unique(self.document[places])
 
 
-def standing_alone(tokens, places, length, whole):
+def standing_alone(tokens: np.ndarray, places: np.ndarray, length: int, whole: Whole | None) -> np.ndarray:
     """The places of an n-gram of that length, sorted, that count by the tokens beside them; a separator is on either side of
     a document, so that there are some."""
     return places if whole is None else places[whole(tokens[places - 1], tokens[places + length])]
 
 
-def sort_suffixes(tokens, longest):
+def sort_suffixes(tokens: np.ndarray, longest: int) -> np.ndarray:
     """(n,) tokens -> (n,) their places, in the order of the first `longest` tokens from there on. Prefix doubling (Manber
     and Myers, 1990): ranks of 2k tokens from those of k."""
     n, length = len(tokens), 1
@@ -74,7 +77,7 @@ class InfiniGramCounter:
     num_shards: of `tokenized.0`, `offset.0`, `table.0`, ... in the folder; the tables are built by `build_table`.
     """
 
-    def __init__(self, folder, num_shards, vocab_size):
+    def __init__(self, folder: Path, num_shards: int, vocab_size: int) -> None:
         """Raises `UserError` where the package is missing."""
         InfiniGramEngine = study_package('infini_gram.engine').InfiniGramEngine
         # Its engine looks for "table", "offset", "tokenized" and "metadata" anywhere in a path, and crashes on a folder of
@@ -94,17 +97,17 @@ class InfiniGramCounter:
             raise UserError(f'{folder} is damaged: infini-gram finds {self.num_tokens} tokens in it: delete it, and it is '
                             f'built anew')
 
-    def ask(self, method, gram):
+    def ask(self, method: str, gram: Sequence[int]) -> dict[str, Any]:
         """Its methods take lists of Python's own numbers, and return their errors."""
         answer = getattr(self.engine, method)([int(token) for token in gram])
         assert 'error' not in answer, f'infini-gram: {answer["error"]} for {gram}'
         return answer
 
-    def count(self, gram):
+    def count(self, gram: Sequence[int]) -> int:
         between = 0 if gram else len(self.shards) - 1    # separators that end a shard where the next begins with one
         return self.ask('count', gram)['count'] - between
 
-    def documents(self, gram, whole=None):
+    def documents(self, gram: Sequence[int], whole: Whole | None = None) -> np.ndarray:
         # Not by find_cnf or count_cnf, whose co-occurrences are wrong (2.6.0): from the places of the n-gram itself.
         found, before = [], 0
         for shard, (first, last) in zip(self.shards, self.ask('find', gram)['segment_by_shard']):
@@ -116,14 +119,14 @@ class InfiniGramCounter:
 class Shard:
     """Part k of an index: its tokens, its suffix array and where its documents begin, memory-mapped."""
 
-    def __init__(self, folder, k):
+    def __init__(self, folder: Path, k: int) -> None:
         self.offsets = np.memmap(folder / f'offset.{k}', '<u8', 'r')    # of the separators, in bytes
         self.tokens = np.memmap(folder / f'tokenized.{k}', '<u2', 'r')
         num_bytes = 2 * len(self.tokens)
         self.table = np.memmap(folder / f'table.{k}', 'u1', 'r').reshape(-1, pointer_width(num_bytes))
         self.num_documents = len(self.offsets) - 1
 
-    def documents(self, first, last, length, whole):
+    def documents(self, first: int, last: int, length: int, whole: Whole | None) -> np.ndarray:
         """The documents of the suffixes first to last - 1, which begin with an n-gram of that length, sorted, without
         duplicates."""
         pointers = np.zeros((last - first, 8), 'u1')
@@ -134,12 +137,15 @@ class Shard:
         return found[np.diff(found, prepend=-1) > 0]
 
 
-def pointer_width(num_bytes):
+AnyCounter = NumpyCounter | InfiniGramCounter
+
+
+def pointer_width(num_bytes: int) -> int:
     """Bytes of a pointer into a file of that size, as infini-gram packs them."""
     return math.ceil(math.log2(num_bytes) / 8)
 
 
-def build_table(folder, k):
+def build_table(folder: Path, k: int) -> None:
     """Sort the suffixes of shard k, `tokenized.k`, into `table.k`: by one call of infini-gram's own program, in about ten
     bytes of memory a byte. (Its indexing script, which calls it in pieces, corrupts the tables of small files.)"""
     program = Path(study_package('infini_gram').__file__).parent / 'rust_indexing'
@@ -156,7 +162,7 @@ def build_table(folder, k):
         os.replace(made[0], folder / f'table.{k}')
 
 
-def plain_folder():
+def plain_folder() -> str:
     """A folder for temporary files whose path infini-gram can take."""
     for folder in (tempfile.gettempdir(), '/tmp'):
         if not any(word in folder for word in ('table', 'offset', 'tokenized', 'metadata')):

@@ -4,10 +4,14 @@ import html
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tbtt.cli import UserError
+from tbtt.tasks import Task
+
+Pairs = list[tuple[str, str]]    # inputs and outputs
 
 OUTPUT = '{output}'
 TEMPLATE = '{input} {output}'
@@ -23,7 +27,7 @@ class Example(NamedTuple):
     prompt: str
 
 
-def task_examples(tasks):
+def task_examples(tasks: dict[str, Task]) -> list[Example]:
     """The prompts and right answers of our tasks, without the blanks and line ends around an answer; what is held out of
     training is a task of its own."""
     found = []
@@ -34,7 +38,7 @@ def task_examples(tasks):
     return found
 
 
-def read_examples(files, task, template=TEMPLATE):
+def read_examples(files: Sequence[str | Path], task: str | None, template: str = TEMPLATE) -> list[Example]:
     """Examples of local files. task: one of FORMATS, or None for JSONL with `input` and `output`.
 
     Raises `UserError` for files without the fields, and for a template that does not end in the output.
@@ -54,7 +58,7 @@ def read_examples(files, task, template=TEMPLATE):
             for question, answer in pairs]
 
 
-def is_unicode(text):
+def is_unicode(text: str) -> bool:
     """JSON can hold halves of characters that no encoding has."""
     try:
         return bool(text.encode())
@@ -62,7 +66,7 @@ def is_unicode(text):
         return False
 
 
-def read_text(file):
+def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding='utf-8-sig')
     except FileNotFoundError:
@@ -71,7 +75,7 @@ def read_text(file):
         raise UserError(f'{file} is no UTF-8 text: {error}') from error
 
 
-def fields(files, *names):
+def fields(files: list[Path], *names: str) -> Pairs:
     """Two fields of each line of JSONL files."""
     pairs = []
     for file in files:
@@ -86,14 +90,14 @@ def fields(files, *names):
     return pairs
 
 
-def gsm8k(files):
+def gsm8k(files: list[Path]) -> Pairs:
     """JSONL with question and answer; the answer without what the calculator writes, and its last line, `#### 72`, as a
     sentence of its own."""
     return [(question, CALCULATION.sub('', answer).replace('####', 'The answer is') if isinstance(answer, str) else answer)
             for question, answer in fields(files, 'question', 'answer')]
 
 
-def triviaqa(files):
+def triviaqa(files: list[Path]) -> Pairs:
     """JSON with Data, a list of Question and Answer, whose Value is the output."""
     pairs = []
     for file in files:
@@ -105,7 +109,7 @@ def triviaqa(files):
     return pairs
 
 
-def mmlu(files):
+def mmlu(files: list[Path]) -> Pairs:
     """CSV without a header: question, four choices, the letter of the right one. The input is the question alone: with the
     choices it would hold the output."""
     pairs = []
@@ -118,14 +122,14 @@ def mmlu(files):
     return pairs
 
 
-def read_csv(file):
+def read_csv(file: Path) -> list[list[str]]:
     try:
         return list(csv.reader(io.StringIO(read_text(file), newline='')))
     except csv.Error as error:
         raise UserError(f'{file} is no CSV: {error}') from error
 
 
-def translation(files):
+def translation(files: list[Path]) -> Pairs:
     """Two files, the source and its translation: WMT's SGML, a segment an example, or plain text, a line an example."""
     if len(files) != 2:
         raise UserError(f'translation takes two files, the source and its translation: --examples=SOURCE TRANSLATION, got '

@@ -7,12 +7,17 @@ the line is never zero: an n-gram of the input that is nowhere in the corpus say
 import bisect
 import math
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
-from tbtt.cli import study_package
-from tbtt.trace.ngrams import first_of_output, grams
+from tbtt.trace.counters import AnyCounter
+from tbtt.trace.examples import Example
+from tbtt.trace.ngrams import Language, Span, first_of_output, grams
+
+Similar = Callable[[list[str], list[str]], np.ndarray]    # inputs, outputs -> (inputs, outputs) bool
 
 FEWEST = 10           # points that a correlation is computed of
 DRAWS = 1000          # of the bootstrap
@@ -49,12 +54,13 @@ class Statistics:
     """What a corpus says of examples. similar(inputs, outputs) -> (inputs, outputs) bool: the pairs that are kept; None
     keeps all."""
 
-    def __init__(self, counter, language, examples, similar=None):
+    def __init__(self, counter: AnyCounter, language: Language, examples: Sequence[Example],
+                 similar: Similar | None = None) -> None:
         self.counter, self.language, self.examples, self.similar = counter, language, examples, similar
         self.cache, self.cached = {}, 0    # an n-gram is asked again with each of its pairs; bytes of it
         self.answers = [Answer(counter, language, example) for example in examples]
 
-    def documents(self, gram):
+    def documents(self, gram: str) -> np.ndarray:
         """The documents that hold an n-gram, in any spelling: a sorted array without duplicates."""
         if gram in self.cache:
             return self.cache[gram]
@@ -66,7 +72,7 @@ class Statistics:
             self.cached -= self.cache.pop(next(iter(self.cache))).nbytes    # the oldest
         return found
 
-    def points(self, n):
+    def points(self, n: int) -> tuple[list[list[Point]], dict[str, int]]:
         """-> a list of `Point` for each example, and what was left out, {why: how many}."""
         found, left_out = [], Counter()
         for i, example in enumerate(self.examples):
@@ -81,7 +87,8 @@ class Statistics:
                 left_out += unpaired
         return found, dict(left_out)
 
-    def example_points(self, i, inputs, outputs, n):
+    def example_points(self, i: int, inputs: list[str], outputs: dict[str, Span],
+                       n: int) -> tuple[list[Point], Counter]:
         keep = self.similar(inputs, list(outputs)) if self.similar else np.ones((len(inputs), len(outputs)), bool)
         given = [self.documents(gram) for gram in inputs]
         points, left_out = [], Counter()
@@ -109,7 +116,7 @@ class Answer:
     log_p: (tokens,) natural logarithms. zero: (tokens,) bool, where no occurrence is behind one.
     """
 
-    def __init__(self, counter, language, example):
+    def __init__(self, counter: AnyCounter, language: Language, example: Example) -> None:
         self.ids, spans = language.encode(example.prompt + example.output)
         self.start = first_of_output(spans, example)
         self.spans = [(a - len(example.prompt), b - len(example.prompt)) for a, b in spans[self.start:]]
@@ -117,20 +124,20 @@ class Answer:
         self.log_p = np.array([math.log((there or ZERO) / context) for there, context in counts])
         self.zero = np.array([not there for there, _ in counts])
 
-    def tokens_between(self, start, end):
+    def tokens_between(self, start: int, end: int) -> Span:
         """The first token of those characters of the output, and the last + 1; equal where they have none."""
         inside = [i for i, (a, b) in enumerate(self.spans) if a < end and b > start]
         return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
-def infinity_gram(counter, ids, i):
+def infinity_gram(counter: AnyCounter, ids: Sequence[int], i: int) -> tuple[int, int]:
     """-> how often token i follows the longest suffix of those before it that occurs in the corpus, and how often that
     occurs. The end of a document is a token too."""
     length = bisect.bisect_left(range(1, i + 1), True, key=lambda n: not counter.count(tuple(ids[i - n:i])))
     return counter.count(tuple(ids[i - length:i + 1])), counter.count(tuple(ids[i - length:i]))
 
 
-def overlap(one, other):
+def overlap(one: np.ndarray, other: np.ndarray) -> int:
     """How many elements two sorted arrays without duplicates share."""
     if len(one) > len(other):
         one, other = other, one
@@ -138,7 +145,8 @@ def overlap(one, other):
     return int((other[np.minimum(places, len(other) - 1)] == one).sum()) if len(other) else 0
 
 
-def correlate(data, models, example, seed, draws=DRAWS):
+def correlate(data: np.ndarray, models: np.ndarray, example: np.ndarray, seed: int,
+              draws: int = DRAWS) -> dict[str, Any]:
     """Rank correlations of log-probabilities of N points by the data, (N,), and by the S seeds of a model, (S, N).
 
     example: (N,) which one a point is of. -> {'spearman', 'kendall', 'generalization': {'coefficient': mean over the seeds,
@@ -152,7 +160,6 @@ def correlate(data, models, example, seed, draws=DRAWS):
             return {'not computed': f'a log-probability by {whose} is not finite'}
         if np.ptp(values) == 0:
             return {'not computed': f'{whose} gives all points the same probability'}
-    stats = study_package('scipy.stats')
     draws = max(min(draws, FEWEST_DRAWS), min(draws, WORK // len(data)))
     weights, which = draw_examples(example, seed, draws)
     exact = [[stats.spearmanr(data, model), stats.kendalltau(data, model)] for model in models]
@@ -167,7 +174,7 @@ def correlate(data, models, example, seed, draws=DRAWS):
                                        'seeds': [(1 - tau) / 2 for tau in kendall['seeds']]}}
 
 
-def draw_examples(example, seed, draws):
+def draw_examples(example: np.ndarray, seed: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
     """Samples of as many examples as there are, drawn with replacement. -> how often each of E examples is in each: (draws,
     E), and which of them each point is of: (N,)"""
     which = np.unique(example, return_inverse=True)[1]
@@ -175,7 +182,7 @@ def draw_examples(example, seed, draws):
     return np.random.default_rng(seed).multinomial(E, np.full(E, 1 / E), size=draws), which
 
 
-def resampled(x, y, weights, which):
+def resampled(x: np.ndarray, y: np.ndarray, weights: np.ndarray, which: np.ndarray) -> np.ndarray:
     """Spearman's and Kendall's (tau-b) coefficients of samples that hold point i weights[d, which[i]] times. -> (2, draws),
     NaN where one of the two is constant"""
     with np.errstate(divide='ignore', invalid='ignore'):
@@ -189,8 +196,7 @@ def resampled(x, y, weights, which):
         return np.array([each[0] / np.sqrt(each[1] * each[2]) for each in (squares, pairs)])
 
 
-def one_sample(x, y):
+def one_sample(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan, np.nan
-    stats = study_package('scipy.stats')
     return stats.spearmanr(x, y).statistic, stats.kendalltau(x, y).statistic

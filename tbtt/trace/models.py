@@ -7,6 +7,7 @@ Both have `name`, `parameters`, `seed` (None where there is none), `language` (t
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ import torch
 from tbtt.cli import UserError, study_package
 from tbtt.device import choose_device
 from tbtt.evaluate import AnswerWindows
+from tbtt.trace.examples import Example
 from tbtt.trace.ngrams import Characters, Words, first_of_output
 from tbtt.inference import load_model
 
@@ -29,7 +31,7 @@ class OurModel:
         self.name, self.parameters, self.seed = name, self.trained.num_params, int(self.trained.seeds[0])
         self.language = Characters(self.trained.codec)
 
-    def log_probabilities(self, examples):
+    def log_probabilities(self, examples: list[Example]) -> list[np.ndarray]:
         """A text longer than the block is cropped to its last `block_size` characters, as in generation."""
         asked = SimpleNamespace(prompts=[example.prompt for example in examples],
                                 answers=[example.output for example in examples])
@@ -45,7 +47,7 @@ class TransformersModel:
     name: a folder, or a name on the Hugging Face hub; downloaded only where `download` says so.
     """
 
-    def __init__(self, name, device, download=False):
+    def __init__(self, name: str, device: str, download: bool = False) -> None:
         transformers = study_package('transformers')
         self.tokenizer = load(transformers.AutoTokenizer, name, download)
         self.model = load(transformers.AutoModelForCausalLM, name, download, dtype=torch.float32)
@@ -66,14 +68,14 @@ class TransformersModel:
         self.before = encoded['input_ids'][:special.index(0)] if 0 in special else []
 
     @torch.no_grad()
-    def check_causal(self):
+    def check_causal(self) -> None:
         """Raise `UserError` for an encoder, which would see the answer: transformers loads those as causal models too."""
         one, other = self.model(input_ids=torch.tensor([[0, 0], [0, 1]], device=self.device)).logits[:, 0]
         if not torch.allclose(one, other, rtol=1e-4, atol=1e-4):
             raise UserError(f'{self.name} is no causal model: it sees the tokens that it should predict')
 
     @torch.no_grad()
-    def log_probabilities(self, examples):
+    def log_probabilities(self, examples: list[Example]) -> list[np.ndarray]:
         """A text longer than the model's context is cropped at its beginning.
 
         Raises `UserError` where the output alone does not fit.
@@ -98,7 +100,7 @@ class TransformersModel:
                 found[i] = log_p.gather(1, answer)[:, 0].cpu().double().numpy()
         return found
 
-    def tokens(self, i, example):
+    def tokens(self, i: int, example: Example) -> tuple[list[int], int]:
         """-> ids of prompt and output as far as they fit the model, and where the output begins"""
         ids, spans = self.language.encode(example.prompt + example.output)
         ids, start = self.before + ids, len(self.before) + first_of_output(spans, example)
@@ -112,7 +114,7 @@ class TransformersModel:
         return ids[crop:], start - crop
 
 
-def load(kind, name, download, **settings):
+def load(kind: Any, name: str, download: bool, **settings: Any) -> Any:
     """`kind`.from_pretrained, from local files unless `download`; never runs code that comes with a model."""
     logging = study_package('transformers.utils.logging')
     logging.disable_progress_bar()    # an error is one line, and loading is soon over

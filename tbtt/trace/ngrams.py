@@ -2,17 +2,22 @@
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tbtt.cli import UserError, study_package
-from tbtt.trace.counters import SEPARATOR
+from tbtt.dataset import Codec
+from tbtt.trace.counters import SEPARATOR, Whole
+from tbtt.trace.examples import Example
 
+Span = tuple[int, int]    # of characters, from the first to behind the last
 LETTER = r'[\w\p{M}]'                                # with the marks on it: accents, vowels of Arabic, of Indian scripts
 WORD = fr"{LETTER}+(?:['’.,-]{LETTER}+)*"            # it's, co-operation, 3.14; the punctuation around them is no part
 
 
-def grams(text, n, language):
+def grams(text: str, n: int, language: 'Language') -> dict[str, Span]:
     """{n-gram: its first place in the text (start, end)}; a text of fewer than n units is one. n-grams of words are the
     text from the first to the last of them, whatever stands between."""
     units = language.units(text)
@@ -24,7 +29,7 @@ def grams(text, n, language):
     return found
 
 
-def first_of_output(spans, example):
+def first_of_output(spans: Sequence[Span], example: Example) -> int:
     """Index of the first token with a character of the output; their number where it has none: a tokenizer may drop
     characters."""
     return next((i for i, (_, end) in enumerate(spans) if end > len(example.prompt)), len(spans))
@@ -34,25 +39,25 @@ class Characters:
     """A character is a unit and a token. codec: as in `meta.pkl`."""
     unit = 'characters'
 
-    def __init__(self, codec):
+    def __init__(self, codec: Codec) -> None:
         self.codec, self.vocab_size = codec, max(codec.itos) + 1
 
-    def units(self, text):
+    def units(self, text: str) -> list[Span]:
         return [(i, i + 1) for i in range(len(text))]
 
-    def encode(self, text):
+    def encode(self, text: str) -> tuple[list[int], list[Span]]:
         """-> ids, and for each the (start, end) of its characters"""
         return self.codec.encode(text), self.units(text)
 
-    def spellings(self, gram):
+    def spellings(self, gram: str) -> list[tuple[int, ...]]:
         """The tokens as which an n-gram may stand in a corpus."""
         return [tuple(self.codec.encode(gram))]
 
-    def whole(self, tokens):
+    def whole(self, tokens: Sequence[int]) -> Whole | None:
         """No n-gram of characters is cut out of a larger unit."""
         return None
 
-    def digest(self):
+    def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.codec.stoi, sort_keys=True).encode()).hexdigest()
 
 
@@ -63,7 +68,7 @@ class Words:
     """
     unit = 'words'
 
-    def __init__(self, tokenizer, name):
+    def __init__(self, tokenizer: Any, name: str) -> None:
         self.tokenizer, self.vocab_size = tokenizer, len(tokenizer)
         self.regex = study_package('regex')
         if not tokenizer.is_fast:
@@ -72,32 +77,32 @@ class Words:
             raise UserError(f'{name}: a vocabulary of {self.vocab_size:,} tokens; the counters take up to {SEPARATOR - 1:,}, '
                             f'as many as uint16 holds')
 
-    def units(self, text):
+    def units(self, text: str) -> list[Span]:
         return [match.span() for match in self.regex.finditer(WORD, text)]
 
-    def encode(self, text):
+    def encode(self, text: str) -> tuple[list[int], list[Span]]:
         encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
         return encoded['input_ids'], encoded['offset_mapping']
 
-    def encode_all(self, texts):
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
         """-> a list of ids for each"""
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)['input_ids']
 
-    def spellings(self, gram):
+    def spellings(self, gram: str) -> list[tuple[int, ...]]:
         """A word has other tokens after a blank than at the start of a text, and some tokenizers have others again for it
         after a bracket, where no blank is added to what is no start."""
         after_blank, at_start, inside, end = self.encode_all([' ' + gram, gram, '\n' + gram, '\n'])
         found = [after_blank, at_start] + [inside[len(end):]] * (inside[:len(end)] == end)
         return sorted({tuple(tokens) for tokens in found if tokens})
 
-    def whole(self, tokens):
+    def whole(self, tokens: Sequence[int]) -> Whole | None:
         """-> whole(before, after), which says whether these tokens are words of their own between those: `is` is none in
         Par-is."""
         begins, ends = self.letters
         return lambda before, after: ~begins[after] & ~(ends[before] & begins[tokens[0]])
 
     @functools.cached_property
-    def letters(self):
+    def letters(self) -> np.ndarray:
         """Which tokens begin, and which end, with a letter of a word that goes on from, or to, another token. -> (65536,)
         bool each"""
         found = np.zeros((2, 2**16), bool)
@@ -108,5 +113,8 @@ class Words:
             found[:, i] = [bool(text and self.regex.match(LETTER, side)) for side in (text[:1], text[-1:])]
         return found
 
-    def digest(self):
+    def digest(self) -> str:
         return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+Language = Characters | Words

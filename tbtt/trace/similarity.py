@@ -1,4 +1,5 @@
 """Which n-grams mean related things: the cosine similarity of their embeddings, by a model of the package `transformers`."""
+import numpy as np
 import torch
 
 from tbtt.cli import UserError, study_package
@@ -13,7 +14,7 @@ class Similarity:
     """similarity(inputs, outputs) -> (inputs, outputs) bool array: pairs of at least `threshold`. An embedding is the mean of
     the model's last hidden states over the tokens of a text; each text is embedded once."""
 
-    def __init__(self, name, threshold, device, download=False):
+    def __init__(self, name: str, threshold: float, device: str, download: bool = False) -> None:
         transformers = study_package('transformers')
         self.tokenizer = load(transformers.AutoTokenizer, name, download)
         self.device = choose_device(device)
@@ -28,7 +29,7 @@ class Similarity:
                           getattr(self.model.config, 'max_position_embeddings', None) or LONGEST)
 
     @torch.no_grad()
-    def embed(self, texts):
+    def embed(self, texts: list[str]) -> torch.Tensor:
         """-> (texts, C) embeddings of length 1"""
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         for begin in range(0, len(new), BATCH):
@@ -41,5 +42,5 @@ class Similarity:
             self.known |= zip(some, torch.nn.functional.normalize(mean, dim=-1).cpu())
         return torch.stack([self.known[text] for text in texts])
 
-    def __call__(self, inputs, outputs):
+    def __call__(self, inputs: list[str], outputs: list[str]) -> np.ndarray:
         return (self.embed(inputs) @ self.embed(outputs).T >= self.threshold).numpy()

@@ -1,19 +1,23 @@
 """What is traced: the models, the corpora that they were trained on with examples, and how the two agree."""
+from argparse import Namespace
 from collections import defaultdict
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tbtt.cli import UserError
 from tbtt.trace.corpus import Corpus, split
-from tbtt.trace.counters import NumpyCounter
+from tbtt.trace.counters import AnyCounter, NumpyCounter
 from tbtt.dataset import Dataset
-from tbtt.trace.examples import read_examples, task_examples
-from tbtt.trace.ngrams import Characters
-from tbtt.trace.memorization import DATA_MODELS, DRAWS, FEWEST, LEVEL, ZERO, Statistics, correlate
+from tbtt.trace.examples import Example, read_examples, task_examples
+from tbtt.trace.ngrams import Characters, Language, Words
+from tbtt.trace.memorization import (DATA_MODELS, DRAWS, FEWEST, LEVEL, ZERO, Point, Similar, Statistics,
+                                     correlate)
 from tbtt.trace.models import OurModel, TransformersModel
 from tbtt.trace.similarity import Similarity
-from tbtt.inference import find_checkpoints
+from tbtt.inference import Trained, find_checkpoints
 
 RULES = {
     'points': 'one for each example and distinct n-gram of its output, at its first place there; the model is asked for the '
@@ -53,7 +57,8 @@ class Source:
     """The training data of a model with its examples, and what they say of each n: computed once for all models that share
     them."""
 
-    def __init__(self, counter, language, examples, about, lengths, similar):
+    def __init__(self, counter: AnyCounter, language: Language, examples: list[Example], about: dict[str, Any],
+                 lengths: Sequence[int], similar: Similar | None) -> None:
         self.about = about | {'tokens': counter.num_tokens, 'documents': counter.num_documents, 'unit': language.unit}
         self.tasks = defaultdict(list)
         for example in examples:
@@ -64,7 +69,7 @@ class Source:
             self.points |= {(task, n): statistics.points(n) for n in lengths}
 
 
-def our_source(trained, args, similar):
+def our_source(trained: Trained, args: Namespace, similar: Similar | None) -> Source:
     """The dataset of a checkpoint. Raises `UserError` where it is not there or not what the checkpoint was trained on."""
     dataset = Dataset(args.dataset or str(trained.trained_on), trained.config.block_size)
     if trained.digest not in (None, dataset.digest) or dataset.codec.stoi != trained.codec.stoi:
@@ -80,19 +85,20 @@ def our_source(trained, args, similar):
     return Source(counter, language, examples, {'files': [str(file)], 'engine': 'numpy'}, args.n, similar)
 
 
-def corpus_source(language, args, similar):
+def corpus_source(language: Words, args: Namespace, similar: Similar | None) -> Source:
     """The corpus and the examples that the user names, in the tokens of `language`."""
     examples = read_examples(args.examples, args.task, args.template)    # before the long work on the corpus
     return indexed_source(args.corpus, args.separator, language, examples, args, similar)
 
 
-def indexed_source(files, separator, language, examples, args, similar):
+def indexed_source(files: Sequence[str | Path], separator: int | None, language: Language, examples: list[Example],
+                   args: Namespace, similar: Similar | None) -> Source:
     corpus = Corpus(files, language, separator, args.engine)
     about = {'files': [str(file) for file in corpus.files], 'engine': corpus.engine, 'index': str(corpus.folder)}
     return Source(corpus.counter(), language, examples, about, args.n, similar)
 
 
-def load_models(args):
+def load_models(args: Namespace) -> Iterator[tuple[str, list[OurModel] | list[TransformersModel]]]:
     """Yields (name, its seeds: a list of models)"""
     for folder in args.out_dir:
         yield folder, [OurModel(seed / args.ckpt, folder, args.device) for seed in find_checkpoints(folder, args.ckpt)]
@@ -100,7 +106,7 @@ def load_models(args):
         yield name, [TransformersModel(name, args.device, args.download)]
 
 
-def trace(args):
+def trace(args: Namespace) -> tuple[list[dict[str, Any]], list[Row]]:
     """-> [what trace.json says of a model], [`Row`]"""
     similar = args.embedding_model and Similarity(args.embedding_model, args.threshold, args.device, args.download)
     sources, models, rows = {}, [], []
@@ -127,7 +133,7 @@ def trace(args):
     return models, rows
 
 
-def coefficients(points, by_model, left_out, seed):
+def coefficients(points: list[Point], by_model: np.ndarray, left_out: dict[str, int], seed: int) -> dict[str, Any]:
     """What trace.json says of one model, task and n. by_model: (seeds, points)"""
     example = np.array([point.example for point in points], int)
     found = {'points': len(points), 'examples': len(set(example.tolist())), 'left_out': left_out,
