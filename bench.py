@@ -7,8 +7,8 @@ obvious way (nanoGPT's loop: a Python slice a row, eager, one prompt a call, the
     python bench.py --json > bench.json      (one line with hardware, versions, commit, medians and spread)
     python bench.py --only trace             (minutes: traces of our datasets; a corpus of 25 million tokens, with infini-gram)
 
-Everything is warmed up and, on a GPU, synchronised; slow and fast take turns. --full also trains n14 math to its end and
-times that. Data are prepared into a temporary folder, nothing else is written.
+Everything is warmed up and, on a GPU, synchronised; slow and fast take turns. --full also trains the chosen
+tasks and sizes, but the MLT, to their end and times that. Data are prepared into a temporary folder, nothing else is written.
 """
 import contextlib
 import io
@@ -34,32 +34,33 @@ from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.engine import Engine
 from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluation
 from tbtt.trace.memorization import overlap
-from tbtt.paper import MODELS, TASKS
+from tbtt.paper import EXPERIMENTS, MODELS, tasks_of
 from tbtt.prepare import write_dataset
 from tbtt.replicas import Replicas
 from tbtt.provenance import provenance
-from tbtt.tasks import Arithmetic, Capitals
 
 SECTIONS = ('step', 'evaluation', 'replicas', 'run', 'trace')
 DEFAULT = SECTIONS[:-1]
-KINDS = {'math': (Arithmetic,), 'facts': (Capitals,), 'both': (Arithmetic, Capitals)}
 DATASHEET = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12}    # dense bfloat16 operations a second, NVIDIA's datasheets
 
 
 class Setup:
     """One of the paper's runs, ready to step and to evaluate, R seeds at once; and its slow twin with the same weights."""
 
-    def __init__(self, task, size, folder, device, num_seeds=1):
+    def __init__(self, task: str, size: str, folder: Path, device: torch.device, num_seeds: int = 1,
+                 compile: str = 'auto') -> None:
         self.config = config = load_config([f'config/train_{task}_{MODELS[size]}.py'], {
-            'dataset': str(folder / task), 'device': str(device), 'num_seeds': num_seeds})
+            'dataset': str(folder / task), 'device': str(device), 'num_seeds': num_seeds, 'compile': compile,
+            # On a CPU the large model takes four times as long in float32.
+            'dtype': 'bfloat16' if size == 'MLT' and device.type == 'cpu' else 'auto'})
         self.device, self.dtype = device, choose_dtype(config.dtype, device)
         self.dataset = Dataset(config.dataset, config.block_size)
         args = config.model_args(self.dataset.meta['vocab_size'])
         seeds = list(range(config.seed, config.seed + num_seeds))
         self.replicas = Replicas.from_seeds(args, seeds, device)
-        self.slow_model = baseline.SlowGPT(args).to(device)
+        self.slow_model = baseline.NanoGPT(**args).to(device)
         self.slow_model.load_state_dict(self.replicas.state_dict(self.replicas.flat[0]))
-        self.slow_optimizer = baseline.slow_optimizer(self.slow_model, config)
+        self.slow_optimizer = self.slow_model.optimizer(config)
         self.engine = Engine(self.replicas, self.dataset.train, seeds, config, device, self.dtype)
         self.evaluation = Evaluation(self.engine.forward, self.dataset, config, self.engine.seeds)
 
@@ -154,12 +155,17 @@ def bench_step(tasks, sizes, folder, device):
             prepare = seconds(setup.engine.prepare, 1, device)
             large = size == 'MLT'
             count, slow_count = (50, 20) if device.type == 'cuda' or not large else (1, 1)
-            ours, obvious = in_turn([(lambda: setup.steps(count), count),
-                                     (lambda: setup.slow_steps(slow_count), slow_count)], 3 if large else 5, device)
-            row = {'what': f'step {size} {task}', 'ours_ms': ours, 'slow_ms': obvious, 'path': setup.engine.path,
+            timed = {'ours_ms': (lambda: setup.steps(count), count),
+                     'slow_ms': (lambda: setup.slow_steps(slow_count), slow_count)}
+            if setup.engine.mode == 'fused':
+                compiled = Setup(task, size, folder, device, compile='True')
+                compiled.engine.prepare()
+                timed['compiled_ms'] = (lambda: compiled.steps(count), count)
+            times = in_turn(list(timed.values()), 3 if large else 5, device)
+            row = {'what': f'step {size} {task}', **dict(zip(timed, times)), 'mode': setup.engine.mode,
                    'prepare_s': prepare}
             if large:
-                rate = step_operations(setup.config, setup.dataset.meta['vocab_size']) / (ours['median'] / 1e3)
+                rate = step_operations(setup.config, setup.dataset.meta['vocab_size']) / (row['ours_ms']['median'] / 1e3)
                 sheet = next((value for name, value in DATASHEET.items() if device.type == 'cuda'
                               and name in torch.cuda.get_device_name(device)), None)
                 row |= {'tera_operations_per_s': rate / 1e12, 'share_of_measured_peak': rate / top,
@@ -169,46 +175,49 @@ def bench_step(tasks, sizes, folder, device):
 
 def bench_evaluation(tasks, sizes, folder, device):
     for task in tasks:
-        setup = Setup(task, 'n14', folder, device)
-        ours, obvious = in_turn([(setup.evaluate, 1), (setup.slow_evaluate, 1)], 3, device)
-        yield {'what': f'evaluation n14 {task}', 'ours_ms': ours, 'slow_ms': obvious}
+        for size in sizes:
+            if size in ('n14', 'n28'):
+                setup = Setup(task, size, folder, device)
+                setup.engine.prepare()    # the fused step has a forward pass of its own
+                ours, obvious = in_turn([(setup.evaluate, 1), (setup.slow_evaluate, 1)], 3, device)
+                yield {'what': f'evaluation {size} {task}', 'ours_ms': ours, 'slow_ms': obvious}
 
 
 def bench_replicas(tasks, sizes, folder, device):
-    setup = Setup('math', 'n14', folder, device)
+    setup = Setup('math', 'n14', folder, device, compile='True')
     setup.engine.prepare()
     plain = setup.plain_loop()
     ours, without = in_turn([(lambda: setup.steps(200), 200), (lambda: setup.plain_steps(plain, 200), 200)], 9, device)
     yield {'what': 'step n14 math, 1 seed, beside a plain loop', 'ours_ms': ours, 'slow_ms': without,
-           'path': setup.engine.path}
+           'mode': setup.engine.mode}
     for num_seeds in (1, 8, 32, 128):
         setup = Setup('math', 'n14', folder, device, num_seeds)
         setup.engine.prepare()
         count = 100 if device.type == 'cuda' else max(1, 64 // num_seeds)
         ours, = in_turn([(lambda: setup.steps(count), count)], 5, device)
-        yield {'what': f'step n14 math, {num_seeds} seeds', 'ours_ms': ours, 'path': setup.engine.path,
+        yield {'what': f'step n14 math, {num_seeds} seeds', 'ours_ms': ours, 'mode': setup.engine.mode,
                'per_seed_ms': ours['median'] / num_seeds}
 
 
-def bench_run(rows):
-    """A whole run of n14 math from its parts among the rows; ours has to be compiled first."""
+def bench_run(rows: list[dict], what: str = 'n14 math') -> dict:
+    """A whole run from its parts among the rows; ours has to be prepared first."""
     parts = {row['what']: row for row in rows}
-    step, evaluation = parts['step n14 math'], parts['evaluation n14 math']
+    step, evaluation = parts[f'step {what}'], parts[f'evaluation {what}']
     config = load_config(['config/train_math_mini_14.py'], {})
     steps, evaluations = config.max_iters, config.max_iters // config.eval_interval + 1
     whole = {key: {'median': steps * step[key]['median'] + evaluations * evaluation[key]['median']}
              for key in ('ours_ms', 'slow_ms')}
     whole['ours_ms']['median'] += 1e3 * step['prepare_s']
-    return {'what': f'run n14 math, {steps:,} steps and {evaluations} evaluations, from its parts', **whole}
+    return {'what': f'run {what}, {steps:,} steps and {evaluations} evaluations, from its parts', **whole}
 
 
-def full_run(folder, device):
-    """Train n14 math to its end in a process of its own."""
-    command = [sys.executable, str(ROOT / 'train_with_eval.py'), 'config/train_math_mini_14.py', f'--device={device}',
-               f'--dataset={folder / "math"}', f'--out_dir={folder / "run"}']
+def full_run(task: str, size: str, folder: Path, device: torch.device) -> dict:
+    """Train to the end in a process of its own."""
+    command = [sys.executable, str(ROOT / 'train_with_eval.py'), f'config/train_{task}_{MODELS[size]}.py',
+               f'--device={device}', f'--dataset={folder / task}', f'--out_dir={folder / "run" / task / size}']
     begin = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return {'what': 'run n14 math, whole process', 'ours_ms': {'median': 1e3 * (time.perf_counter() - begin)}}
+    return {'what': f'run {size} {task}, whole process', 'ours_ms': {'median': 1e3 * (time.perf_counter() - begin)}}
 
 
 def bench_trace(tasks, sizes, folder, device):
@@ -274,7 +283,7 @@ def milliseconds(times):
 
 def remark(row):
     """What else there is to say of a row."""
-    said = [row[key] for key in ('path', 'note') if key in row]
+    said = [row[key] for key in ('mode', 'note') if key in row]
     if 'prepare_s' in row:
         said[0] += f' in {row["prepare_s"]:.0f} s'
     if 'per_seed_ms' in row:
@@ -291,6 +300,8 @@ def show(row):
     line = f'{row["what"]:<62} {milliseconds(row["ours_ms"]):<24}'
     if twin:
         line += f' twin {milliseconds(twin):<26} {twin["median"] / row["ours_ms"]["median"]:6.1f} times'
+    if 'compiled_ms' in row:
+        line += f'  compiled {milliseconds(row["compiled_ms"])}'
     return f'{line}  {remark(row)}'
 
 
@@ -321,9 +332,9 @@ def main():
     parser.add_argument('--device', default='auto', help='(default: auto)')
     parser.add_argument('--only', type=names(SECTIONS), default=DEFAULT,
                         help=f'some of {",".join(SECTIONS)} (default: {",".join(DEFAULT)})')
-    parser.add_argument('--tasks', type=names(TASKS), default=list(TASKS), help='some of math,facts,both')
+    parser.add_argument('--tasks', type=names(EXPERIMENTS), default=list(EXPERIMENTS), help='some of math,facts,both')
     parser.add_argument('--sizes', type=names(MODELS), default=list(MODELS), help='some of n14,n28,n56,MLT')
-    parser.add_argument('--full', action='store_true', help='also train n14 math to its end')
+    parser.add_argument('--full', action='store_true', help='also train tasks and sizes to their end')
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the table')
     args = parser.parse_args()
     device = choose_device(args.device)
@@ -335,23 +346,23 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with contextlib.redirect_stdout(io.StringIO()):
-            for task, kinds in KINDS.items():
-                write_dataset(folder / task, [kind() for kind in kinds], seed=1337)
+            for experiment in EXPERIMENTS:
+                write_dataset(folder / experiment, [task() for task in tasks_of(experiment)], seed=1337)
         for name, section in sections.items():
             if name in args.only:
                 for row in section(args.tasks, args.sizes, folder, device):
                     rows.append(row)
                     say(row)
         if 'run' in args.only:
-            for name in ('step', 'evaluation'):
-                if f'{name} n14 math' not in {row['what'] for row in rows}:
-                    rows += sections[name](['math'], ['n14'], folder, device)
+            have = {row['what'] for row in rows}
+            for what in (f'{size} {task}' for task in args.tasks for size in args.sizes):
+                if f'step {what}' in have and f'evaluation {what}' in have:
+                    rows.append(bench_run(rows, what))
                     say(rows[-1])
-            rows.append(bench_run(rows))
-            say(rows[-1])
         if args.full:
-            rows.append(full_run(folder, device))
-            say(rows[-1])
+            for task, size in ((task, size) for task in args.tasks for size in args.sizes if size != 'MLT'):
+                rows.append(full_run(task, size, folder, device))
+                say(rows[-1])
     if args.json:
         print(json.dumps({**about, 'peak_memory_mb': peak_memory(device), 'rows': rows}))
     else:

@@ -3,8 +3,9 @@ Score a checkpoint in arithmetic: every sum and difference, ten samples each, in
 
     python eval_as_math.py --out_dir=math_mini_14
 
-Prints a table an operation (right answers of ten; held-out pairs in brackets) and the totals, which are those of the
-run's own evaluation at that iteration. --json prints the same for programs. Takes a few seconds.
+Prints a table an operation (right answers of ten; held-out pairs in brackets) and the totals, which are those
+of the run's own evaluation at that iteration. A held-out question is answered where at least six of its ten
+answers are right. --json prints the same for programs. Takes a few seconds.
 """
 import json
 from pathlib import Path
@@ -13,17 +14,17 @@ from tbtt.cli import Parser, run    # first: it says what is missing
 
 import numpy as np
 
-from tbtt.evaluate import NUM_SAMPLES
-from tbtt.run_folder import BEST
 from tbtt.inference import add_options, load_model, totals
+from tbtt.results import ENOUGH, NUM_SAMPLES
+from tbtt.run_folder import BEST
 from tbtt.tasks import Arithmetic
 
-NAMES = {'add': 'addition', 'sub': 'subtraction', 'heldout': 'held-out', 'seen': 'seen in training'}
 SHOWN = 6    # expressions with a wrong answer, between the tables and the totals
 
 
 def grid(task: Arithmetic, right: np.ndarray, sign: str) -> str:
-    """A table with the first operand down and the second across."""
+    """A table with the first operand down and the second across. right: (P,) right answers of ten to each
+    prompt"""
     size = task.max_operand + 1
     cells = {(a, b): f'[{right[i]}]' if task.is_heldout(i) else f'{right[i]} '
              for i, (a, s, b) in enumerate(task.expressions) if s == sign}
@@ -33,7 +34,14 @@ def grid(task: Arithmetic, right: np.ndarray, sign: str) -> str:
     return '\n'.join(lines)
 
 
+def answered_questions(task: Arithmetic, right: np.ndarray) -> tuple[int, int]:
+    """How many held-out questions are answered, with ENOUGH right answers each, and of how many."""
+    heldout = right[task.groups()[task.heldout_group]]
+    return int((heldout >= ENOUGH).sum()), len(heldout)
+
+
 def main() -> None:
+    """Score the checkpoint that the command line names."""
     parser = Parser(__doc__)
     add_options(parser, ckpt=BEST['math'])
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the tables')
@@ -41,10 +49,12 @@ def main() -> None:
     trained = load_model(Path(args.out_dir) / args.ckpt, args.device, args.seed, args.dataset)
     task, right, wrong = trained.ask('math')
     counts = totals(task, right)
+    answered, questions = answered_questions(task, right)
     if args.json:
         print(json.dumps({
             **trained.about(),
             **{group: {'correct': correct, 'total': total} for group, (correct, total) in counts.items()},
+            'heldout_answered': answered, 'heldout_questions': questions,
             'expressions': [{'prompt': prompt, 'correct': int(right[i]), 'heldout': task.is_heldout(i),
                              'wrong': wrong.get(i)} for i, prompt in enumerate(task.prompts)]}))
         return
@@ -58,7 +68,9 @@ def main() -> None:
     if len(wrong) > SHOWN:
         print(f'{len(wrong) - SHOWN} more expressions were answered wrongly: --json has them all')
     for group, (correct, total) in counts.items():
-        print(f'{NAMES[group]:>17}: {correct}/{total} = {100 * correct / total:.1f}%')
+        of_questions = f', {answered} of {questions} questions' if group == task.heldout_group else ''
+        print(f'{task.labels[group].lower():>17}: {correct}/{total} = '
+              f'{100 * correct / total:.1f}%{of_questions}')
 
 
 if __name__ == '__main__':

@@ -3,19 +3,20 @@ Score a checkpoint in capital cities: every country, ten samples each, in one ba
 
     python eval_capitals.py --out_dir=facts_mini_28
 
-Prints a line a country with what was answered wrongly, and the total, which is that of the run's own evaluation at that
-iteration. --json prints the same for programs. Takes a few seconds.
+Prints a line a country with what was answered wrongly, and the total, which is that of the run's own
+evaluation at that iteration. --json prints the same for programs. Takes a few seconds.
 """
 import json
 from pathlib import Path
 
 from tbtt.cli import Parser, run
-from tbtt.evaluate import NUM_SAMPLES
-from tbtt.run_folder import BEST
 from tbtt.inference import add_options, load_model, totals
+from tbtt.results import NUM_SAMPLES
+from tbtt.run_folder import BEST
 
 
 def main() -> None:
+    """Score the checkpoint that the command line names."""
     parser = Parser(__doc__)
     add_options(parser, ckpt=BEST['facts'])
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the list')
@@ -26,7 +27,8 @@ def main() -> None:
     answers = [{'country': country, 'capital': capital, 'correct': int(right[i]), 'wrong': wrong.get(i)}
                for i, (country, capital) in enumerate(task.facts)]
     if args.json:
-        print(json.dumps({**trained.about(), 'facts': {'correct': correct, 'total': total}, 'answers': answers}))
+        print(json.dumps({**trained.about(), 'facts': {'correct': correct, 'total': total},
+                          'answers': answers}))
         return
     print('{checkpoint}, iteration {iteration:,}, {parameters:,} parameters\n'.format(**trained.about()))
     for answer in answers:

@@ -1,9 +1,27 @@
 """
 The GPT of nanoGPT: learned positions, pre-norm blocks, exact GELU, head tied to the embedding; the names of its weights.
 
-Activations are laid out as (..., C, T, B): features first, the batch last. The paper's models are 14 to 56 features wide
-while a batch holds hundreds of windows, so every elementwise loop runs over a long contiguous axis instead of a short
-one. Nothing here looks at the axes before those three: weights with leading axes are carried along by broadcasting.
+For a reader of nanoGPT: the weights and what they compute are the same, the axes are in another order. There activations
+are (B, T, C), here (..., C, T, B): features first, the batch last, and in front any axes that the weights have too.
+The paper's models are 14 to 56 features wide while a batch holds hundreds of windows, so every elementwise loop runs over
+a long contiguous axis instead of a short one; and a linear layer is weight @ x, one product for all positions and windows.
+Nothing here looks at the axes before the last three: with weights (R, out, in) of R seeds the same code computes
+R models at once, by broadcasting. tbtt/replicas.py makes use of that; one model alone has no such axis.
+
+The smallest of the paper's models, n14 on arithmetic (V = 17 characters, T = 9 positions, B = 882 windows):
+    tokens                        (9, 882)        integers below 17
+    one-hot columns               (17, 9, 882)    wte^T times these is the embedding
+    x                             (14, 9, 882)    the residual stream; position t adds its row of wpe
+    c_attn(ln_1(x))               (42, 9, 882)    queries, keys and values, 14 each
+    q, k, v of the one head       (1, 14, 9, 882)
+    scores, weights               (1, 9, 9, 882)  of position t and the positions s up to t
+    c_fc(ln_2(x))                 (14, 9, 882)    GELU, and c_proj back; the MLP is as wide as x here, nanoGPT's four times
+    logits                        (17, 9, 882)    wte times ln_f(x)
+Of 8 seeds at once each of these has an axis of 8 in front.
+
+Attention is taken in one of two ways. In training, small heads multiply and sum over the batch: loops that the compiler
+fuses. Large ones, and everything that is evaluated without being compiled, go through torch's fused kernel, which wants
+(batch, head, position, feature) and gets a copy in that order.
 """
 import math
 from dataclasses import dataclass
@@ -29,7 +47,7 @@ class GPTConfig:
 class Linear(nn.Linear):
     """(..., in, T, B) -> (..., out, T, B)"""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = (self.weight @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
         return y if self.bias is None else y + self.bias[..., None, None]
 
@@ -37,19 +55,18 @@ class Linear(nn.Linear):
 class LayerNorm(nn.Module):
     """Over the features, axis -3."""
 
-    def __init__(self, n_embd, bias):
+    def __init__(self, n_embd: int, bias: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(n_embd))
         self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x - x.mean(-3, keepdim=True)
         x = x * torch.rsqrt(x.square().mean(-3, keepdim=True) + 1e-5) * self.weight[..., None, None]
         return x if self.bias is None else x + self.bias[..., None, None]
 
 
-GROUP = 6
-def attend(q, k, v, dropout):
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
     """Queries (..., D, T, B) of the last T of S positions, keys and values (..., D, S, B) -> (..., D, T, B)"""
     D, T, S = q.shape[-3], q.shape[-2], k.shape[-2]
     scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-4) * D ** -0.5    # (..., T, S, B)
@@ -59,13 +76,13 @@ def attend(q, k, v, dropout):
 
 
 class CausalSelfAttention(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_head, self.dropout = config.n_head, config.dropout
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         C, T = x.shape[-3], x.shape[-2]
         q, k, v = (u.unflatten(-3, (self.n_head, -1)) for u in self.c_attn(x).split(C, dim=-3))    # (..., H, D, T, B)
         dropout = self.dropout if self.training else 0.0
@@ -86,31 +103,31 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.dropout = config.dropout
         self.c_fc = Linear(config.n_embd, config.mlp_expansion * config.n_embd, bias=config.bias)
         self.c_proj = Linear(config.mlp_expansion * config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
 
 
 class Block(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.ln_1 = LayerNorm(config.n_embd, config.bias)
         self.attn = CausalSelfAttention(config)
         self.ln_2 = LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
 
 class GPT(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         assert config.n_embd % config.n_head == 0, f'n_embd={config.n_embd}, n_head={config.n_head}'
         self.config = config
@@ -123,11 +140,11 @@ class GPT(nn.Module):
         self.tie()
         self.initialise()
 
-    def tie(self):
+    def tie(self) -> None:
         """One weight for the embedding and the head."""
         self.transformer.wte.weight = self.lm_head.weight
 
-    def initialise(self):
+    def initialise(self) -> None:
         """GPT-2's: normal with 0.02; projections onto the residual stream with 0.02 / sqrt(2 * n_layer)."""
         for name, p in self.named_parameters():
             if p.dim() == 2:
@@ -136,11 +153,11 @@ class GPT(nn.Module):
             elif name.endswith('bias'):
                 nn.init.zeros_(p)
 
-    def get_num_params(self):
+    def get_num_params(self) -> int:
         """Parameters, position embeddings not counted."""
         return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
 
-    def forward(self, idx):
+    def forward(self, idx: torch.Tensor) -> torch.Tensor:
         """Tokens (..., T, B) of an integer type, T up to the block size -> logits (..., V, T, B)"""
         vocabulary = torch.arange(self.config.vocab_size, dtype=idx.dtype, device=idx.device)[:, None, None]
         # The embedding as a product with one-hot columns: its gradient is a product too, where an index's would be a

@@ -1,13 +1,15 @@
-"""Draw the paper's grids: each task's four models side by side, accuracy and training loss over the iterations.
+"""Draw the paper's grids: each task's four models side by side, accuracy and training loss over the
+iterations.
 
     python plot_all_models.py
     python plot_all_models.py --wd                (the twins with weight decay: math_mini_14_wd, ...)
     python plot_all_models.py --beside=older      (the runs in another folder in grey behind)
 
 Reads results.csv in the paper's twelve run folders (math_mini_14, ..., both_mlt) under --root_dir and writes
-grid_math.png, grid_facts.png and grid_combined.png (with --wd: grid_math_wd.png, ...) into --output_dir, in about five
-seconds. A run that is missing leaves a panel that says which command makes it. Of many seeds a line is the median and
-a band the range. Above each panel stands how many held-out questions are answered at the end.
+grid_math.png, grid_facts.png and grid_combined.png (with --wd: grid_math_wd.png, ...) into --output_dir, in
+about five seconds. A run that is missing leaves a panel that says which command makes it. Of many seeds a
+line is the median and a band the range. Above each panel stands how many held-out questions are answered at
+the end.
 """
 from pathlib import Path
 
@@ -19,8 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tbtt import paper
-from tbtt.figures import BESIDE, LOSS_LOOKS, accuracy_and_loss, add_format, draw_seeds, look, save
-from tbtt.results import Results, answered_text, find_seeds, read_info, read_results, stack_seeds
+from tbtt.figures import BEHIND, LOSS_LOOKS, accuracy_and_loss, add_format, draw_seeds, look, save
+from tbtt.results import answered_text, find_seeds, read_info, read_seeds, stack_seeds
 
 
 def groups_of(experiment: str) -> list[str]:
@@ -33,14 +35,9 @@ def heldout_of(experiment: str) -> list[str]:
     return [task.heldout_group for task in paper.tasks_of(experiment) if task.heldout_group]
 
 
-def read_seeds(found: list[Path]) -> Results:
-    """The seeds in these folders, stacked."""
-    return stack_seeds([read_results(seed / 'results.csv') for seed in found])
-
-
 def draw_panel(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> None:
     """One model's run, whose seeds are in the folders `found`, over thousands of iterations."""
-    results = read_seeds(found)
+    results = stack_seeds(read_seeds(found))
     thousands = results['iter'] / 1000
     draw_seeds(loss, thousands, results['train_loss'], LOSS_LOOKS['train_loss'])
     for group in groups_of(experiment):
@@ -49,39 +46,42 @@ def draw_panel(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> No
 
 
 def heldout_text(found: list[Path], experiment: str) -> str:
-    """How many held-out questions are answered at the end: `held-out 3 of 4`; of several seeds, how many answer all."""
+    """How many held-out questions are answered at the end: `held-out 3 of 4`; of several seeds, how many
+    answer all."""
     texts = []
     for group in heldout_of(experiment):
-        seeds = [read_results(seed / 'results.csv') for seed in found]
         answered = [answered_text(*(seed[f'{group}_{what}'][-1] for what in ('correct', 'total', 'answered')))
-                    for seed in seeds]
+                    for seed in read_seeds(found)]
         if all(answered) and len(answered) == 1:
             texts.append(f'held-out {answered[0]} at the end')
         elif all(answered) and answered:
             every = sum(text.split()[0] == text.split()[-1] for text in answered)
-            texts.append(f'{every} of {len(answered)} seeds answer all {answered[0].split()[-1]} held-out questions')
+            texts.append(f'{every} of {len(answered)} seeds answer all {answered[0].split()[-1]} held-out '
+                         f'questions')
     return ', '.join(texts)
 
 
 def draw_beside(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> None:
     """The same run of another folder: medians in grey, each in the dashes of what it is."""
-    results = read_seeds(found)
+    results = stack_seeds(read_seeds(found))
     for group in groups_of(experiment):
-        style = BESIDE | dict(linestyle=look(group)['linestyle'], label='_beside')
+        style = BEHIND | dict(linestyle=look(group)['linestyle'], label='_beside')
         draw_seeds(axes, results['iter'] / 1000, results[f'{group}_acc'], style, band=False)
-    style = BESIDE | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label='_beside')
+    style = BEHIND | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label='_beside')
     draw_seeds(loss, results['iter'] / 1000, results['train_loss'], style, band=False)
 
 
 def draw_missing(axes: Axes, name: str) -> None:
     """Say in an empty panel how its run is made."""
-    axes.text(0.5, 0.5, f'no results yet: make them with\n{paper.train_command(name)}', transform=axes.transAxes,
-              ha='center', va='center', fontsize=8, color='0.35')
+    axes.text(0.5, 0.5, f'no results yet: make them with\n{paper.train_command(name)}',
+              transform=axes.transAxes, ha='center', va='center', fontsize=8, color='0.35')
 
 
 def panel_title(model: str, experiment: str, found: list[Path]) -> str:
-    """n14 (1,456 parameters), the number of seeds if there are several, and what they answer of what is held out."""
-    size = found and read_info(found[0]).get('num_params') or paper.num_params(paper.run_name(experiment, model))
+    """n14 (1,456 parameters), the number of seeds if there are several, and what they answer of what is held
+    out."""
+    recorded = found and read_info(found[0]).get('num_params')
+    size = recorded or paper.num_params(paper.run_name(experiment, model))
     title = f'{model} ({size:,} parameters)' + (f', {len(found)} seeds' if len(found) > 1 else '')
     heldout = heldout_text(found, experiment)
     return f'{title}\n{heldout}' if heldout else title
@@ -94,14 +94,16 @@ def legend_below(figure: Figure, experiment: str, with_band: bool, beside: Path 
     if with_band:
         handles.append(Patch(color='0.82', label='Range over seeds'))
     if beside:
-        handles.append(Line2D([], [], **BESIDE, label=f'the same of {beside.resolve().name}'))
+        handles.append(Line2D([], [], **BEHIND, label=f'the same of {beside.resolve().name}'))
     figure.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 5), frameon=False)
 
 
 def draw_grid(experiment: str, root: Path, wd: bool = False, beside: Path | None = None) -> Figure:
-    """Figure of 2 x 2 panels, one a model of the paper, from the runs of `experiment` below the folder `root`."""
+    """Figure of 2 x 2 panels, one a model of the paper, from the runs of `experiment` below the folder
+    `root`."""
     figure = Figure(figsize=(9.5, 7), layout='constrained')
-    figure.suptitle(paper.title(paper.tasks_column(experiment)) + (', weight decay 0.1 and no dropout' if wd else ''))
+    figure.suptitle(paper.title(paper.tasks_column(experiment))
+                    + (', weight decay 0.1 and no dropout' if wd else ''))
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
     panels[0, 0].set_xlim(0, paper.ITERS / 1000)
     with_band = False

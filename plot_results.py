@@ -3,10 +3,11 @@
     python plot_results.py --model_folder math_mini_14
     python plot_results.py --model_folder math_mini_14 --beside older/math_mini_14 --format=svg
 
-Reads results.csv in the folder (ours or the paper's; no checkpoint is needed) and writes plot_<operation>.png beside
-it, in about a second. A black dot marks an evaluation with addition and subtraction both at 100%, a vertical line the
-best checkpoint over all tasks. In a folder of many seeds (seed_1337, seed_1338, ...) a line is the median, a band the
-range, and a black dot the percentage of the seeds that have all at 100%. --beside draws another run in grey behind.
+Reads results.csv in the folder (ours or the paper's; no checkpoint is needed) and writes plot_<operation>.png
+beside it, in about a second. A black dot marks an evaluation with addition and subtraction both at 100%, a
+vertical line the best checkpoint over all tasks. In a folder of many seeds (seed_1337, seed_1338, ...) a line
+is the median, a band the range, and a black dot the percentage of the seeds that have all at 100%. --beside
+draws another run in grey behind.
 """
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbtt import paper
-from tbtt.figures import BESIDE, LOSS_LOOKS, LOSS_TOP, accuracy_and_loss, add_format, draw_seeds, legend_once, look, save
-from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, read_info, read_results, scores,
-                          stack_seeds)
+from tbtt.figures import (BEHIND, LOSS_LOOKS, LOSS_TOP, accuracy_and_loss, add_format, draw_seeds,
+                          legend_once, look, save)
+from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, read_info, read_seeds,
+                          scores, stack_seeds)
 from tbtt.tasks import TASKS
 
 
@@ -29,10 +31,12 @@ def operations() -> dict[str, list[str]]:
 
 
 def choose_operation(results: Results, wanted: str | None, folder: Path) -> tuple[str, list[str]]:
-    """`wanted`, or all that the results have scores of, and the tasks to draw; UserError where they lack what is wanted."""
+    """`wanted`, or all that the results have scores of, and the tasks to draw; UserError where they lack what
+    is wanted."""
     asked = [task for task in TASKS if not np.isnan(results[f'{task}_acc']).all()]
     possible = {name: [task for task in tasks if task in asked] for name, tasks in operations().items()}
-    fits = [name for name, tasks in possible.items() if name == 'losses' or len(tasks) > (name == 'both')]
+    least = {'losses': 0, 'both': 2}    # tasks that have to be there for it
+    fits = [name for name, tasks in possible.items() if len(tasks) >= least.get(name, 1)]
     if wanted and wanted not in fits:
         raise UserError(f'{folder} has no scores for --operation={wanted}: choose from {", ".join(fits)}')
     chosen = wanted or fits[0]
@@ -51,7 +55,8 @@ def title(folder: Path, seeds: list[Path]) -> str:
 
 def heldout_label(group: str, results: Results) -> str:
     """Held-out: 3 of 4 at the end; of several seeds, how many questions there are."""
-    correct, total, answered = (results[f'{group}_{what}'][:, -1] for what in ('correct', 'total', 'answered'))
+    correct, total, answered = (results[f'{group}_{what}'][:, -1]
+                                for what in ('correct', 'total', 'answered'))
     text = answered_text(correct[0], total[0], answered[0])
     if not text:
         return group_label(group)
@@ -65,13 +70,15 @@ def draw_perfect(axes: Axes, results: Results, groups: tuple[str, ...]) -> None:
     share = 100 * np.all([results[f'{group}_acc'] == 100 for group in groups], axis=0).mean(axis=0)
     if share.any():
         names = ' and '.join([group_label(groups[0]), *(group_label(group).lower() for group in groups[1:])])
-        label = f'{names} at 100%' if len(results[f'{groups[0]}_acc']) == 1 else f'Seeds with {names.lower()} at 100%'
-        axes.plot(results['iter'][share > 0], share[share > 0], 'o', color='black', markersize=3, label=label, zorder=4,
-                  clip_on=False)
+        several = len(results['train_loss']) > 1
+        label = f'Seeds with {names.lower()} at 100%' if several else f'{names} at 100%'
+        axes.plot(results['iter'][share > 0], share[share > 0], 'o', color='black', markersize=3, label=label,
+                  zorder=4, clip_on=False)
 
 
 def draw_best(axes: Axes, seeds: list[Results]) -> None:
-    """A vertical line at the iteration of the best combined score (several seeds: the median of their iterations)."""
+    """A vertical line at the iteration of the best combined score (several seeds: the median of their
+    iterations)."""
     at = float(np.median([seed['iter'][best_row(seed, 'combined')] for seed in seeds]))
     label = 'Best combined' if len(seeds) == 1 else 'Best combined, median'
     axes.axvline(at, color='0.25', linewidth=1, linestyle=(0, (4, 4)), label=f'{label}: {at:,.0f}')
@@ -89,32 +96,36 @@ def draw_tasks(axes: Axes, results: Results, tasks: list[str]) -> None:
 
 def draw_beside(axes: Axes, loss: Axes, folder: Path, tasks: list[str]) -> None:
     """Another run's medians in grey, each in the dashes of what it is."""
-    results, _, _ = read_run(folder)
+    results = stack_seeds(read_seeds(seeds_in(folder)))
     label = f'{folder.name}, beside'
     for name in tasks:
         for group in TASKS[name].counted():
             draw_seeds(axes, results['iter'], results[f'{group}_acc'],
-                       BESIDE | dict(linestyle=look(group)['linestyle'], label=label), band=False)
+                       BEHIND | dict(linestyle=look(group)['linestyle'], label=label), band=False)
     draw_seeds(loss, results['iter'], results['train_loss'],
-               BESIDE | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label=label), band=False)
+               BEHIND | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label=label), band=False)
 
 
-def read_run(folder: Path) -> tuple[Results, list[Results], list[Path]]:
-    """-> the seeds of a run stacked, each for itself, and their folders. UserError where there is none"""
+def seeds_in(folder: Path) -> list[Path]:
+    """The folders of a run's seeds. UserError where there is none"""
     found = find_seeds(folder)
     if not found:
-        raise UserError(f'no results.csv in {folder} or in a seed_* folder below it: train it, or name another folder')
-    seeds = [read_results(seed / 'results.csv') for seed in found]
-    return stack_seeds(seeds), seeds, found
+        raise UserError(f'no results.csv in {folder} or in a seed_* folder below it: train it, or name '
+                        f'another '
+                        f'folder')
+    return found
 
 
-def draw_run(folder: str | Path, operation: str | None = None, beside: str | Path | None = None) -> tuple[Figure, str]:
+def draw_run(folder: str | Path, operation: str | None = None,
+             beside: str | Path | None = None) -> tuple[Figure, str]:
     """Figure of the run in `folder` and which of `operations` it shows (default: all that the run was asked).
 
     Raises UserError where the folder has no results or no scores of that operation.
     """
     folder = Path(folder).resolve()
-    results, seeds, found = read_run(folder)
+    found = seeds_in(folder)
+    seeds = read_seeds(found)
+    results = stack_seeds(seeds)
     operation, tasks = choose_operation(results, operation, folder)
     figure = Figure(figsize=(8, 5), layout='constrained')
     axes = figure.add_subplot(title=title(folder, found), xlabel='Iteration', ylabel='Accuracy (%)')
@@ -141,7 +152,8 @@ def main() -> None:
     """Draw the run that the command line names."""
     parser = Parser(__doc__)
     parser.add_argument('--model_folder', required=True, help='folder of a run, of one seed or of many')
-    parser.add_argument('--operation', choices=operations(), help='what to draw (default: all that the run was asked)')
+    parser.add_argument('--operation', choices=operations(),
+                        help='what to draw (default: all that the run was asked)')
     parser.add_argument('--beside', metavar='FOLDER', help='another run, drawn in grey behind')
     parser.add_argument('--output', help='file to write (default: plot_<operation>.png in the model folder)')
     add_format(parser)

@@ -65,10 +65,10 @@ class Trainer:
         with report.if_slow('the step is being compiled: on a busy machine that takes a minute'):
             engine.prepare()
         num_params, made_by = engine.replicas.template.get_num_params(), provenance(self.device)
-        folder.start(num_params=num_params, step=engine.path, **made_by)
+        folder.start(num_params=num_params, step=engine.mode, **made_by)
         report.start(first, f'{folder.path}: {num_params:,} parameters, {len(engine.seeds)} seed(s), '
                             f'from iteration {first} to {self.config.max_iters} on {made_by["hardware"]}; '
-                            f'the step is {engine.path}, in {str(self.dtype).removeprefix("torch.")}')
+                            f'the step is {engine.mode}, in {str(self.dtype).removeprefix("torch.")}')
 
     def is_due(self, iteration: int) -> bool:
         """Is there an evaluation at this iteration?"""

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from model import GPT
-from tbtt.atomic import BESIDE, flush_folders, write_file
+from tbtt.atomic import TMP, flush_folder, write_file
 from tbtt.checkpoint import build_model, read_checkpoint
 from tbtt.dataset import Codec
 from tbtt.figures import markdown_table
@@ -224,7 +224,7 @@ def write_folder(sources: dict[str, Source], to: Path) -> dict[str, float]:
     """
     contents = {place: make_files(source, str(Path(to.name) / place)) for place, source in sources.items()}
     to.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(f'{to}.{os.getpid()}{BESIDE}')
+    beside = Path(f'{to}.{os.getpid()}{TMP}')
     try:
         for place, files in contents.items():
             (beside / place).mkdir(parents=True)
@@ -235,7 +235,7 @@ def write_folder(sources: dict[str, Source], to: Path) -> dict[str, float]:
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    flush_folders({to.parent})
+    flush_folder(to.parent)
     return found
 
 

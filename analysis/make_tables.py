@@ -4,8 +4,8 @@
     python analysis/make_tables.py --wd                    (the twins with weight decay: math_mini_14_wd, ...)
     python analysis/make_tables.py --beside=older          (and below ours the runs in another folder)
 
-Reads results.csv and run.json in the paper's twelve run folders (math_mini_14, ..., both_mlt) under --root_dir and
-writes to standard output only, in about a second. What is missing is blank.
+Reads results.csv and run.json in the paper's twelve run folders (math_mini_14, ..., both_mlt) under
+--root_dir and writes to standard output only, in about a second. What is missing is blank.
 """
 import sys
 from pathlib import Path
@@ -17,14 +17,16 @@ import numpy as np
 
 from tbtt import paper
 from tbtt.figures import markdown_table
-from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, last_row, read_info, read_results)
+from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, last_row, read_info,
+                          read_results)
 from tbtt.stats import mean_interval, wilson_interval
 
 NOTES = """\
-*Best evaluation* is the paper's protocol: the first evaluation with the highest score over all tasks of the run,
-chosen by looking at that score. *Last iteration* is not chosen. Several seeds: mean ± half a 95% interval (Student's
-t). The 40 held-out answers are four questions, each asked ten times: in brackets, how many of them are answered (six
-right answers of ten); of several seeds, how many answer all four, with Wilson's 95% interval."""
+*Best evaluation* is the paper's protocol: the first evaluation with the highest score over all tasks of the
+run, chosen by looking at that score. *Last iteration* is not chosen. Several seeds: mean ± half a 95%
+interval (Student's t). The 40 held-out answers are four questions, each asked ten times: in brackets, how
+many of them are answered (six right answers of ten); of several seeds, how many answer all four, with
+Wilson's 95% interval."""
 EVALUATIONS = {'best evaluation': lambda results: best_row(results, 'combined'), 'last iteration': last_row}
 
 
@@ -62,14 +64,17 @@ def score_cell(values: np.ndarray) -> str:
 
 
 def heldout_cell(correct: np.ndarray, total: np.ndarray, answered: np.ndarray) -> str:
-    """One seed: 23/40 (2 of 4); several: how many answer every question, and the mean; blank where nothing is held out."""
+    """One seed: 23/40 (2 of 4); several: how many answer every question, and the mean; blank where nothing is
+    held out."""
     if np.isnan(total).any():
         return ''
     texts = [answered_text(*each) for each in zip(correct, total, answered)]
     if len(total) == 1:
         return f'{correct[0]:.0f}/{total[0]:.0f}' + (f' ({texts[0]})' if texts[0] else '')
-    every = f'{texts[0].split()[-1]} of {texts[0].split()[-1]}' if texts[0] else f'{total[0]:.0f}/{total[0]:.0f}'
-    count = sum(text == every if text else right == asked for text, right, asked in zip(texts, correct, total))
+    questions = texts[0].split()[-1] if texts[0] else ''
+    every = f'{questions} of {questions}' if questions else f'{total[0]:.0f}/{total[0]:.0f}'
+    count = sum(text == every if text else right == asked
+                for text, right, asked in zip(texts, correct, total))
     low, high = wilson_interval(count, len(total))
     return (f'{count} of {len(total)} seeds at {every} ({100 * low:.0f} to {100 * high:.0f}%), '
             f'mean {score_cell(correct)} of {total[0]:.0f}')
@@ -89,7 +94,8 @@ def paper_cells(experiment: str, model: str) -> list[str]:
 
 
 def our_cells(source: str, evaluation: str, folder: Path, experiment: str) -> list[str]:
-    """The row of a run at one of EVALUATIONS; blank behind its label where there is no seed. source: ours, or whose"""
+    """The row of a run at one of EVALUATIONS; blank behind its label where there is no seed. source: ours, or
+    whose"""
     seeds, unfinished = read_run(folder)
     if not seeds:
         return [f'{source}, {evaluation}'] + [''] * (2 + len(score_names(experiment)))
@@ -108,7 +114,8 @@ def our_cells(source: str, evaluation: str, folder: Path, experiment: str) -> li
 
 
 def make_table(experiment: str, root: Path, wd: bool = False, beside: Path | None = None) -> str:
-    """The Markdown of one table: three rows a model, from the runs below the folder `root`, and two more from `beside`."""
+    """The Markdown of one table: three rows a model, from the runs below the folder `root`, and two more from
+    `beside`."""
     heads = ['model', 'parameters', 'source', 'seeds', 'iteration']
     heads += [group_label(name).lower() if name in heldout_names(experiment)
               else paper.percent_column(name).replace('_pct', ' %') for name in score_names(experiment)]
@@ -116,7 +123,8 @@ def make_table(experiment: str, root: Path, wd: bool = False, beside: Path | Non
     rows = []
     for model, size in zip(paper.MODELS, paper.NUM_PARAMS[experiment]):
         rows.append([model, f'{size:,}', *paper_cells(experiment, model)])
-        rows += [['', '', *our_cells(source, evaluation, folder / paper.run_name(experiment, model, wd), experiment)]
+        rows += [['', '',
+                  *our_cells(source, evaluation, folder / paper.run_name(experiment, model, wd), experiment)]
                  for source, folder in sources.items() for evaluation in EVALUATIONS]
     number, title = paper.published()[experiment, 'n14']['table'], paper.title(paper.tasks_column(experiment))
     decay = ' (ours with weight decay 0.1 and no dropout)' if wd else ''

@@ -124,7 +124,7 @@ def main() -> None:
             train(path, overrides, args.sweeps_dir)
         rows += measure(sweep)
     if not rows:
-        raise UserError(f'no finished seed of {", ".join(args.sweeps)} in {args.sweeps_dir}: train them, without --train=False')
+        raise UserError(f'no finished seed of {", ".join(args.sweeps)} in {args.sweeps_dir}: train without --train=False')
     write_rows(args.output_dir / 'bits.csv', rows)
     write_rows(args.output_dir / 'bits_plateau.csv', plateaus(rows))
     write_rows(args.output_dir / 'bits_asked.csv', [{'what': what, 'bits': bits}

@@ -85,8 +85,8 @@ def draw_plateaus(axes: Axes, rows: Rows, asked: Rows) -> None:
         axes.plot(sizes, bits * sizes, color='0.55', linewidth=1, linestyle=dashes, label=f'{bits:g} bits a parameter, {name}')
     for row in asked:
         axes.axhline(row['bits'], color='0.8', linewidth=0.8, zorder=0)
-        axes.annotate(f'{row["what"]}, {row["bits"]:,.0f}', (0.99, row['bits']), xycoords=('axes fraction', 'data'), ha='right',
-                      va='bottom', fontsize=7, color='0.35')
+        axes.annotate(f'{row["what"]}, {row["bits"]:,.0f}', (0.99, row['bits']), xycoords=('axes fraction', 'data'),
+                      ha='right', va='bottom', fontsize=7, color='0.35')
     parameters_axis(axes)
     axes.set(yscale='log', ylabel='Bits')
 

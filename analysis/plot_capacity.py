@@ -1,13 +1,15 @@
 """Draw what a sweep over widths found: which sizes learn the rule, which recall the facts, and how surely.
 
     python analysis/plot_capacity.py sweeps/capacity/summary.csv
-    python analysis/plot_capacity.py sweeps/capacity/summary.csv more/summary.csv --weight_decay=0.1 --format=svg
+    python analysis/plot_capacity.py sweeps/capacity/summary.csv more/summary.csv --weight_decay=0.1
+    python analysis/plot_capacity.py sweeps/capacity/summary.csv --format=svg
     python analysis/plot_capacity.py sweeps/capacity/summary.csv --beside=sweeps/older --only=rule
 
-Reads summary.csv of one or several sweeps (finished seeds only) and writes into --output_dir: rule.png, seen and held-out
-arithmetic against parameters; capacity.png, all scores against parameters; capacity_training.png, the probability of the
-right answer over training, a panel a width (where the seeds' results.csv are still beside the summary); and where other
-pairs than (5,7) were held out capacity_heldout.png, a column a set of pairs. Takes seconds.
+Reads summary.csv of one or several sweeps (finished seeds only) and writes into --output_dir: rule.png, seen
+and held-out arithmetic against parameters; capacity.png, all scores against parameters;
+capacity_training.png, the probability of the right answer over training, a panel a width (where the seeds'
+results.csv are still beside the summary); and where other pairs than (5,7) were held out
+capacity_heldout.png, a column a set of pairs. Takes seconds.
 """
 import sys
 from pathlib import Path
@@ -22,19 +24,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from tbtt import paper
-from tbtt.figures import (BESIDE, BLACK, PURPLE, add_format, draw_seeds, legend_once, look, marker, parameters_axis,
-                          percent_axis, save)
+from tbtt.figures import (BEHIND, BLACK, PURPLE, add_format, draw_seeds, legend_once, look, marker,
+                          parameters_axis, percent_axis, save)
 from tbtt.results import Results, group_label, read_results, stack_seeds
 from tbtt.stats import mean_interval, wilson_interval
 from tbtt.sweep.claims import agrees_on_heldout
-from tbtt.sweep.summary import PAIR, read_summaries
+from tbtt.sweep.summary import PAIR, read_summaries, row_of_paper
 from tbtt.tasks import TASKS
 
 NEAR = 4    # times larger or smaller: the paper's models of about the sizes that were trained
 FIGURES = ('rule', 'capacity', 'training', 'heldout')
-SHARES = {'best': dict(color=PURPLE, marker='s', linestyle=':', label='seeds that answer all held-out questions, best '
+SHARES = {'best': dict(color=PURPLE, marker='s', linestyle=':',
+                       label='seeds that answer all held-out questions, best '
                                                                       'evaluation'),
-          'last': dict(color=BLACK, marker='o', linestyle='-', label='seeds that answer all held-out questions, last '
+          'last': dict(color=BLACK, marker='o', linestyle='-',
+                       label='seeds that answer all held-out questions, last '
                                                                     'evaluation')}
 
 Rows = list[dict]    # of summaries, one a seed
@@ -71,15 +75,15 @@ def scores_by_size(rows: Rows, column: str) -> list[tuple[float, np.ndarray]]:
 
 
 def draw_scores(axes: Axes, rows: Rows, group: str, aside: float = 1.0) -> None:
-    """Mean score of a group at the last evaluation with Student's interval, and each seed as a faint dot. aside: factor
-    on the sizes, so that no series hides another"""
+    """Mean score of a group at the last evaluation with Student's interval, and each seed as a faint dot.
+    aside: factor on the sizes, so that no series hides another"""
     found = scores_by_size(rows, f'last_{group}')
     if not found:
         return
     style = look(group) | {'label': f'{group_label(group).lower()}, mean at the last evaluation'}
     for size, scores in found:
-        axes.scatter([size * aside] * len(scores), scores, s=18, color=style['color'], marker=marker(group), alpha=0.35,
-                     linewidth=0, zorder=3)
+        axes.scatter([size * aside] * len(scores), scores, s=18, color=style['color'], marker=marker(group),
+                     alpha=0.35, linewidth=0, zorder=3)
     sizes, means, halves = np.array([(size * aside, *mean_interval(scores)) for size, scores in found]).T
     ends = np.clip([means - halves, means + halves], 0, 100)
     axes.errorbar(sizes, means, np.nan_to_num(np.abs(ends - means)), capsize=3, elinewidth=1, markersize=6,
@@ -88,18 +92,20 @@ def draw_scores(axes: Axes, rows: Rows, group: str, aside: float = 1.0) -> None:
 
 def draw_shares(axes: Axes, rows: Rows) -> None:
     """The share of seeds that answer every held-out question, with Wilson's intervals."""
-    asked = [(size, held) for size, some in by_size(rows) if (held := [row for row in some if row.get('heldout_total')])]
+    asked = [(size, held) for size, some in by_size(rows)
+             if (held := [row for row in some if row.get('heldout_total')])]
     for (when, style), aside in zip(SHARES.items(), (0.94, 1.06)):
         if asked:
             agree = [agrees_on_heldout(held, when, True) for _, held in asked]
             share = np.array([each.mean() for each in agree])
             ends = np.array([wilson_interval(each.sum(), len(each)) for each in agree]).T
-            axes.errorbar([size * aside for size, _ in asked], 100 * share, 100 * np.abs(ends - share), capsize=3,
-                          linewidth=1.2, markersize=5, **style)
+            axes.errorbar([size * aside for size, _ in asked], 100 * share, 100 * np.abs(ends - share),
+                          capsize=3, linewidth=1.2, markersize=5, **style)
 
 
 def papers_models(experiment: str, sizes: list[float]) -> list[tuple[str, int]]:
-    """The paper's models of about these sizes: the MLT alone would take half of an axis. -> (model, parameters)"""
+    """The paper's models of about these sizes: the MLT alone would take half of an axis. -> (model,
+    parameters)"""
     return [(model, size) for model, size in zip(paper.MODELS, paper.NUM_PARAMS[experiment])
             if min(sizes) / NEAR <= size <= max(sizes) * NEAR]
 
@@ -117,7 +123,8 @@ def published_scores(experiment: str, model: str) -> dict[str, float]:
 
 
 def seen_percent(scores: list[float], heldout: tuple[int, int]) -> float:
-    """Percent right of what was seen, from the percent of each operation (of 1,000 answers, held-out ones among them)."""
+    """Percent right of what was seen, from the percent of each operation (of 1,000 answers, held-out ones
+    among them)."""
     right, asked = heldout
     return 100 * (10 * sum(scores) - right) / (1000 * len(scores) - asked)
 
@@ -129,7 +136,8 @@ def draw_paper(axes: Axes, experiment: str, sizes: list[float], groups: list[str
         scores = published_scores(experiment, model)
         for group in groups:
             if group in scores:
-                axes.plot(size, scores[group], linestyle='', marker=marker(group), markersize=14, markerfacecolor='none',
+                axes.plot(size, scores[group], linestyle='', marker=marker(group), markersize=14,
+                          markerfacecolor='none',
                           markeredgewidth=1.4, color=look(group)['color'], zorder=2.5, clip_on=False,
                           label=f'paper, best evaluation: {group_label(group).lower()}')
 
@@ -137,8 +145,8 @@ def draw_paper(axes: Axes, experiment: str, sizes: list[float], groups: list[str
 def name_size(axes: Axes, name: str, size: float) -> None:
     """A faint line at a size with its name above."""
     axes.axvline(size, color='0.85', linewidth=0.8, zorder=0)
-    axes.annotate(name, (size, 1.0), xycoords=('data', 'axes fraction'), xytext=(0, 2), textcoords='offset points',
-                  ha='center', fontsize=9, color='0.3')
+    axes.annotate(name, (size, 1.0), xycoords=('data', 'axes fraction'), xytext=(0, 2),
+                  textcoords='offset points', ha='center', fontsize=9, color='0.3')
 
 
 def draw_beside(axes: Axes, rows: Rows, groups: list[str], name: str) -> None:
@@ -146,19 +154,20 @@ def draw_beside(axes: Axes, rows: Rows, groups: list[str], name: str) -> None:
     for group in groups:
         found = scores_by_size(rows, f'last_{group}')
         if found:
-            axes.plot(*zip(*((size, scores.mean()) for size, scores in found)), marker=marker(group), markersize=4,
-                      **BESIDE | dict(linestyle=look(group)['linestyle'], label=f'{name}, beside'))
+            axes.plot(*zip(*((size, scores.mean()) for size, scores in found)), marker=marker(group),
+                      markersize=4,
+                      **BEHIND | dict(linestyle=look(group)['linestyle'], label=f'{name}, beside'))
 
 
 def draw_capacity(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
     """A panel a task, scores against parameters."""
     every = task_names(rows)
-    figure = Figure(figsize=(5.2 * len(every) + 0.6, 5.6), layout='constrained')
+    figure = Figure(figsize=(4.3 * len(every) + 0.6, 5.4), layout='constrained')
     for axes, tasks in zip(figure.subplots(1, len(every), sharey=True, squeeze=False)[0], every):
         found = [row for row in rows if row['tasks'] == tasks]
         groups = probed_groups(tasks)
         score_axes(axes)
-        axes.set_title(f'{paper.title(tasks)}: {seeds_text(found)}', fontsize=11, pad=18)
+        axes.set_title(f'{paper.title(tasks)}: {seeds_text(found)}{other_data(found)}', fontsize=11, pad=18)
         draw_beside(axes, [row for row in beside if row['tasks'] == tasks], groups, name)
         draw_shares(axes, found)
         for i, group in enumerate(groups):
@@ -170,6 +179,13 @@ def draw_capacity(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
     return figure
 
 
+def other_data(rows: Rows) -> str:
+    """A line for a title that says so where seeds were trained on other data than the paper's."""
+    experiment = experiment_of(rows[0]['tasks'])
+    same = experiment and all(row['data'] == row_of_paper(experiment, 'n14')['data'] for row in rows)
+    return '' if same else "\n(not the paper's data or order of lines)"
+
+
 def score_axes(axes: Axes) -> None:
     """Percent against parameters."""
     percent_axis(axes)
@@ -179,8 +195,8 @@ def score_axes(axes: Axes) -> None:
 
 
 def draw_rule(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
-    """Seen and held-out arithmetic against parameters: a dot a seed, a line the mean, the paper's values as open markers;
-    on the right the held-out questions that are answered."""
+    """Seen and held-out arithmetic against parameters: a dot a seed, a line the mean, the paper's values as
+    open markers; on the right the held-out questions that are answered."""
     figure = Figure(figsize=(8, 4.8), layout='constrained')
     axes = figure.add_subplot(ylabel='Right answers (%)')
     score_axes(axes)
@@ -219,7 +235,8 @@ def answered_axis(axes: Axes, questions: int) -> None:
     """A right axis in held-out questions that are answered, of so many."""
     right = axes.twinx()
     right.set(ylim=axes.get_ylim(), ylabel=f'Held-out questions answered, of {questions}')
-    right.set_yticks([100 * k / questions for k in range(questions + 1)], [str(k) for k in range(questions + 1)])
+    right.set_yticks([100 * k / questions for k in range(questions + 1)],
+                     [str(k) for k in range(questions + 1)])
     right.tick_params(colors=look('heldout')['color'])
     right.yaxis.label.set_color(look('heldout')['color'])
     right.spines['top'].set_visible(False)
@@ -238,7 +255,8 @@ def count_text(numbers: list[int], of: str) -> str:
 
 
 def training_curves(rows: Rows) -> dict[tuple[str, float], tuple[float, Results]]:
-    """{(tasks, width): parameters, and results of its seeds, stacked} for the widths whose results.csv are there"""
+    """{(tasks, width): parameters, and results of its seeds, stacked} for the widths whose results.csv are
+    there"""
     curves = {}
     for tasks in task_names(rows):
         for size, some in by_size([row for row in rows if row['tasks'] == tasks]):
@@ -249,7 +267,8 @@ def training_curves(rows: Rows) -> dict[tuple[str, float], tuple[float, Results]
 
 
 def draw_training(curves: dict[tuple[str, float], tuple[float, Results]]) -> Figure:
-    """Probability of the right answer over training: a panel for each task and width, a line a group of questions."""
+    """Probability of the right answer over training: a panel for each task and width, a line a group of
+    questions."""
     columns = min(4, len(curves))
     lines = -(-len(curves) // columns)
     figure = Figure(figsize=(3.6 * columns + 0.4, 2.9 * lines + 0.7), layout='constrained')
@@ -260,8 +279,8 @@ def draw_training(curves: dict[tuple[str, float], tuple[float, Results]]) -> Fig
         for group in probed_groups(tasks):
             draw_seeds(axes, results['iter'] / 1000, np.atleast_2d(results[f'{group}_prob']), look(group))
         seeds = len(results['train_loss'])
-        axes.set_title(f'{paper.title(tasks)}, n{width:.0f} ({size:,.0f} parameters)\n{seeds} seed{"" if seeds == 1 else "s"}',
-                       fontsize=9)
+        axes.set_title(f'{paper.title(tasks)}, n{width:.0f} ({size:,.0f} parameters)\n{seeds} '
+                       f'seed{"" if seeds == 1 else "s"}', fontsize=9)
         axes.set(ylim=(-0.03, 1.03))
         axes.grid(color='0.93')
         if i >= len(curves) - columns:    # the last panel of its column
@@ -285,12 +304,14 @@ def draw_heldout(rows: Rows) -> Figure:
             some = [row for row in rows if (row['heldout'], row['n_embd']) == (pairs, width)]
             if some:
                 draw_pairs(axes, x + 0.3 * (i / max(1, len(widths) - 1) - 0.5), some, style)
-    axes.set_xticks(range(len(sets)), [pairs if pairs.count(';') < 1 else f'{pairs.count(";") + 1} pairs' for pairs in sets],
+    axes.set_xticks(range(len(sets)),
+                    [pairs if pairs.count(';') < 1 else f'{pairs.count(";") + 1} pairs' for pairs in sets],
                     rotation=45, ha='right')
     axes.set(ylim=(-4, 106), ylabel='Percent', xlabel='Held-out pair')
     each = [sum((row['heldout'], row['n_embd']) == key for row in rows)
             for key in {(row['heldout'], row['n_embd']) for row in rows}]
-    axes.set_title(f'Arithmetic with other pairs held out:\n{count_text(each, "pair and width")}', fontsize=11)
+    axes.set_title(f'Arithmetic with other pairs held out:\n{count_text(each, "pair and width")}',
+                   fontsize=11)
     axes.grid(color='0.93', axis='y')
     legend_once(figure, fontsize=9)
     return figure
@@ -300,25 +321,31 @@ def draw_pairs(axes: Axes, x: float, rows: Rows, style: dict) -> None:
     """One width and set of pairs: each seed, their mean, and the share of seeds that answers all."""
     width, scores = rows[0]['n_embd'], np.array([row['last_heldout'] for row in rows])
     axes.scatter([x] * len(scores), scores, s=14, alpha=0.3, linewidth=0, **style)
-    axes.plot(x, scores.mean(), markersize=7, linestyle='', **style, label=f'width {width:.0f}: held-out answers, mean')
+    axes.plot(x, scores.mean(), markersize=7, linestyle='', **style,
+              label=f'width {width:.0f}: held-out answers, mean')
     agree = agrees_on_heldout(rows, 'last', True)
     share, ends = agree.mean(), wilson_interval(agree.sum(), len(agree))
-    axes.errorbar(x + 0.08, 100 * share, [[100 * max(0, share - ends[0])], [100 * max(0, ends[1] - share)]], capsize=3,
-                  linewidth=1.2, fmt='_', color=style['color'], label=f'width {width:.0f}: seeds that answer all questions')
+    axes.errorbar(x + 0.08, 100 * share, [[100 * max(0, share - ends[0])], [100 * max(0, ends[1] - share)]],
+                  capsize=3, linewidth=1.2, fmt='_', color=style['color'],
+                  label=f'width {width:.0f}: seeds that answer all questions')
 
 
 def chosen(rows: Rows, decay: float) -> Rows:
-    """The one-layer models with this weight decay. Raises `UserError` for seeds of one size that were trained differently."""
+    """The one-layer models with this weight decay. Raises `UserError` for seeds of one size that were trained
+    differently."""
     fixed = {'n_layer': 1, 'n_head': 1, 'mlp_expansion': 1, 'dropout': 0, 'weight_decay': decay}
     known = task_names(rows)
-    found = [row for row in rows if row['tasks'] in known and all(row[name] == value for name, value in fixed.items())]
+    found = [row for row in rows if row['tasks'] in known
+             and all(row[name] == value for name, value in fixed.items())]
     first = {}    # of each size
     for row in found:
         other = first.setdefault((row['tasks'], row['n_embd'], row['heldout']), row)
         for name in ('max_iters', 'data', *paper.TRAINING):
             if row[name] != other[name]:
-                raise UserError(f'runs of {row["tasks"]} at width {row["n_embd"]:g} differ in {name}, {other[name]} and '
-                                f'{row[name]}: a mean over both says nothing; draw each from a summary of its own')
+                raise UserError(f'runs of {row["tasks"]} at width {row["n_embd"]:g} differ in {name}, '
+                                f'{other[name]} and '
+                                f'{row[name]}: a mean over both says nothing; draw each from a summary of '
+                                f'its own')
     return found
 
 
@@ -328,11 +355,13 @@ def usual(rows: Rows) -> Rows:
 
 
 def draw_all(rows: Rows, beside: Rows, name: str) -> dict[str, Figure]:
-    """{name of the file: figure} of all that the rows have. rows, beside: as `chosen`; name: of what is beside"""
+    """{name of the file: figure} of all that the rows have. rows, beside: as `chosen`; name: of what is
+    beside"""
     figures = {}
     arithmetic = [row for row in rows if row['tasks'] == 'math' and row['last_heldout'] is not None]
     if usual(arithmetic):
-        figures['rule'] = draw_rule(usual(arithmetic), [row for row in usual(beside) if row['tasks'] == 'math'], name)
+        figures['rule'] = draw_rule(usual(arithmetic),
+                                    [row for row in usual(beside) if row['tasks'] == 'math'], name)
     if usual(rows):
         figures['capacity'] = draw_capacity(usual(rows), usual(beside), name)
         if curves := training_curves(usual(rows)):
@@ -348,16 +377,19 @@ def main() -> None:
     """Draw the figures of the summaries that the command line names."""
     parser = Parser(__doc__)
     parser.add_argument('summary', nargs='+', type=Path, help='summary.csv of a sweep')
-    parser.add_argument('--weight_decay', type=float, default=0.0, help='the runs with this one (default: 0.0)')
+    parser.add_argument('--weight_decay', type=float, default=0.0,
+                        help='the runs with this one (default: 0.0)')
     parser.add_argument('--only', choices=FIGURES, help='only this figure (default: all)')
-    parser.add_argument('--beside', type=Path, metavar='FOLDER', help='another sweep, with its summary.csv, in grey behind')
+    parser.add_argument('--beside', type=Path, metavar='FOLDER',
+                        help='another sweep, with its summary.csv, in grey behind')
     parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
     add_format(parser)
     args = parser.parse_args()
     rows = chosen(read_summaries(args.summary), args.weight_decay)
     if not rows:
         raise UserError(f'no finished seed of a one-layer model with weight_decay={args.weight_decay:g} in '
-                        f'{", ".join(map(str, args.summary))}: train it with sweep.py config/sweep_capacity.py')
+                        f'{", ".join(map(str, args.summary))}: train it with sweep.py '
+                        f'config/sweep_capacity.py')
     beside = chosen(read_summaries([args.beside / 'summary.csv']), args.weight_decay) if args.beside else []
     for name, figure in draw_all(rows, beside, args.beside.resolve().name if args.beside else '').items():
         if args.only in (None, name.removeprefix('capacity_')):

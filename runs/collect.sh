@@ -41,4 +41,8 @@ done
 if [ -f results/capacity/summary.csv ]; then
     "$python" analysis/plot_capacity.py results/capacity/summary.csv --only=rule --output_dir results
 fi
+for folder in results/facts_skewed results/both_skewed; do
+    [ ! -f "$folder/trace.json" ] || "$python" analysis/plot_trace.py "$folder/trace.json"
+    [ ! -f "$folder/frequency.csv" ] || "$python" analysis/plot_frequency.py "$folder/frequency.csv"
+done
 "$python" runs/readme.py

@@ -51,7 +51,8 @@ if [ -n "${PYTHON:-}" ]; then check_python "$python"; else make_venv "$1"; fi
 train() {
     local name=$1 go_on=
     shift
-    if compgen -G "$name/ckpt.pt" || compgen -G "$name/seed_*/ckpt.pt" || compgen -G "$name/*tbtt.commit.json"; then
+    if compgen -G "$name/ckpt.pt" || compgen -G "$name/seed_*/ckpt.pt" || compgen -G "$name/tbtt.commit.json" ||
+        compgen -G "$name/seed_*/tbtt.commit.json"; then
         go_on=--init_from=resume
     fi > /dev/null
     "$python" train_with_eval.py "config/train_$name.py" $go_on "$@"

@@ -11,7 +11,6 @@ the text between them. Everything else is prose, which anyone may edit. In confi
 results/quickstart.txt holds what `bash runs/quickstart.sh` printed. Its first line is written by hand: which
 machine, how long, how many megabytes.
 """
-import csv
 import functools
 import json
 import re
@@ -27,12 +26,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'analysis')]
 import bench
 import make_tables
-import plot_frequency
 import trace_memorization
 from tbtt import paper
 from tbtt.cli import Parser, UserError, run
 from tbtt.config import FIELDS, Config, load_config
 from tbtt.figures import markdown_table
+from tbtt.frequency import frequency_table, read_frequency
 from tbtt.results import NUM_SAMPLES, find_seeds, read_info
 from tbtt.stats import mean_interval
 from tbtt.sweep import claims
@@ -218,15 +217,7 @@ def allowed(metadata: Any) -> str:
 
 def frequency() -> str:
     """Percent recalled by how often it occurred, a table a dataset."""
-    return '\n\n'.join(plot_frequency.table(asked(dataset)) for dataset in SKEWED)
-
-
-def asked(dataset: str) -> list[plot_frequency.Row]:
-    """The rows of frequency.csv from results/."""
-    with open(RESULTS / dataset / 'frequency.csv', newline='') as file:
-        return [plot_frequency.Row(row['run'], int(row['parameters']), int(row['seed']), row['task'],
-                                   row['question'], int(row['occurrences']), float(row['recalled']))
-                for row in csv.DictReader(file)]
+    return '\n\n'.join(frequency_table(read_frequency(RESULTS / dataset / 'frequency.csv')) for dataset in SKEWED)
 
 
 def memorization() -> str:

@@ -78,12 +78,13 @@ def write_file(path: Path | str, content: bytes) -> None:
     flush_folder(path.parent)
 
 
-def write_files(folder: Path | str, contents: dict[str, bytes]) -> None:
-    """Replace several files of a folder as one. contents: {name: bytes}"""
-    write_folders({Path(folder): contents})
+def write_files(folder: Path | str, contents: dict[str, bytes], commit: str = COMMIT) -> None:
+    """Replace several files of a folder as one. contents: {name: bytes}. commit: name of the list, where others
+    write into the folder too."""
+    write_folders({Path(folder): contents}, commit)
 
 
-def write_folders(changes: dict[Path, dict[str, bytes]]) -> None:
+def write_folders(changes: dict[Path, dict[str, bytes]], commit: str = COMMIT) -> None:
     """Replace files in several folders of one parent as one: after a crash and `recover`, all are old or all
     are new.
 
@@ -96,15 +97,16 @@ def write_folders(changes: dict[Path, dict[str, bytes]]) -> None:
     try:
         in_parallel(write_tmp, *zip(*todo))
         in_parallel(flush_folder, files)
-        in_parallel(write_list, files, [change_of(name, folder, files) for folder in files])
+        in_parallel(write_list, [folder / commit for folder in files],
+                    [change_of(name, folder, files) for folder in files])
         for tmp, _, path in todo:
             if not tmp.exists():
                 raise FileNotFoundError(errno.ENOENT, 'its new content was removed by another program',
                                         str(path))
     except BaseException:
-        undo(name, files)
+        undo(name, files, commit)
         raise
-    put_in_place(name, files)
+    put_in_place(name, files, commit)
 
 
 def change_of(name: str, folder: Path, files: dict[Path, list[str]]) -> Change:
@@ -112,25 +114,25 @@ def change_of(name: str, folder: Path, files: dict[Path, list[str]]) -> Change:
     return Change(name, files[folder], {other.name: files[other] for other in files if other != folder})
 
 
-def write_list(folder: Path, change: Change) -> None:
-    write_file(folder / COMMIT, json.dumps(change._asdict()).encode())
+def write_list(path: Path, change: Change) -> None:
+    write_file(path, json.dumps(change._asdict()).encode())
 
 
-def put_in_place(name: str, files: dict[Path, list[str]]) -> None:
+def put_in_place(name: str, files: dict[Path, list[str]], commit: str = COMMIT) -> None:
     """Finish a change whose lists are on the disk. files: {folder: names}"""
     for folder, names in files.items():
         for file in names:
             os.replace(tmp_path(folder, name, file), folder / file)
     in_parallel(flush_folder, files)
     for folder in files:
-        (folder / COMMIT).unlink()
+        (folder / commit).unlink()
 
 
-def undo(name: str, files: dict[Path, list[str]]) -> None:
+def undo(name: str, files: dict[Path, list[str]], commit: str = COMMIT) -> None:
     """Take back a change that failed. As long as a list is there, all files that it names have to be."""
     folders = [folder for folder in files if folder.is_dir()]
     for folder in folders:
-        (folder / COMMIT).unlink(missing_ok=True)
+        (folder / commit).unlink(missing_ok=True)
     in_parallel(flush_folder, folders)
     for folder in folders:
         for file in files[folder]:
@@ -188,7 +190,7 @@ def recover(folders: Collection[Path], known: Collection[str]) -> None:
     changes = half_made(folders, known)
     for folder, change in changes.items():
         if not (folder / COMMIT).exists():    # before anything is put in place: a crash may come in here too
-            write_list(folder, change)
+            write_list(folder / COMMIT, change)
     for folder, change in changes.items():
         left = [name for name in change.files if tmp_path(folder, change.name, name).exists()]
         put_in_place(change.name, {folder: left})    # the others are in place already

@@ -3,77 +3,113 @@
 A plain (B, T, C) model, a Python slice a row of a batch, torch's own AdamW and clipping with the host in between, and one
 prompt, one sample a call.
 """
+from collections.abc import Iterable
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.func import functional_call, grad_and_value
 
-from model import GPTConfig
+from model import GPT, GPTConfig
+from tbtt.config import Config
+from tbtt.dataset import Codec
 from tbtt.device import autocast
-from tbtt.evaluate import token_losses
+from tbtt.engine import token_losses
+from tbtt.tasks import Task
 
 
-class SlowBlock(nn.Module):
-    def __init__(self, config):
+class Attention(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        C, hidden = config.n_embd, config.mlp_expansion * config.n_embd
         self.n_head, self.dropout = config.n_head, config.dropout
-        self.ln_1, self.ln_2 = (nn.LayerNorm(C, bias=config.bias) for _ in range(2))
-        self.attn = nn.ModuleDict(dict(c_attn=nn.Linear(C, 3 * C, config.bias), c_proj=nn.Linear(C, C, config.bias)))
-        self.mlp = nn.ModuleDict(dict(c_fc=nn.Linear(C, hidden, config.bias), c_proj=nn.Linear(hidden, C, config.bias)))
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias)
 
-    def forward(self, x):
-        B, T, C = x.shape
-        q, k, v = (u.view(B, T, self.n_head, -1).transpose(1, 2) for u in self.attn.c_attn(self.ln_1(x)).split(C, dim=2))
-        dropout = self.dropout if self.training else 0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        x = x + F.dropout(self.attn.c_proj(y.transpose(1, 2).reshape(B, T, C)), dropout)
-        return x + F.dropout(self.mlp.c_proj(F.gelu(self.mlp.c_fc(self.ln_2(x)))), dropout)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (part.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in self.c_attn(x).chunk(3, -1))
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=True)
+        return F.dropout(self.c_proj(y.transpose(1, 2).flatten(2)), self.dropout, self.training)
 
 
-class SlowGPT(nn.Module):
-    """The model of model.py under the same names of weights, in the layout of nanoGPT: tokens (B, T) -> (B, T, V)."""
+class MLP(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.dropout, hidden = config.dropout, config.mlp_expansion * config.n_embd
+        self.c_fc = nn.Linear(config.n_embd, hidden, config.bias)
+        self.c_proj = nn.Linear(hidden, config.n_embd, config.bias)
 
-    def __init__(self, model_args):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = (nn.LayerNorm(config.n_embd, bias=config.bias) for _ in range(2))
+        self.attn, self.mlp = Attention(config), MLP(config)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class NanoGPT(nn.Module):
+    """The model of model.py under the same names of weights, in the layout of nanoGPT: tokens (B, T) -> (B, T, V).
+
+    Takes the model_args of a checkpoint; `mlp_expansion` among them is ours, nanoGPT's own would refuse the name.
+    """
+
+    def __init__(self, **model_args) -> None:
         super().__init__()
         self.config = config = GPTConfig(**model_args)
         self.transformer = nn.ModuleDict(dict(
             wte=nn.Embedding(config.vocab_size, config.n_embd), wpe=nn.Embedding(config.block_size, config.n_embd),
-            h=nn.ModuleList([SlowBlock(config) for _ in range(config.n_layer)]),
+            h=nn.ModuleList([Block(config) for _ in range(config.n_layer)]),
             ln_f=nn.LayerNorm(config.n_embd, bias=config.bias)))
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.transformer.wte.weight = self.lm_head.weight
 
-    def forward(self, tokens):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = self.transformer.wte(tokens) + self.transformer.wpe(torch.arange(tokens.shape[1], device=tokens.device))
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.transformer.h:
             x = block(x)
         return self.lm_head(self.transformer.ln_f(x))
 
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of targets y (B, T), 0-dim."""
+        return F.cross_entropy(self(x).flatten(0, 1), y.flatten())
+
+    def optimizer(self, config: Config) -> torch.optim.AdamW:
+        """AdamW over nanoGPT's two groups: what has two axes decays, what has one does not."""
+        groups = [{'params': [p for p in self.parameters() if p.dim() > 1], 'weight_decay': config.weight_decay},
+                  {'params': [p for p in self.parameters() if p.dim() == 1], 'weight_decay': 0.0}]
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+
 
 class PlainLoop:
     """Our model and our step for one seed without an axis of replicas, compiled: what that axis costs is measured against
     this. weights: {name: tensor}."""
 
-    def __init__(self, template, weights, config):
+    def __init__(self, template: GPT, weights: dict[str, torch.Tensor], config: Config) -> None:
         self.template, self.config = template, config
         self.state = [weights, *({name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2)), torch.zeros(1)]
         self.compiled = torch.compile(self.step, dynamic=False)
 
-    def __call__(self, text, rate):
-        """A step on text (T + 1, B), written over the state. -> loss, 0-dim"""
-        loss, (weights, *moments, steps) = self.compiled(*self.state, text, rate)
+    def __call__(self, windows: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        """A step on windows (T + 1, B), written over the state. -> loss, 0-dim"""
+        loss, (weights, *moments, steps) = self.compiled(*self.state, windows, lr)
         for old, new in zip(self.state, (weights, *moments)):
             torch._foreach_copy_(list(old.values()), list(new.values()))
         self.state[3].copy_(steps)
         return loss
 
-    def step(self, weights, means, squares, steps, text, rate):
+    def step(self, weights: dict, means: dict, squares: dict, steps: torch.Tensor, windows: torch.Tensor,
+             lr: torch.Tensor) -> tuple[torch.Tensor, tuple]:
         config = self.config
 
-        def mean_loss(weights):
-            return token_losses(functional_call(self.template, weights, (text[:-1],)), text[1:]).mean()
+        def mean_loss(weights: dict) -> torch.Tensor:
+            return token_losses(functional_call(self.template, weights, (windows[:-1],)), windows[1:]).mean()
 
         gradients, loss = grad_and_value(mean_loss)(weights)
         norm = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm()
@@ -85,40 +121,27 @@ class PlainLoop:
             mean = means[name].lerp(gradient, 1 - config.beta1)
             square = squares[name] * config.beta2 + (1 - config.beta2) * gradient.square()
             deviation = square.sqrt() / (1 - config.beta2 ** steps).sqrt() + 1e-8
-            decay = 1 - rate * config.weight_decay * (gradient.dim() > 1)
-            new[0][name] = weights[name] * decay - rate / (1 - config.beta1 ** steps) * mean / deviation
+            decay = 1 - lr * config.weight_decay * (gradient.dim() > 1)
+            new[0][name] = weights[name] * decay - lr / (1 - config.beta1 ** steps) * mean / deviation
             new[1][name], new[2][name] = mean, square
         return loss, (*new, steps)
 
 
-def slow_batch(data, starts, block_size):
+def slice_batch(data: torch.Tensor, starts: Iterable[int], block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A Python slice a row. -> inputs and targets (B, T)"""
     x = torch.stack([data[i:i + block_size] for i in starts])
-    y = torch.stack([data[i + 1:i + 1 + block_size] for i in starts])
-    return x, y
+    return x, torch.stack([data[i + 1:i + 1 + block_size] for i in starts])
 
 
-def slow_optimizer(model, config):
-    """AdamW with decay on matrices and embeddings only."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() == 1]
-    groups = [{'params': matrices, 'weight_decay': config.weight_decay}, {'params': others, 'weight_decay': 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
-
-
-def slow_loss(model, x, y):
-    """Mean cross-entropy, 0-dim."""
-    return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
-
-
-def slow_step(model, optimizer, data, starts, rate, config, dtype=torch.float32):
-    """One step, its forward pass under autocast to `dtype`; the host waits for its loss. -> float"""
+def slow_step(model: NanoGPT, optimizer: torch.optim.Optimizer, data: torch.Tensor, starts: list[int], lr: float,
+              config: Config, dtype: torch.dtype = torch.float32) -> float:
+    """One step, its forward pass under autocast to `dtype`; the host waits for its loss."""
     for group in optimizer.param_groups:
-        group['lr'] = rate
+        group['lr'] = lr
     device = next(model.parameters()).device
-    x, y = (t.to(device) for t in slow_batch(data, starts, config.block_size))
+    x, y = (t.to(device) for t in slice_batch(data, starts, config.block_size))
     with autocast(device, dtype):
-        loss = slow_loss(model, x, y)
+        loss = model.loss(x, y)
     loss.backward()
     if config.grad_clip:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
@@ -128,18 +151,18 @@ def slow_step(model, optimizer, data, starts, rate, config, dtype=torch.float32)
 
 
 @torch.no_grad()
-def slow_losses(model, data, batches):
-    """Mean loss over batches, each a list of starts: nanoGPT's estimate, where the batches are drawn at random. -> float"""
+def slow_losses(model: NanoGPT, data: torch.Tensor, batches: Iterable) -> float:
+    """Mean loss over batches, each a list of starts: nanoGPT's estimate, where the batches are drawn at random."""
     model.eval()
     device = next(model.parameters()).device
-    losses = [slow_loss(model, *(t.to(device) for t in slow_batch(data, starts, model.config.block_size))).item()
+    losses = [model.loss(*(x.to(device) for x in slice_batch(data, starts, model.config.block_size))).item()
               for starts in batches]
     return sum(losses) / len(losses)
 
 
 @torch.no_grad()
-def slow_generate(model, prompt, max_new_tokens, temperature, top_k):
-    """One sample: nanoGPT's generate. prompt: list of token ids -> list of new ids"""
+def slow_generate(model: NanoGPT, prompt: list[int], max_new_tokens: int, temperature: float, top_k: int) -> list[int]:
+    """One sample: nanoGPT's generate. Token ids -> new ones."""
     device, block_size = next(model.parameters()).device, model.config.block_size
     tokens = torch.tensor([prompt], device=device)
     for _ in range(max_new_tokens):
@@ -150,8 +173,8 @@ def slow_generate(model, prompt, max_new_tokens, temperature, top_k):
     return tokens[0, len(prompt):].tolist()
 
 
-def slow_score(model, task, codec, num_samples, temperature, top_k):
-    """Every prompt, every sample on its own. -> right answers, a list with one number a prompt"""
+def slow_score(model: NanoGPT, task: Task, codec: Codec, num_samples: int, temperature: float, top_k: int) -> list[int]:
+    """Every prompt, every sample on its own. -> right answers, a number a prompt"""
     model.eval()
     return [sum(task.mark(i, codec.decode(slow_generate(model, codec.encode(prompt), task.max_new_tokens, temperature,
                                                         top_k))) for _ in range(num_samples))

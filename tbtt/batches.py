@@ -1,21 +1,21 @@
-"""Which windows a batch is made of: anywhere in the text, within a line, or from lines dealt out anew for each window."""
+"""Which windows a batch is made of: anywhere in the text, within a line, or from lines dealt out anew for each."""
 import torch
 
 from tbtt import rng
 from tbtt.cli import UserError
 from tbtt.dataset import texts
 
-NOTHING = -1    # a token where a window has no more text: it is no target, and what is read there does not matter
+NOTHING = -1    # a token where a window has no more text: no target; what is read there does not matter
 
 
 class Batches:
     """Draws the windows of training batches from a text and cuts them out of it.
 
-    data: (n,) integer tokens. newline: the token that ends a line. windows: 'any', or 'line': each window begins and ends
-    within one line; of a line of L characters those are the windows of block_size + 1 characters, or the line itself where
-    it is no longer than that. Every line is drawn equally often, and of its windows each.
-    line_order: 'fixed' as in the text, or 'fresh': a window is cut at random from a text of all lines that is dealt out
-    for it alone; every line is equally often at every place. Windows within a line have no order.
+    data: (n,) integer tokens. newline: the token that ends a line. windows: 'any', or 'line': each window begins
+    and ends within one line; it has block_size + 1 characters, or is the line itself where that is no longer. Its
+    first character is not predicted. Every line is drawn equally often, and of its windows each.
+    line_order: 'fixed' as in the text, or 'fresh': a window is cut at random from a text of all lines that is dealt
+    out for it alone; every line is equally often at every place. Windows within a line have no order.
     Raises `UserError` where the text has no such lines.
     """
 
@@ -24,17 +24,19 @@ class Batches:
         self.data, self.block_size = data, block_size
         self.by_line = windows == 'line'
         self.fresh = line_order == 'fresh' and not self.by_line
-        if self.by_line or self.fresh:
+        self.plain = not self.by_line and not self.fresh    # every window is a piece of the text
+        if not self.plain:
             self.find_lines(newline, f'windows={windows}' if self.by_line else f'line_order={line_order}')
 
     def find_lines(self, newline: int | None, setting: str) -> None:
         """Where lines begin and end. `ends` (n,): the end of the line that each character is in."""
         if newline is None or self.data[-1] != newline:
-            raise UserError(f'{setting}: expected a text of lines, the last with its end too; prepare such a dataset')
+            raise UserError(f'{setting}: expected a text of lines, the last with its end; prepare such a dataset')
         after = (self.data == newline).nonzero()[:, 0] + 1
         self.first = torch.cat([after.new_zeros(1), after[:-1]])    # (lines,)
         self.length = after - self.first
-        self.line = torch.repeat_interleave(torch.arange(len(after), device=after.device), self.length)    # (n,)
+        lines = torch.arange(len(after), device=after.device)
+        self.line = torch.repeat_interleave(lines, self.length)    # (n,)
         self.ends = after[self.line]
         if self.by_line:
             self.drawn = (self.length > 1).nonzero()[:, 0]    # an empty line has nothing to predict
@@ -44,13 +46,13 @@ class Batches:
         # However short the lines are, and if all but one character of the window come after the first line.
         self.num_lines = 2 + int((self.length.sort().values.cumsum(0) < self.block_size).sum())
         if self.fresh and self.num_lines > len(after):
-            raise UserError(f'{setting}: a window of {self.block_size + 1} characters may span {self.num_lines} lines, but '
-                            f'the text has {len(after)}: choose a smaller block_size')
+            raise UserError(f'{setting}: a window of {self.block_size + 1} characters may span {self.num_lines} '
+                            f'lines, but the text has {len(after)}: choose a smaller block_size')
 
     def draw(self, seeds: torch.Tensor, first: int, last: int, batch_size: int) -> torch.Tensor:
-        """Where the windows of iterations first..last-1 start in the text, of seeds (R,). -> (iterations, R, B); with a fresh
-        order (iterations, R, K, B): where the window starts, and where the K - 1 lines do that may follow"""
-        if not self.by_line and not self.fresh:
+        """Where the windows of iterations first..last-1 start in the text, of seeds (R,). -> (iterations, R, B);
+        with a fresh order (iterations, R, K, B): where the window starts, and the K - 1 lines that may follow"""
+        if self.plain:
             return rng.batch_starts(seeds, first, last, batch_size, len(self.data) - self.block_size)
         iterations = torch.arange(first, last, device=seeds.device)[:, None, None]
         if self.by_line:
@@ -66,7 +68,7 @@ class Batches:
         return torch.stack([start, *(self.first[line] for line in lines[1:])], -2)
 
     def sample(self, count: int, *keys) -> torch.Tensor:
-        """Starts of `count` random windows of the text in its own order, for each of the keys (see `rng`). -> (..., count)"""
+        """Starts of random windows of the text in its own order, for each of the keys (see `rng`). -> (..., count)"""
         rows = torch.arange(count, device=self.data.device)
         if not self.by_line:
             return rng.integers(len(self.data) - self.block_size, *keys, rows)
@@ -74,8 +76,9 @@ class Batches:
         return self.first[self.drawn][line] + rng.integers(self.num_windows[line], *keys, rows, rng.OFFSETS)
 
     def cut(self, starts: torch.Tensor) -> torch.Tensor:
-        """Starts as drawn, (..., B) or (..., K, B) -> the windows' text (..., T + 1, B), NOTHING after the end of its line"""
-        if not self.by_line and not self.fresh:
+        """Starts as drawn, (..., B) or (..., K, B) -> the windows' text (..., T + 1, B); of a window within a line
+        NOTHING after its end"""
+        if self.plain:
             return texts(self.data, starts, self.block_size + 1)
         place = torch.arange(self.block_size + 1, device=starts.device)[:, None]
         text, begin = NOTHING, torch.zeros_like(starts[..., 0, :] if self.fresh else starts)
@@ -88,11 +91,12 @@ class Batches:
         return text
 
     def every(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All windows of the text in its own order. -> their starts (N,), and how much each counts (N,), float32"""
+        """All windows of the text in its own order. -> their starts (N,), how much each counts (N,), float32"""
         if not self.by_line:
             starts = torch.arange(len(self.data) - self.block_size, device=self.data.device)
             return starts, torch.ones_like(starts, dtype=torch.float32)
-        line = torch.repeat_interleave(torch.arange(len(self.drawn), device=self.data.device), self.num_windows)
+        lines = torch.arange(len(self.drawn), device=self.data.device)
+        line = torch.repeat_interleave(lines, self.num_windows)
         before = self.num_windows.cumsum(0) - self.num_windows
         starts = self.first[self.drawn][line] + torch.arange(len(line), device=line.device) - before[line]
         return starts, 1 / self.num_windows[line].float()

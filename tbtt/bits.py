@@ -10,29 +10,28 @@ from tbtt.tasks import Arithmetic, Capitals
 
 
 class Questions(NamedTuple):
-    """Prompts that were trained on, with the answers that were dealt to them at random, out of `values` possible ones."""
+    """Prompts that were trained on, with the answers dealt to them at random, out of `values` possible ones."""
     prompts: list[str]
     answers: list[str]
     values: int
 
 
 def questions_of(dataset) -> Questions:
-    """What there is to memorise in a `Dataset`: of a task the answers, of lines without a task all but the first character.
-
-    A line without a task is a string of characters that were drawn alike, as data/random_strings has them.
+    """What there is to memorise in a `Dataset`: of a task the answers; without a task, of each line all but the first
+    character. Such a line is a string of characters that were drawn alike, as data/random_strings has them.
     """
     for task in dataset.tasks.values():
         seen = [i for i in range(len(task.prompts)) if not task.is_heldout(i)]
         answers = [task.answers[i] for i in seen]
         return Questions([task.prompts[i] for i in seen], answers, len(set(answers)))
     lines = dataset.codec.decode(dataset.train.tolist()).splitlines(keepends=True)
-    alphabet, drawn = dataset.meta['vocab_size'] - 1, len(lines[0]) - 2    # without the first one and the newline
+    alphabet, drawn = dataset.meta['vocab_size'] - 1, len(lines[0]) - 2    # but the first one and the newline
     return Questions([line[0] for line in lines], [line[1:] for line in lines], alphabet**drawn)
 
 
 def memorised_bits(log2_p: np.ndarray, values: int) -> np.ndarray:
-    """Sum over answers of max(0, log2 V + log2 p): by how much the model shortens each answer's code, against one that
-    takes V answers for equally likely. After Morris et al. 2025 (arXiv 2505.24832), an answer at a time.
+    """Sum over answers of max(0, log2 V + log2 p): by how much the model shortens each answer's code, against one
+    that takes V answers for equally likely. After Morris et al. 2025 (arXiv 2505.24832), an answer at a time.
 
     log2_p: (..., P) probabilities of the right answers, as logarithms. values: V. -> (...)
     """
@@ -58,12 +57,13 @@ def order_bits(num_lines: int) -> float:
 
 
 def bits_of_the_papers_tasks() -> dict[str, float]:
-    """What there is to learn by heart in the paper's data, by name. A table's answers are coded by how often each occurs
-    in its operation, the names of capitals by their characters alone (which spelling would shorten)."""
-    math_task, facts = Arithmetic(), Capitals()
-    results = {sign: [math_task.results[i] for i in math_task.groups()['seen'] if math_task.expressions[i][1] == sign]
-               for sign in '+-'}
-    return {'arithmetic: table of results': sum(map(entropy_bits, results.values())),
-            'arithmetic: order of the lines': order_bits(len(math_task.lines())),
+    """What there is to learn by heart in the paper's data, by name. A table's answers are coded by how often each
+    occurs in its operation, the names of capitals by their characters alone (which spelling would shorten)."""
+    arithmetic, facts = Arithmetic(), Capitals()
+    groups = arithmetic.groups()
+    results = [[arithmetic.results[i] for i in groups['seen'] if i in groups[sign]] for sign in ('add', 'sub')]
+    names = ''.join(f'{capital}\n' for _, capital in facts.facts)
+    return {'arithmetic: table of results': sum(map(entropy_bits, results)),
+            'arithmetic: order of the lines': order_bits(len(arithmetic.lines())),
             'facts: which capital is whose': order_bits(len(facts.facts)),
-            'facts: names of the capitals': entropy_bits(''.join(f'{capital}\n' for _, capital in facts.facts))}
+            'facts: names of the capitals': entropy_bits(names)}

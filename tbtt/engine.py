@@ -1,5 +1,6 @@
-"""The training step of R replicas: forward, backward, clipping and AdamW on the device; eager, compiled or captured."""
+"""The training step of R replicas: loss, gradient, clipping and AdamW on the device; eager, compiled, captured or fused."""
 import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -7,26 +8,33 @@ from torch.func import functional_call, grad_and_value
 
 from tbtt import rng
 from tbtt.batches import Batches
+from tbtt.capture import Captured, checked, one_by_one
 from tbtt.checkpoint import build_model, pack_optimizer, unpack_optimizer
 from tbtt.cli import UserError
+from tbtt.config import Config
 from tbtt.device import autocast
-from tbtt.evaluate import token_losses
 from tbtt.distributed import Ranks
+from tbtt.fused.build import NotHere
+from tbtt.fused.kernel import Kernel
+from tbtt.replicas import Replicas
 
-WORTH_COMPILING = 1000    # steps; compiling takes about as long as some thousand eager steps of the smallest model
+WORTH_COMPILING = 1000      # steps; compiling takes about as long as some thousand eager steps of the smallest model
+WORTH_BUILDING = 100        # steps; the fused one is built in seconds, and once
+INDEX_BYTES = 2**24         # of the batches' indices that lie ready; making them takes four times that for a moment
+FUSED_TOLERANCE = 1e-5      # of the norm of the gradient; float32 itself is off by some 1e-7
 
 
 class State(NamedTuple):
     """What a step changes; see Engine."""
-    flat: torch.Tensor
-    mean: torch.Tensor
-    square: torch.Tensor
-    steps: torch.Tensor
+    params: torch.Tensor
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+    step: torch.Tensor
     scale: torch.Tensor
-    good: torch.Tensor
+    growth_tracker: torch.Tensor
 
 
-def learning_rate(config, iteration):
+def learning_rate(config: Config, iteration: int) -> float:
     """Linear warm-up, cosine decay, then constant: nanoGPT's schedule."""
     if not config.decay_lr:
         return config.learning_rate
@@ -38,16 +46,29 @@ def learning_rate(config, iteration):
     return config.min_lr + 0.5 * (1 + math.cos(math.pi * done)) * (config.learning_rate - config.min_lr)
 
 
-class Engine:
-    """Trains replicas. Between two evaluations the host only launches: data, batch indices and learning rates of the
-    whole stretch are on the device before it starts.
+def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32, 0 where the
+    target is NOTHING; made to be trained"""
+    logits = logits.float()
+    vocabulary = torch.arange(logits.shape[-3], dtype=targets.dtype, device=logits.device)[:, None, None]
+    # Masked, not indexed: the gradient of an index is a scatter, which no compiler vectorises.
+    target = torch.where(targets.unsqueeze(-3) == vocabulary, logits, 0.0).sum(-3)
+    return torch.where(targets >= 0, logits.logsumexp(-3) - target, 0.0)
 
-    `state`, float32 on the device: the weights `replicas.flat` and AdamW's `mean` and `square`, all (R, parameters),
-    and `steps` (R, 1), the optimizer's steps so far. For float16 also the `scale` of the loss and for how many steps it
-    was `good`, (R, 1) each.
+
+class Engine:
+    """Trains replicas. Between two evaluations the host only launches: data, batch indices and learning rates lie on the
+    device before a stretch of steps starts.
+
+    `state`, float32 on the device: the weights `params` (those of `replicas`) and AdamW's `exp_avg` and `exp_avg_sq`, all
+    (R, parameters), and `step` (R, 1), the optimizer's steps so far. For float16 also the `scale` of the loss and the
+    `growth_tracker`, for how many steps it was good, (R, 1) each.
+
+    `mode` says how steps are taken and, where that is not the best mode, why.
     """
 
-    def __init__(self, replicas, data, seeds, config, device, dtype, ranks=None, newline=None):
+    def __init__(self, replicas: Replicas, data: torch.Tensor, seeds: list[int], config: Config, device: torch.device,
+                 dtype: torch.dtype, ranks: Ranks | None = None, newline: int | None = None) -> None:
         self.ranks = ranks or Ranks()
         self.replicas, self.config, self.device, self.dtype = replicas, config, device, dtype
         self.data = data.to(device, torch.int32)    # as wide as the numbers that the comparisons with it choose among
@@ -59,226 +80,226 @@ class Engine:
         # AdamW decays matrices and embeddings, not the gains of layer norms and the biases.
         self.decay = torch.cat([torch.full((shape.numel(),), config.weight_decay * (len(shape) > 1))
                                 for shape in replicas.shapes]).to(device)
-        self.stream = None    # of dropout, as a checkpoint left it
-        self.launch, self.path = one_by_one(self.step), 'eager'
+        self.kernel = None
+        self.step_fn, self.mode = one_by_one(self.step), 'eager'
 
-    def forward(self, tokens):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (R, T, B), or (T, B) for all alike -> logits (R, V, T, B), dropout off, in the arithmetic of training."""
+        if self.kernel:
+            return self.kernel.forward(self.state.params, tokens)
         with autocast(self.device, self.dtype):
             return self.replicas.forward(tokens)
 
-    def step(self, state, starts, rate):
-        """One step of every replica. starts (micro-steps, R, B): where the windows of a batch start in the data, or what
-        else `Batches.draw` gives for them. rate: learning rate, 0-dim. -> (R,) loss before it, State
+    def step(self, state: State, starts: torch.Tensor, lr: torch.Tensor) -> tuple[torch.Tensor, State]:
+        """One step of every replica. starts (micro-steps, R, B): where the windows of a batch start in the data, or
+        what else `Batches.draw` gives for them. lr: learning rate, 0-dim. -> (R,) loss before it, State
 
         The new state is returned, not written over the old: in-place updates of (R, parameters) trip Inductor's fusion.
         """
         # Looked up outside of what is compiled: fused into it, each comparison with the vocabulary would look up anew.
-        return self.learn(state, self.batches.cut(starts), rate)
+        return self.learn(state, self.batches.cut(starts), lr)
 
-    def learn(self, state, text, rate):
-        """A step on text (micro-steps, R, T + 1, B)."""
-        gradient, losses = self.gradient(state, text)
+    def learn(self, state: State, windows: torch.Tensor, lr: torch.Tensor) -> tuple[torch.Tensor, State]:
+        """A step on windows (micro-steps, R, T + 1, B)."""
+        gradient, losses = self.gradient(state, windows)
         if self.ranks.split:
             gradient, losses = self.ranks.all_reduce(gradient, losses)
-        return losses, self.update(state, gradient, rate)
+        return losses, self.update(state, gradient, lr)
 
-    def gradient(self, state, text):
-        """Mean gradient and loss over the micro-batches of `text`. -> (R, parameters), (R,)"""
-        def loss(params, x, y):
+    def gradient(self, state: State, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean gradient and loss over the micro-batches of `windows`. -> (R, parameters), (R,)"""
+        def loss(params: dict, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             with autocast(self.device, self.dtype):
                 logits = functional_call(self.replicas.template, params, (x,))
             losses = token_losses(logits, y).sum((-2, -1)) / count
             scaled = losses * state.scale[:, 0] if self.dtype == torch.float16 else losses
             return scaled.sum(), losses    # replicas share no weight: the gradient of the sum is that of each
 
-        count = (text[:, :, 1:] >= 0).sum((0, -2, -1))    # (R,) characters that are predicted
+        count = (windows[:, :, 1:] >= 0).sum((0, -2, -1))    # (R,) characters that are predicted
         gradient = losses = 0
-        for batch in text.unbind(0):
+        for batch in windows.unbind(0):
             named, (_, each) = grad_and_value(loss, has_aux=True)(
-                self.replicas.named(state.flat), batch[:, :-1].clamp(min=0), batch[:, 1:])
+                self.replicas.named(state.params), batch[:, :-1].clamp(min=0), batch[:, 1:])
             gradient = gradient + torch.cat([named[name].flatten(1) for name in self.replicas.names], 1)
             losses = losses + each
         return gradient, losses
 
-    def update(self, state, gradient, rate):
-        """Clip and step by AdamW. -> State"""
+    def update(self, state: State, gradient: torch.Tensor, lr: torch.Tensor) -> State:
+        """Clip and step by AdamW."""
         config = self.config
         if self.dtype == torch.float16:
             gradient = gradient / state.scale
         norm = gradient.norm(dim=1, keepdim=True)
         if config.grad_clip:
             gradient = gradient * (config.grad_clip / (norm + 1e-6)).clamp(max=1)
-        steps = state.steps + 1
-        mean = state.mean.lerp(gradient, 1 - config.beta1)
-        square = state.square * config.beta2 + (1 - config.beta2) * gradient.square()
-        deviation = square.sqrt() / (1 - config.beta2 ** steps).sqrt() + 1e-8
-        flat = state.flat * (1 - rate * self.decay) - rate / (1 - config.beta1 ** steps) * mean / deviation
-        new = State(flat, mean, square, steps, state.scale, state.good)
+        step = state.step + 1
+        exp_avg = state.exp_avg.lerp(gradient, 1 - config.beta1)
+        exp_avg_sq = state.exp_avg_sq * config.beta2 + (1 - config.beta2) * gradient.square()
+        deviation = exp_avg_sq.sqrt() / (1 - config.beta2 ** step).sqrt() + 1e-8
+        params = state.params * (1 - lr * self.decay) - lr / (1 - config.beta1 ** step) * exp_avg / deviation
+        new = State(params, exp_avg, exp_avg_sq, step, state.scale, state.growth_tracker)
         if self.dtype == torch.float16:
             new = skip_overflow(state, new, norm.isfinite())
         return new
 
-    def prepare(self):
-        """Choose the fastest path that works here: `path` says which and, when it is not the best, why. To be called
-        once, before `run`; leaves the state as it is."""
-        config = self.config
+    def prepare(self) -> None:
+        """Choose the fastest mode that works here. To be called once, before `run`; leaves the state as it is. Raises
+        `UserError` where the settings demand a mode that does not work."""
+        compile, steps = self.config.compile, self.config.max_iters
         self.replicas.template.train()
-        if config.compile == 'False':
-            self.path = 'eager (compile=False)'
-        elif config.compile == 'auto' and config.max_iters < WORTH_COMPILING:
-            self.path = f'eager (fewer than {WORTH_COMPILING} steps are not worth compiling)'
+        if compile == 'False':
+            self.mode = 'eager (compile=False)'
+        elif compile == 'fused' or compile == 'auto' and steps >= WORTH_BUILDING and self.device.type == 'cpu':
+            self.try_fused()
+        elif compile == 'auto' and steps < WORTH_COMPILING:
+            self.mode = f'eager (fewer than {WORTH_COMPILING} steps are not worth compiling)'
         else:
             self.try_compiled()
         if self.ranks.split:
-            self.path += f', not captured, for each batch is split over {self.ranks.size} processes'
-        elif self.path == 'compiled' and self.device.type == 'cuda':
+            self.mode += f', not captured, for each batch is split over {self.ranks.size} processes'
+        elif self.mode == 'compiled' and self.device.type == 'cuda':
             self.try_captured()
 
-    def try_compiled(self):
-        """Compile the step, or say in `path` why it stays eager. Raises `UserError` where compile=True demands it."""
+    def try_fused(self) -> None:
+        """Take the fused step, once its gradient agrees with autograd's; or the next best mode, saying in `mode` why."""
+        try:
+            self.check_fits_fused()
+            kernel = Kernel(self.replicas, self.batches, self.config)
+            error = self.error_of(kernel)
+            if not error <= FUSED_TOLERANCE:
+                raise NotHere(f'its gradient differs from that of autograd by {error:.1e}')
+            self.kernel, self.step_fn, self.mode = kernel, kernel, 'fused'
+        except NotHere as reason:
+            if self.config.compile == 'fused':
+                raise UserError(f'compile=fused, but the fused step cannot be had: {reason}') from reason
+            if self.config.max_iters < WORTH_COMPILING:
+                self.mode = 'eager'
+            else:
+                self.try_compiled()
+            self.mode += f' (not fused: {reason})'
+
+    def check_fits_fused(self) -> None:
+        """Raise `NotHere` where the fused step does not do what this engine is to do."""
+        if self.device.type != 'cpu':
+            raise NotHere(f'the device is {self.device.type}')
+        if self.dtype != torch.float32:
+            raise NotHere(f'dtype is {str(self.dtype).removeprefix("torch.")}, it has float32')
+        if self.ranks.split:
+            raise NotHere(f'each batch is split over {self.ranks.size} processes')
+
+    def error_of(self, kernel: Kernel) -> float:
+        """How far the kernel's gradient is from autograd's, over the norm of the latter: one batch of one replica, at
+        weights at which every part of the model matters."""
+        params = 0.3 * torch.randn(1, self.state.params.shape[1], generator=torch.Generator().manual_seed(1))
+        state = self.state._replace(params=params)
+        starts = self.example()[0][:, :1]
+        ours, _ = kernel.gradient(state, starts)
+        expected, _ = self.gradient(state, self.batches.cut(starts))
+        return ((ours - expected).norm() / expected.norm().clamp(min=1e-30)).item()
+
+    def try_compiled(self) -> None:
+        """Compile the step, or say in `mode` why it stays eager. Raises `UserError` where compile=True demands it."""
         torch._dynamo.reset()    # it gives up on a function that was compiled for several other shapes before
         try:
             # Between gradient and update of a batch that is split lies a message.
             for part in ('gradient', 'update') if self.ranks.split else ('learn',):
                 setattr(self, part, torch.compile(getattr(self, part), dynamic=False))
-            if self.config.windows != 'any' or self.config.line_order != 'fixed':
+            if not self.batches.plain:
                 self.batches.cut = torch.compile(self.batches.cut, dynamic=False)
             self.step(self.state, *self.example())
-            self.path = 'compiled'
+            self.mode = 'compiled'
         except torch.OutOfMemoryError:
             raise
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             for part in ('learn', 'gradient', 'update'):
                 vars(self).pop(part, None)    # the compiled ones, which hide the methods
-            vars(self.batches).pop('cut', None)
             reason = ' '.join(str(error).split())[:200]
             if self.config.compile == 'True':
                 raise UserError(f'compile=True, but this step does not compile here: {reason}') from error
-            self.path = f'eager (it does not compile here: {reason})'
+            self.mode = f'eager (it does not compile here: {reason})'
 
-    def try_captured(self):
-        """Capture the compiled step, or say in `path` why it is launched kernel by kernel."""
+    def try_captured(self) -> None:
+        """Capture the compiled step, or say in `mode` why it is launched kernel by kernel."""
         before = State(*(x.clone() for x in self.state))
         try:
             captured = Captured(self.step, self.state, *self.example())
-            for _ in captured(self.state, *self.stretch(0, captured.size)):
-                pass
-            if not torch.equal(self.state.steps, before.steps + captured.size + captured.warm_up):
-                raise RuntimeError('a replay of the graph did not step')
-            self.launch, self.path = captured, 'compiled and captured'
+            # An overflow of float16 does not count as a step, but changes the scale.
+            self.step_fn = checked(captured, self.state, lambda state: [state.step, state.scale, state.growth_tracker],
+                                   *self.stretch(0, captured.size))
+            self.mode = 'compiled and captured'
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self.path = f'compiled (not captured: {" ".join(str(error).split())[:200]})'
+            self.mode = f'compiled (not captured: {" ".join(str(error).split())[:200]})'
         finally:
             torch._foreach_copy_(self.state, before)
 
-    def example(self):
+    def example(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The arguments of a step but the state."""
         return next(zip(*self.stretch(0, 1)))
 
-    def stretch(self, first, last):
-        """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B), or what else
-        `Batches.draw` gives, and learning rates."""
+    def stretch(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B), or what else `Batches.draw`
+        gives, and learning rates."""
         config, micro = self.config, self.config.gradient_accumulation_steps
         starts = self.batches.draw(self.seeds, first, last, micro * config.batch_size)
-        rates = torch.tensor([learning_rate(config, t) for t in range(first, last)], device=self.device)
-        return self.ranks.shard_batch(starts.unflatten(-1, (micro, -1)).movedim(-2, 1)).contiguous(), rates
+        lr = torch.tensor([learning_rate(config, t) for t in range(first, last)], device=self.device)
+        return self.ranks.shard_batch(starts.unflatten(-1, (micro, -1)).movedim(-2, 1)).contiguous(), lr
 
-    def run(self, first, last):
-        """Train from iteration `first` to `last`. Yields (steps done, losses (steps, R)) after each launch; on a GPU the
-        losses may still be under way."""
+    def stretch_size(self) -> int:
+        """How many iterations' indices may lie ready: a multiple of the steps that are launched at once."""
+        config, launch = self.config, getattr(self.step_fn, 'size', 1)
+        each = 8 * len(self.seeds) * config.batch_size * config.gradient_accumulation_steps
+        each *= self.batches.num_lines if self.batches.fresh else 1
+        return max(1, INDEX_BYTES // each // launch) * launch
+
+    def run(self, first: int, last: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Train from iteration `first` to `last`. Yields (iterations done, losses (steps, R)) after each launch; on a GPU
+        the losses may still be under way."""
         self.replicas.template.train()
-        if first % self.config.eval_interval == 0:
-            share = self.ranks.rank if self.ranks.split else 0    # dealt seeds differ in the seed itself
-            torch.manual_seed(int(rng.random_bits(int(self.seeds[0]), rng.DROPOUT, first, share)))
-        elif self.stream is not None:
-            self.random().set_state(self.stream)
+        size = self.stretch_size()
         t = first
-        for losses in self.launch(self.state, *self.stretch(first, last)):
-            t += len(losses)
-            yield t, losses
+        for begin in range(first, last, size):
+            launches = self.step_fn(self.state, *self.stretch(begin, min(last, begin + size)))
+            while t < min(last, begin + size):
+                self.seed_dropout(t)
+                losses = next(launches)
+                t += len(losses)
+                yield t, losses
 
-    def random(self):
-        """The generator that dropout draws from."""
-        if self.device.type == 'cuda':
-            return torch.cuda.default_generators[self.device.index or 0]
-        return torch.mps._get_default_mps_generator() if self.device.type == 'mps' else torch.default_generator
+    def seed_dropout(self, iteration: int) -> None:
+        """Set the stream that the dropout of a launch draws from: a function of seed and iteration, so that a run which
+        is resumed there, on whatever device, needs nothing of what was drawn before."""
+        if self.config.dropout:
+            share = self.ranks.rank if self.ranks.split else 0    # seeds that are dealt out differ in the seed itself
+            torch.manual_seed(int(rng.random_bits(int(self.seeds[0]), rng.DROPOUT, iteration, share)))
 
-    def snapshot(self):
+    def snapshot(self) -> Callable[[int], dict]:
         """A copy of the state on the CPU. -> function r -> what a checkpoint holds of replica r: its weights, its
-        optimizer and, where there are such, the state of dropout's stream and of float16's scaler"""
+        optimizer and, for float16, the scaler"""
         state = State(*(x.to('cpu', copy=True) for x in self.state))
-        stream = {'stream': self.random().get_state()} if self.config.dropout else {}
         float16 = self.dtype == torch.float16
-        return lambda r: {'model': self.replicas.state_dict(state.flat[r]),
-                          'optimizer': pack_optimizer(self.replicas, self.config, state.mean[r], state.square[r],
-                                                      state.steps[r].item()),
-                          **({'scaler': (state.scale[r].item(), state.good[r].item())} if float16 else {}), **stream}
+        return lambda r: {'model': self.replicas.state_dict(state.params[r]),
+                          'optimizer': pack_optimizer(self.replicas, self.config, state.exp_avg[r], state.exp_avg_sq[r],
+                                                      state.step[r].item()),
+                          **({'scaler': (state.scale[r].item(), state.growth_tracker[r].item())} if float16 else {})}
 
-    def load(self, checkpoints):
+    def load(self, checkpoints: dict[str, dict]) -> None:
         """Take up the state of the replicas from their checkpoints, R as {path: checkpoint}. Raises `UserError` for one
         that is damaged."""
         for r, (path, checkpoint) in enumerate(checkpoints.items()):
             model = build_model(checkpoint, path)
             self.replicas.load(r, model.state_dict())
-            self.state.mean[r], self.state.square[r], self.state.steps[r] = unpack_optimizer(
+            self.state.exp_avg[r], self.state.exp_avg_sq[r], self.state.step[r] = unpack_optimizer(
                 model, checkpoint['optimizer'], path)
-            self.stream = checkpoint.get('stream')
             if 'scaler' in checkpoint:
-                self.state.scale[r], self.state.good[r] = checkpoint['scaler']
+                self.state.scale[r], self.state.growth_tracker[r] = checkpoint['scaler']
 
 
-def skip_overflow(old, new, finite):
+def skip_overflow(old: State, new: State, finite: torch.Tensor) -> State:
     """float16's loss scaling, for each replica alone: a step whose gradient overflowed changes nothing but halves the
-    scale, and 2,000 good ones in a row double it (the constants of torch.amp.GradScaler). finite (R, 1) -> State"""
-    good = torch.where(finite, old.good + 1, 0)
+    scale, and 2,000 good ones in a row double it (the constants of torch.amp.GradScaler). finite (R, 1)"""
+    good = torch.where(finite, old.growth_tracker + 1, 0)
     scale = torch.where(finite, torch.where(good == 2000, old.scale * 2, old.scale), old.scale / 2)
     kept = State(*(torch.where(finite, after, before) for before, after in zip(old, new)))
-    return kept._replace(scale=scale, good=good % 2000)
-
-
-def in_place(step, state, starts, rate):
-    """Step and write the new state over the old. -> (R,) losses"""
-    losses, new = step(state, starts, rate)
-    torch._foreach_copy_(state, new)
-    return losses
-
-
-def one_by_one(step):
-    """A launch of single steps. -> function (state, starts, rates) that yields losses (1, R)"""
-    def launch(state, starts, rates):
-        for batch, rate in zip(starts.unbind(0), rates.unbind(0)):
-            yield in_place(step, state, batch, rate)[None]
-    return launch
-
-
-class Captured:
-    """Several steps as one CUDA graph: one launch for all their kernels. Steps that do not fill it run singly.
-
-    Making it steps the state `warm_up` times: no allocation, compilation or handle may be left to the capture.
-    """
-    warm_up = 3
-
-    def __init__(self, step, state, starts, rate, size=25):
-        self.step, self.size = step, size
-        self.starts, self.rates = starts.expand(size, *starts.shape).contiguous(), rate.repeat(size)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(self.warm_up):
-                in_place(step, state, starts, rate)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.losses = torch.stack([in_place(step, state, self.starts[k], self.rates[k]) for k in range(size)])
-
-    def __call__(self, state, starts, rates):
-        whole = len(starts) - len(starts) % self.size
-        for k in range(0, whole, self.size):
-            self.starts.copy_(starts[k:k + self.size])
-            self.rates.copy_(rates[k:k + self.size])
-            self.graph.replay()
-            yield self.losses.clone()
-        yield from one_by_one(self.step)(state, starts[whole:], rates[whole:])
+    return kept._replace(scale=scale, growth_tracker=good % 2000)

@@ -170,13 +170,3 @@ class Losses:
             total = total + (losses.sum(-2) * weight).cpu().double().sum(-1)    # not every device has float64
             count = count + ((y >= 0).sum(-2) * weight).cpu().double().sum(-1)
         return total / count
-
-
-def token_losses(logits, targets):
-    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32, 0 where the target is
-    NOTHING; made to be trained"""
-    logits = logits.float()
-    vocabulary = torch.arange(logits.shape[-3], dtype=targets.dtype, device=logits.device)[:, None, None]
-    # Masked, not indexed: the gradient of an index is a scatter, which no compiler vectorises.
-    target = torch.where(targets.unsqueeze(-3) == vocabulary, logits, 0.0).sum(-3)
-    return torch.where(targets >= 0, logits.logsumexp(-3) - target, 0.0)

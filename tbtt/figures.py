@@ -1,7 +1,7 @@
 """The look that all figures share: one thing has one colour in all of them.
 
-The colours are Okabe and Ito's, which colour-blind people tell apart (https://jfly.uni-koeln.de/color/); every colour has a
-line style and a marker of its own, so that a figure survives a grey printer too.
+The colours are Okabe and Ito's, which colour-blind people tell apart (https://jfly.uni-koeln.de/color/);
+every colour has a line style and a marker of its own, so that a figure survives a grey printer too.
 """
 import argparse
 import io
@@ -19,7 +19,8 @@ from tbtt.tasks import TASKS
 
 GREEN, SKY, VERMILLION, BLUE, ORANGE, PURPLE, BLACK, YELLOW = (
     '#009E73', '#56B4E9', '#D55E00', '#0072B2', '#E69F00', '#CC79A7', '#000000', '#F0E442')
-# Of groups of questions, in the order in which the tasks name them: addition, subtraction, held-out, seen, facts, ...
+# Of groups of questions, in the order in which the tasks name them: addition, subtraction, held-out, seen,
+# facts, ...
 GROUP_LOOKS = (
     dict(color=GREEN, linestyle=(0, (5, 1.5)), marker='<', linewidth=1.6),
     dict(color=SKY, linestyle=':', marker='>', linewidth=2.2),
@@ -30,13 +31,15 @@ GROUP_LOOKS = (
     dict(color=BLACK, linestyle=(0, (4, 1, 1, 1, 1, 1)), marker='p', linewidth=1.6))
 LOSS_LOOKS = {'train_loss': dict(label='Training loss', color='0.45', linestyle=(0, (9, 2)), linewidth=1.2),
               'val_loss': dict(label='Validation loss', color='0.2', linestyle=(0, (1, 3)), linewidth=1.4)}
-BESIDE = dict(color='0.55', linewidth=1.0, alpha=0.8, zorder=1)    # runs of another folder, behind today's
-LOSS_TOP = 4.5         # above ln 66, the loss of a model of both tasks that knows nothing: the paper's right axis
+BEHIND = dict(color='0.55', linewidth=1.0, alpha=0.8, zorder=1)    # runs of another folder, behind today's
+# The paper's right axis: above ln 66, the loss of a model of both tasks that knows nothing.
+LOSS_TOP = 4.5
 FORMATS = ('png', 'svg', 'pdf')
 
 
 def look(group: str) -> dict:
-    """How lines of a group of questions are drawn: label, color, linestyle, linewidth. Beyond seven groups looks repeat."""
+    """How lines of a group of questions are drawn: label, color, linestyle, linewidth. Beyond seven groups
+    looks repeat."""
     labels = {each: label for task in TASKS.values() for each, label in task.labels.items()}
     style = GROUP_LOOKS[list(labels).index(group) % len(GROUP_LOOKS)]
     return dict(label=labels[group], **{name: value for name, value in style.items() if name != 'marker'})
@@ -80,30 +83,34 @@ def parameters_axis(axes: Axes) -> None:
 
 
 def draw_seeds(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, band: bool = True) -> None:
-    """Median line over R seeds and, for R > 1, their range as a band. x (T,), values (R, T); NaNs are left out."""
+    """Median line over R seeds and, for R > 1, their range as a band. x (T,), values (R, T); NaNs are left
+    out."""
     some = ~np.isnan(values).all(axis=0)
     if not some.any():
         return
     x, values = x[some], values[:, some]
     axes.plot(x, np.nanmedian(values, axis=0), **style)
     if len(values) > 1 and band:
-        axes.fill_between(x, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=style['color'], alpha=0.15,
-                          linewidth=0)
+        axes.fill_between(x, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=style['color'],
+                          alpha=0.15, linewidth=0)
 
 
-def legend_once(figure: Figure, **options) -> None:
-    """A legend below the figure that names each label of its axes once."""
-    drawn = {name: handle for axes in figure.axes for handle, name in zip(*axes.get_legend_handles_labels())}
+def legend_once(figure: Figure, panels: Sequence[Axes] | None = None, **options) -> None:
+    """A legend below the figure that names each label of its axes, or of some of them, once."""
+    drawn = {name: handle for axes in panels or figure.axes
+             for handle, name in zip(*axes.get_legend_handles_labels())}
     figure.legend(drawn.values(), drawn.keys(), loc='outside lower center', frameon=False, **options)
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:
-    """Write the figure, whole or not at all, in the format that the name ends in. UserError for an unknown one."""
+    """Write the figure, whole or not at all, in the format that the name ends in. UserError for an unknown
+    one."""
     path = Path(path)
     kinds = figure.canvas.get_supported_filetypes()
     kind = path.suffix[1:].lower()
     if kind not in kinds:
-        raise UserError(f'cannot write {path}: let its name end in one of {", ".join("." + kind for kind in kinds)}')
+        raise UserError(f'cannot write {path}: let its name end in one of '
+                        f'{", ".join("." + kind for kind in kinds)}')
     picture = io.BytesIO()
     figure.savefig(picture, format=kind, dpi=dpi)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
 """Batched sampling: all replicas, prompts and samples at once, one forward pass for every context that differs."""
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,8 @@ class Completions(NamedTuple):
     row: torch.Tensor        # (R, P, S): which of the N each sample is
 
 
-def next_logits(forward, text, length, replica, num_replicas, block_size, max_tokens):
+def next_logits(forward: Callable, text: torch.Tensor, length: torch.Tensor, replica: torch.Tensor, num_replicas: int,
+                block_size: int, max_tokens: int) -> torch.Tensor:
     """Logits of the token after each context.
 
     text (N, L) int64, length (N,) and replica (N,), in order of the replicas; contexts longer than the block are cropped
@@ -44,13 +46,14 @@ def next_logits(forward, text, length, replica, num_replicas, block_size, max_to
 
 
 @torch.no_grad()
-def generate(forward, prompts, seeds, *keys, num_samples, max_new_tokens, block_size, temperature, top_k, stop=None,
-             max_tokens=2**20):
+def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *keys: int, num_samples: int,
+             max_new_tokens: int, block_size: int, temperature: float, top_k: int | None, stop: int | None = None,
+             max_tokens: int = 2**20) -> Completions:
     """Sample completions.
 
     forward: (R, T, B) tokens -> (R, V, T, B) logits. prompts: P lists of token ids. seeds: (R,) int64; with `keys` they
     determine every draw. stop: token id after which a completion is over; when all are, generation ends early.
-    max_tokens: largest number of tokens a replica in one forward pass. -> Completions
+    max_tokens: largest number of tokens a replica in one forward pass.
     """
     device, R, P, S = seeds.device, len(seeds), len(prompts), num_samples
     longest = max(map(len, prompts))

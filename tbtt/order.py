@@ -1,17 +1,17 @@
 """The order of the lines as something that is learned: exact floors of the loss with and without knowing it.
 
-Training reads one text of lines in one order, through windows that start anywhere. A model may learn the lines, and it may
-learn which line follows which. How much of the second a loss shows is told by two floors, both exact for windows of
-block_size + 1 = T + 1 characters, of which the last T are predicted, and both in nats a character:
+Training reads one text of lines in one order, through windows that start anywhere. A model may learn the lines,
+and it may learn which line follows which. How much of the second a loss shows is told by two floors. Both are exact
+for windows of block_size + 1 = T + 1 characters, of which the last T are predicted, and in nats a character:
 
     known       the least mean loss over all windows of this text, for a predictor that sees only the window:
                 (H(window) - H(its first character)) / T, entropies over the windows of the text
-    unknown     the same where the lines are known and not their order: over windows of an endless text in which every next
-                line is any of the lines, each as likely as it is frequent, whatever came before
+    unknown     the same where the lines are known and not their order: over windows of an endless text in which
+                every next line is any of the lines, each as likely as it is frequent, whatever came before
 
-The mean of T conditional entropies H(character k | those before it in the window) is that difference over T, by the chain
-rule. A model at `unknown` has learned none of the order, one at `known` all of it, one that does not know the lines less
-than none.
+The mean of the T conditional entropies H(character k | those before it in the window) is that difference over T, by
+the chain rule. A model at `unknown` has learned none of the order, one at `known` all of it, one that does not know
+the lines less than none.
 """
 import math
 import random
@@ -40,8 +40,8 @@ def known_floor(text: str, block_size: int) -> float:
 def unknown_floor(lines: Sequence[str], block_size: int) -> float:
     """Nats a character where the lines are known, each with its newline, and not their order; see above.
 
-    A window is the end of a line, whole lines, and the beginning of one, cut at the newlines in it. So its probability is
-    a product, and the mean of its logarithm a sum over these parts, whatever was before them.
+    A window is the end of a line, whole lines, and the beginning of one, cut at the newlines in it. So its
+    probability is a product, and the mean of its logarithm a sum over these parts, whatever was before them.
     """
     length, num_characters = block_size + 1, sum(map(len, lines))
     ends = Counter(line[start:] for line in lines for start in range(len(line)))
@@ -59,19 +59,21 @@ def unknown_floor(lines: Sequence[str], block_size: int) -> float:
 
 
 class Order(NamedTuple):
-    """What is to be learned of the order of a text's lines. other: (n,) tokens, the same lines in another order, which
-    is the same for every order of the text."""
+    """What is to be learned of the order of a text's lines. other: (n,) tokens, the same lines in another order,
+    which is the same for every order of the text."""
     known: float
     unknown: float
     other: torch.Tensor
 
     def learned(self, loss: float) -> float:
-        """The share of the order that a mean loss over all windows of the text shows: 0 at `unknown`, 1 at `known`."""
+        """The share of the order that a mean loss over all windows of the text shows: 0 at `unknown`, 1 at
+        `known`."""
         return (self.unknown - loss) / (self.unknown - self.known)
 
 
 def order_of(data: torch.Tensor, newline: int | None, block_size: int) -> Order | None:
-    """The order of the lines of a text (n,) of tokens; None where it is no text of lines, or too long, or has no order."""
+    """The order of the lines of a text, (n,) tokens; None where it is no text of lines, is too long, or has no
+    order."""
     if newline is None or len(data) > LARGEST or data[-1] != newline:
         return None
     text = ''.join(map(chr, data.tolist()))

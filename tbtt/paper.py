@@ -1,4 +1,5 @@
-"""The paper's twelve runs (arXiv 2506.09099): what they are called, how they are trained, and what the paper found."""
+"""The paper's twelve runs (arXiv 2506.09099): what they are called, how they are trained, and what the paper
+found."""
 import argparse
 import csv
 import functools
@@ -16,23 +17,27 @@ class Experiment(NamedTuple):
     grid: str
 
 
+# By the first word of their runs' names.
 EXPERIMENTS = {'math': Experiment(('math',), 'grid_math'), 'facts': Experiment(('facts',), 'grid_facts'),
-               'both': Experiment(('math', 'facts'), 'grid_combined')}    # by the first word of their runs' names
+               'both': Experiment(('math', 'facts'), 'grid_combined')}
 MODELS = {'n14': 'mini_14', 'n28': 'mini_28', 'n56': 'mini_56', 'MLT': 'mlt'}
+# In the order of MODELS, position embeddings not counted.
 NUM_PARAMS = {'math': (1456, 5264, 19936, 10628352), 'facts': (1932, 6216, 21840, 10641408),
-              'both': (2142, 6636, 22680, 10647168)}           # in the order of MODELS, position embeddings not counted
-ITERS = 30_000                                                 # iterations of every run
+              'both': (2142, 6636, 22680, 10647168)}
+ITERS = 30_000    # iterations of every run
 # The settings that make a run: its model, how its weights are kept small, and the rest of its training.
 SHAPE = ('n_layer', 'n_head', 'n_embd', 'mlp_expansion')
 REGULARISATION = ('dropout', 'weight_decay')
-TRAINING = ('block_size', 'bias', 'batch_size', 'gradient_accumulation_steps', 'learning_rate', 'min_lr', 'warmup_iters',
+TRAINING = ('block_size', 'bias', 'batch_size', 'gradient_accumulation_steps', 'learning_rate', 'min_lr',
+            'warmup_iters',
             'lr_decay_iters', 'decay_lr', 'beta1', 'beta2', 'grad_clip', 'windows', 'line_order')
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of a script that reads the twelve runs."""
     parser.add_argument('--wd', action='store_true', help='the twins with weight decay 0.1 and no dropout')
-    parser.add_argument('--root_dir', default='.', type=existing_folder, help='where the run folders are (default: .)')
+    parser.add_argument('--root_dir', default='.', type=existing_folder,
+                        help='where the run folders are (default: .)')
     parser.add_argument('--beside', type=existing_folder, metavar='FOLDER',
                         help='another folder with such runs, to be shown beside these')
 
@@ -71,7 +76,8 @@ def title(tasks: str) -> str:
 
 
 def num_params(name: str) -> int | None:
-    """Parameters of the paper's model in the run folder `name`, either twin; None for a folder of another name."""
+    """Parameters of the paper's model in the run folder `name`, either twin; None for a folder of another
+    name."""
     sizes = {run_name(experiment, model): size for experiment in EXPERIMENTS
              for model, size in zip(MODELS, NUM_PARAMS[experiment])}
     return sizes.get(name.removesuffix('_wd'))
@@ -79,17 +85,20 @@ def num_params(name: str) -> int | None:
 
 @functools.cache
 def recipe(experiment: str, model: str, wd: bool = False) -> dict:
-    """{setting: value} of how a run is trained: SHAPE, REGULARISATION, TRAINING and max_iters, from its config file."""
+    """{setting: value} of how a run is trained: SHAPE, REGULARISATION, TRAINING and max_iters, from its
+    config file."""
     config = load_config([ROOT / 'config' / f'train_{run_name(experiment, model, wd)}.py'], {})
     return {name: getattr(config, name) for name in (*SHAPE, *REGULARISATION, *TRAINING, 'max_iters')}
 
 
 @functools.cache
 def published() -> dict[tuple[str, str], dict[str, str]]:
-    """{(experiment, model): row of data/paper_tables.csv} of Tables 2, 3 and 4, every number as the paper prints it."""
+    """{(experiment, model): row of data/paper_tables.csv} of Tables 2, 3 and 4, every number as the paper
+    prints it."""
     with open(ROOT / 'data' / 'paper_tables.csv', encoding='utf-8', newline='') as file:
         rows = {(row['task'], row['model']): row for row in csv.DictReader(file)}
-    return {(experiment, model): rows[experiment, model.lower()] for experiment in EXPERIMENTS for model in MODELS}
+    return {(experiment, model): rows[experiment, model.lower()] for experiment in EXPERIMENTS
+            for model in MODELS}
 
 
 def percent_column(score: str) -> str:
@@ -99,7 +108,8 @@ def percent_column(score: str) -> str:
 
 
 def published_percent(experiment: str, model: str, score: str) -> float:
-    """A score as the paper prints it, in percent; NaN where it prints none. score: a group of questions, or combined"""
+    """A score as the paper prints it, in percent; NaN where it prints none. score: a group of questions, or
+    combined"""
     return float(published()[experiment, model].get(percent_column(score)) or 'nan')
 
 

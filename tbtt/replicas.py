@@ -1,4 +1,6 @@
 """R seeds of one model as one: every parameter carries a leading axis R, and the model's forward broadcasts over it."""
+from collections.abc import Iterable
+
 import torch
 from torch.func import functional_call
 
@@ -13,7 +15,7 @@ class Replicas:
     `params` are views of it by name, (R, *shape): an optimizer's step over the buffer is a step of all.
     """
 
-    def __init__(self, models, device='cpu'):
+    def __init__(self, models: list[GPT], device: torch.device | str = 'cpu') -> None:
         self.template = models[0]
         self.names, parameters = zip(*self.template.named_parameters())
         self.shapes = [parameter.shape for parameter in parameters]
@@ -21,7 +23,7 @@ class Replicas:
         self.flat = self.flat.float().to(device)
 
     @classmethod
-    def from_seeds(cls, model_args, seeds, device='cpu'):
+    def from_seeds(cls, model_args: dict, seeds: Iterable[int], device: torch.device | str = 'cpu') -> 'Replicas':
         """Fresh models, each initialised from its own seed on the CPU: the same weights on every device."""
         models = []
         with torch.random.fork_rng(devices=[]):
@@ -30,21 +32,21 @@ class Replicas:
                 models.append(GPT(GPTConfig(**model_args)))
         return cls(models, device)
 
-    def named(self, flat):
+    def named(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """A buffer shaped like `flat` -> {name: (R, *shape) view}"""
         pieces = flat.split([shape.numel() for shape in self.shapes], dim=1)
         return {name: piece.unflatten(1, shape) for name, piece, shape in zip(self.names, pieces, self.shapes)}
 
-    def forward(self, idx):
+    def forward(self, idx: torch.Tensor) -> torch.Tensor:
         """Tokens (R, T, B), or (T, B) for all replicas alike -> logits (R, V, T, B), dropout off."""
         self.template.eval()
         return functional_call(self.template, self.named(self.flat), (idx,))
 
-    def state_dict(self, row):
+    def state_dict(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
         """One replica's row of the buffer (parameters,) -> its weights under nanoGPT's names, the tied head included."""
         weights = {name: value[0].clone() for name, value in self.named(row[None]).items()}
         return weights | {HEAD: weights[EMBEDDING]}
 
-    def load(self, r, weights):
+    def load(self, r: int, weights: dict[str, torch.Tensor]) -> None:
         """Set the weights of replica r from a state dict."""
         self.flat[r] = torch.cat([weights[name].flatten() for name in self.names])

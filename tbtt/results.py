@@ -1,11 +1,12 @@
 """results.csv: what an evaluation found, one row each; the best row; the seeds of a run.
 
-The columns are those of the tasks (`tbtt/tasks.py`). What does not apply to a run (facts in an arithmetic run) is blank.
-`add_*` and `sub_*` count all pairs of operands, the held-out ones included. `*_acc` are percent. `*_prob` are means over
-prompts of the exact probability of the right answer (teacher-forced, temperature 1). `heldout_answered` of
-`heldout_questions` are questions: each is asked several times, and answered where enough of its answers are right.
-`order_learned` is the share of the order of the lines that the loss shows (`tbtt/order.py`; below 0 where the lines are not
-known yet), `other_order_loss` the loss on the same lines in another order.
+The columns are those of the tasks (`tbtt/tasks.py`). What does not apply to a run (facts in an arithmetic
+run) is blank. `add_*` and `sub_*` count all pairs of operands, the held-out ones included. `*_acc` are
+percent. `*_prob` are means over prompts of the exact probability of the right answer (teacher-forced,
+temperature 1). `heldout_answered` of `heldout_questions` are questions: each is asked several times, and
+answered where enough of its answers are right. `order_learned` is the share of the order of the lines that
+the loss shows (`tbtt/order.py`; below 0 where the lines are not known yet), `other_order_loss` the loss on
+the same lines in another order.
 """
 import csv
 import functools
@@ -23,11 +24,11 @@ from tbtt.tasks import TASKS
 
 NUM_SAMPLES, ENOUGH = 10, 6    # times that a question is asked (as in the paper), right ones that answer it
 # What the paper's own files have too; the later columns may be absent.
-NEEDED_RESULTS = ('iter', 'add_correct', 'add_total', 'sub_correct', 'sub_total', 'facts_correct', 'facts_total',
-                  'train_loss', 'val_loss')
+NEEDED_RESULTS = ('iter', 'add_correct', 'add_total', 'sub_correct', 'sub_total', 'facts_correct',
+                  'facts_total', 'train_loss', 'val_loss')
 ORDER_COLUMNS = ('order_learned', 'other_order_loss')
-INFO = {'seed': int, 'num_params': int, 'iter_num': int, 'finished': bool, 'diverged': int, 'seconds': int | float,
-        'config': dict}    # of run.json, where it has them
+INFO = {'seed': int, 'num_params': int, 'iter_num': int, 'finished': bool, 'diverged': int,
+        'seconds': int | float, 'config': dict}    # of run.json, where it has them
 MEND = 'mend the line or train the run anew'
 
 Results = dict[str, np.ndarray]    # column -> (T,) float64, one number an evaluation, NaN where blank
@@ -36,8 +37,8 @@ Results = dict[str, np.ndarray]    # column -> (T,) float64, one number an evalu
 def result_columns() -> list[str]:
     """The columns of results.csv, in their order."""
     tasks = TASKS.values()
-    return ['iter', *(column for task in tasks for column in task.count_columns()), 'combined_acc', 'train_loss',
-            'val_loss', *(column for task in tasks for column in task.probability_columns()),
+    return ['iter', *(column for task in tasks for column in task.count_columns()), 'combined_acc',
+            'train_loss', 'val_loss', *(column for task in tasks for column in task.probability_columns()),
             *(column for task in tasks for column in task.answered_columns()), *ORDER_COLUMNS]
 
 
@@ -65,9 +66,10 @@ def group_label(group: str) -> str:
 def read_results(path: str | Path) -> Results:
     """A results.csv, ours or the paper's.
 
-    The keys are `result_columns()` and an accuracy of every group (`add_acc`, `heldout_acc`, ...). All accuracies are
-    percent, computed from the counts. Where a file has no `heldout_answered`, it is filled in as far as the counts leave
-    no doubt (`answered_bounds`). Raises `UserError` that names the file and the line.
+    The keys are `result_columns()` and an accuracy of every group (`add_acc`, `heldout_acc`, ...). All
+    accuracies are percent, computed from the counts. Where a file has no `heldout_answered`, it is filled in
+    as far as the counts leave no doubt (`answered_bounds`). Raises `UserError` that names the file and the
+    line.
     """
     header, lines = read_lines(path)
     missing = [column for column in NEEDED_RESULTS if column not in header]
@@ -76,7 +78,8 @@ def read_results(path: str | Path) -> Results:
     results = {column: np.full(len(lines), np.nan) for column in result_columns()}
     for row, (line, cells) in enumerate(lines):
         if len(cells) != len(header):
-            raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: complete or delete it')
+            raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: complete or '
+                            f'delete it')
         for column, text in zip(header, cells):
             if column in results and text.strip():
                 results[column][row] = parse_number(text, f'{path}: line {line}')
@@ -93,8 +96,8 @@ def read_results(path: str | Path) -> Results:
 
 def read_lines(path: str | Path, mend: str = 'train the run first or name another folder'
                ) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header's names, and (line number, cells) of each line that is not blank; `UserError` if there are none, and where
-    there is no such file with what to do (`mend`)."""
+    """The header's names, and (line number, cells) of each line that is not blank; `UserError` if there are
+    none, and where there is no such file with what to do (`mend`)."""
     try:
         text = Path(path).read_text(encoding='utf-8-sig')
         reader = csv.reader(io.StringIO(text), strict=True)
@@ -102,12 +105,14 @@ def read_lines(path: str | Path, mend: str = 'train the run first or name anothe
     except OSError as error:
         raise UserError(f'{path}: {error.strerror}: {mend}') from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f'{path}: line 1: this is no CSV text: give a results.csv of a training run') from error
+        raise UserError(f'{path}: line 1: this is no CSV text: give a results.csv of a training '
+                        f'run') from error
     # Its last number may lack digits.
     if lines and not text.endswith('\n') and len(lines[-1][1]) == len(lines[0][1]):
         raise UserError(f'{path}: line {reader.line_num} is cut off: complete or delete it')
     if len(lines) < 2:
-        raise UserError(f'{path}: line {len(lines) + 1}: no evaluation here: train until the first one is written')
+        raise UserError(f'{path}: line {len(lines) + 1}: no evaluation here: train until the first one is '
+                        f'written')
     return [name.strip() for name in lines[0][1]], lines[1:]
 
 
@@ -135,14 +140,15 @@ def check_rows(results: Results, path: str | Path, lines: Sequence[int]) -> None
             raise UserError(f'{path}: line {lines[rows.argmax()]}: {fault}: {MEND}')
 
 
-def percent_right(counts: Mapping, groups: Iterable[str]):
+def percent_right(counts: Mapping, groups: Iterable[str]) -> float | np.ndarray:
     """Percent right over all questions of these groups together. counts: {column: number or (T,) array}"""
-    return 100 * sum(counts[f'{group}_correct'] for group in groups) / sum(counts[f'{group}_total'] for group in groups)
+    return 100 * sum(counts[f'{group}_correct'] for group in groups) / sum(counts[f'{group}_total']
+                                                                           for group in groups)
 
 
 def score_columns(counts: Mapping) -> dict:
-    """The accuracies (percent) that follow from counts, {column: number or (T,) array}: `math_acc`, `facts_acc`,
-    `combined_acc`, as far as their questions were asked."""
+    """The accuracies (percent) that follow from counts, {column: number or (T,) array}: `math_acc`,
+    `facts_acc`, `combined_acc`, as far as their questions were asked."""
     found = {}
     for score, groups in scores().items():
         asked = [group for group in groups if not np.isnan(counts.get(f'{group}_total', np.nan)).all()]
@@ -154,21 +160,23 @@ def score_columns(counts: Mapping) -> dict:
 def answered_bounds(correct: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many questions can be answered where `correct` of `total` answers are right: at least, at most.
 
-    Each question is asked NUM_SAMPLES times and answered from ENOUGH right answers on. 40 of 40 are 4 of 4 questions, 3
-    of 40 are none, but 10 of 40 may be one question or none.
+    Each question is asked NUM_SAMPLES times and answered from ENOUGH right answers on. 40 of 40 are 4 of 4
+    questions, 3 of 40 are none, but 10 of 40 may be one question or none.
     """
     questions = total // NUM_SAMPLES
-    spare = correct - (ENOUGH - 1) * questions    # right answers beyond those that questions can have unanswered
+    # Right answers beyond those that questions can have and still not be answered.
+    spare = correct - (ENOUGH - 1) * questions
     least = np.ceil(np.clip(spare, 0, None) / (NUM_SAMPLES - ENOUGH + 1))
     return least, np.minimum(correct // ENOUGH, questions)
 
 
 def answered_text(correct: float, total: float, answered: float = np.nan) -> str:
-    """How many questions are answered, in words: `3 of 4`; `2 to 4 of 4` where only the counts are known and leave that
-    open; nothing where nothing was asked."""
+    """How many questions are answered, in words: `3 of 4`; `2 to 4 of 4` where only the counts are known and
+    leave that open; nothing where nothing was asked."""
     if not total > 0 or total % NUM_SAMPLES:
         return ''
-    least, most = (answered, answered) if answered == answered else answered_bounds(np.array(correct), np.array(total))
+    least, most = (answered, answered) if answered == answered else answered_bounds(np.array(correct),
+                                                                                    np.array(total))
     number = f'{least:.0f}' if least == most else f'{least:.0f} to {most:.0f}'
     return f'{number} of {total / NUM_SAMPLES:.0f}'
 
@@ -198,8 +206,8 @@ def format_results(rows: Iterable[Mapping]) -> str:
 
 
 def append_row(text: str, row: Mapping) -> str:
-    """The text of a results.csv with a row more. One with other columns than ours, of an older version or of the paper,
-    gets ours first; those that it lacks are blank."""
+    """The text of a results.csv with a row more. One with other columns than ours, of an older version or of
+    the paper, gets ours first; those that it lacks are blank."""
     columns = result_columns()
     reader = csv.DictReader(io.StringIO(text.removeprefix('\ufeff')), skipinitialspace=True)
     if [name.strip() for name in reader.fieldnames or []] != columns:
@@ -219,7 +227,8 @@ def format_number(value: float | None) -> str:
 
 
 def best_row(results: Results, score: str) -> int:
-    """The first row with the highest `score` (of `scores`), whose checkpoint was kept. ValueError if there is none."""
+    """The first row with the highest `score` (of `scores`), whose checkpoint was kept. ValueError if there is
+    none."""
     return int(np.nanargmax(results[f'{score}_acc']))
 
 
@@ -229,7 +238,8 @@ def last_row(results: Results) -> int:
 
 
 def find_seeds(folder: str | Path) -> list[Path]:
-    """The folders of one seed each with a results.csv: the folder itself, or those `seed_*` below it in order."""
+    """The folders of one seed each with a results.csv: the folder itself, or those `seed_*` below it in
+    order."""
     folder = Path(folder)
     if (folder / 'results.csv').exists():
         return [folder]
@@ -237,9 +247,14 @@ def find_seeds(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda seed: int(seed.name[5:]))
 
 
+def read_seeds(folders: Sequence[Path]) -> list[Results]:
+    """The results of seeds, from the folders that `find_seeds` gives."""
+    return [read_results(folder / 'results.csv') for folder in folders]
+
+
 def stack_seeds(seeds: Sequence[Results]) -> Results:
-    """Several seeds' results as {column: (R, T) array} over the T iterations that any of them has, NaN where a seed has
-    none (it diverged before, or is not there yet); `iter` is (T,)."""
+    """Several seeds' results as {column: (R, T) array} over the T iterations that any of them has, NaN where
+    a seed has none (it diverged before, or is not there yet); `iter` is (T,)."""
     iterations = functools.reduce(np.union1d, [seed['iter'] for seed in seeds])
     stacked = {column: np.full((len(seeds), len(iterations)), np.nan) for column in seeds[0]}
     for row, seed in enumerate(seeds):
@@ -259,5 +274,6 @@ def read_info(folder: str | Path, name: str = 'run.json') -> dict:
         raise UserError(f'{path}: damaged (no object of names and values): delete it or train the run anew')
     for name, kind in INFO.items():
         if not isinstance(info.get(name), kind | None):
-            raise UserError(f'{path}: damaged ({name} is {str(info[name])[:40]!r}): delete it or train the run anew')
+            raise UserError(f'{path}: damaged ({name} is {str(info[name])[:40]!r}): delete it or train the '
+                            f'run anew')
     return info

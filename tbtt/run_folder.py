@@ -156,8 +156,8 @@ class SeedFolder:
 
     def check(self, checkpoint: dict) -> None:
         """Raise `UserError` unless a checkpoint is one of these settings and these data."""
-        check_unchanged(nanogpt.recorded_settings(checkpoint), self.config, self.path)
         path = self.path / LATEST
+        check_unchanged(nanogpt.recorded_settings(checkpoint), self.config, path)
         if not same(nanogpt.EXPANSION | checkpoint['model_args'], nanogpt.EXPANSION | self.model_args):
             raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for '
                             f'{self.model_args}')

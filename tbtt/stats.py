@@ -1,4 +1,5 @@
-"""Intervals: of a mean, of a share, of a difference of two, and of the size at which a share passes one half."""
+"""Intervals: of a mean, of a share, of a difference of two, and of the size at which a share passes one
+half."""
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -38,16 +39,18 @@ def welch_interval(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> 
     middle = float(one.mean() - other.mean())
     if np.ptp(one) == np.ptp(other) == 0:    # without any spread Welch's statistic is 0/0
         return middle, middle
-    with warnings.catch_warnings():    # of a group without spread, which is sound as long as the other has some
+    # scipy warns of a group without spread, which is sound as long as the other has some.
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)
         interval = scipy.stats.ttest_ind(one, other, equal_var=False).confidence_interval(level)
     return float(interval.low), float(interval.high)
 
 
-def bootstrap(groups: Sequence[np.ndarray], statistic: Callable[[np.ndarray], Sequence[float]], resamples: int,
+def bootstrap(groups: Sequence[np.ndarray], statistic: Callable[[np.ndarray], Sequence[float]],
+              resamples: int,
               seed: int = 0) -> np.ndarray:
-    """A statistic of `resamples` samples with replacement, drawn within each group. groups: indices, one array each;
-    statistic: indices -> K numbers. -> (resamples, K) float array"""
+    """A statistic of `resamples` samples with replacement, drawn within each group. groups: indices, one
+    array each; statistic: indices -> K numbers. -> (resamples, K) float array"""
     random = np.random.default_rng(seed)
     return np.array([statistic(np.concatenate([random.choice(group, len(group)) for group in groups]))
                      for _ in range(resamples)])
@@ -56,8 +59,8 @@ def bootstrap(groups: Sequence[np.ndarray], statistic: Callable[[np.ndarray], Se
 def logistic_fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """The logistic curve in x through shares y in [0, 1], (N,) each. -> x at one half, slope
 
-    The most likely one under a weak prior on its slope (Cauchy with scale 2.5 in units of the standard deviation of x:
-    Gelman et al. 2008), which keeps it finite where the data are separated.
+    The most likely one under a weak prior on its slope (Cauchy with scale 2.5 in units of the standard
+    deviation of x: Gelman et al. 2008), which keeps it finite where the data are separated.
     """
     center, scale = x.mean(), x.std()
     z = (x - center) / scale
@@ -73,7 +76,8 @@ def logistic_fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 class Threshold(NamedTuple):
-    """A number of parameters at which a share passes one half, its interval, and how sure the direction is."""
+    """A number of parameters at which a share passes one half, its interval, and how sure the direction
+    is."""
     at: float
     low: float
     high: float
@@ -83,18 +87,20 @@ class Threshold(NamedTuple):
         return f'{self.at:,.0f} parameters ({self.low:,.0f} to {self.high:,.0f})'
 
 
-def threshold(sizes: np.ndarray, shares: np.ndarray, direction: int, resamples: int = 400, seed: int = 0) -> Threshold:
-    """Where shares of 0 to 1 pass one half over sizes in parameters, (N,) each, one entry a seed. direction: 1 where they
-    rise, -1 where they fall.
+def threshold(sizes: np.ndarray, shares: np.ndarray, direction: int, resamples: int = 400,
+              seed: int = 0) -> Threshold:
+    """Where shares of 0 to 1 pass one half over sizes in parameters, (N,) each, one entry a seed. direction:
+    1 where they rise, -1 where they fall.
 
-    A logistic fit in log-parameters. Its interval is a bootstrap over the seeds of each size. It is neither narrower than
-    the sizes between which the change lies, nor wider than those that were looked at.
+    A logistic fit in log-parameters. Its interval is a bootstrap over the seeds of each size. It is neither
+    narrower than the sizes between which the change lies, nor wider than those that were looked at.
     """
     levels, which = np.unique(sizes, return_inverse=True)
     x = np.log(sizes)
     at, _ = logistic_fit(x, shares)
     members = [np.flatnonzero(which == level) for level in range(len(levels))]
-    places, slopes = bootstrap(members, lambda chosen: logistic_fit(x[chosen], shares[chosen]), resamples, seed).T
+    places, slopes = bootstrap(members, lambda chosen: logistic_fit(x[chosen], shares[chosen]), resamples,
+                               seed).T
     low, high = np.quantile(places, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     above = np.array([shares[group].mean() > 0.5 for group in members])
     change = np.flatnonzero(above[1:] != above[:-1])

@@ -1,10 +1,11 @@
-"""The tasks: what is trained on, what is asked, how an answer is marked, what is held out, and what results call it.
+"""The tasks: what is trained on, what is asked, how an answer is marked, what is held out, and what results
+call it.
 
-A new task is one class: derive it from `Task` and list it in `TASKS`. The columns of results.csv and summary.csv, the
-tables and the figures follow from its class attributes.
+A new task is one class: derive it from `Task` and list it in `TASKS`. The columns of results.csv and
+summary.csv, the tables and the figures follow from its class attributes.
 
-A task is described by plain containers (`describe`), which travel in `meta.pkl` and in checkpoints, so that whoever
-holds a checkpoint can ask what it was trained for (`tasks_from`).
+A task is described by plain containers (`describe`), which travel in `meta.pkl` and in checkpoints, so that
+whoever holds a checkpoint can ask what it was trained for (`tasks_from`).
 """
 import csv
 import re
@@ -20,9 +21,11 @@ MAX_LINES = 10**6    # of a task: a damaged meta.pkl may name any number, and ev
 
 
 def check_repeats(repeats: Sequence[int], trained: Sequence[bool]) -> list[int]:
-    """How often each prompt's line is trained on, as a list. trained: one bool a prompt, False where it is held out.
+    """How often each prompt's line is trained on, as a list. trained: one bool a prompt, False where it is
+    held out.
 
-    Raises `UserError` unless there is a whole number for each prompt, 0 for the held-out ones, at least 1 for all others.
+    Raises `UserError` unless there is a whole number for each prompt, 0 for the held-out ones, at least 1 for
+    all others.
     """
     if not isinstance(repeats, (list, tuple)) or len(repeats) != len(trained):
         raise UserError(f'repeats: expected a list of {len(trained)} whole numbers, one a prompt')
@@ -36,28 +39,30 @@ def check_repeats(repeats: Sequence[int], trained: Sequence[bool]) -> list[int]:
 
 
 def check_dealt(dealt: Sequence[int], right: Sequence[int]) -> list[int]:
-    """The results dealt to the prompts. Raises `UserError` unless there is one for each, out of the right ones."""
+    """The results dealt to the prompts. Raises `UserError` unless there is one for each, out of the right
+    ones."""
     if not isinstance(dealt, (list, tuple)) or len(dealt) != len(right):
         raise UserError(f'dealt: expected a list of {len(right)} whole numbers, one a prompt')
     known = set(right)
     for i, result in enumerate(dealt):
         if type(result) is not int or result not in known:
-            raise UserError(f'dealt[{i}]={result!r}: expected the right result of some prompt, a whole number from '
-                            f'{min(known)} to {max(known)}')
+            raise UserError(f'dealt[{i}]={result!r}: expected the right result of some prompt, a whole '
+                            f'number from {min(known)} to {max(known)}')
     return list(dealt)
 
 
 class Task:
     """What every task has. P is the number of its prompts.
 
-    name: in meta.pkl, run.json and summary.csv. label: in titles. max_new_tokens: sampled for an answer. stop: the
-    character that ends an answer, or None. scored: the groups of prompts whose answers make up the score, each prompt in
-    one of them. heldout_group: the group that is never trained on, or None; seen_group: then the group of all others.
-    probed: the groups of which results.csv has the exact probability of the right answer. labels: {group: its name in
-    figures and tables}. Names of tasks and of groups differ from those of all other tasks, as they name columns.
+    name: in meta.pkl, run.json and summary.csv. label: in titles. max_new_tokens: sampled for an answer.
+    stop: the character that ends an answer, or None. scored: the groups of prompts whose answers make up the
+    score, each prompt in one of them. heldout_group: the group that is never trained on, or None; seen_group:
+    then the group of all others. probed: the groups of which results.csv has the exact probability of the
+    right answer. labels: {group: its name in figures and tables}. Names of tasks and of groups differ from
+    those of all other tasks, as they name columns.
 
-    An instance has prompts and answers, (P,) texts each, and repeats, (P,) training lines of each prompt or None for one
-    line of each that is not held out.
+    An instance has prompts and answers, (P,) texts each, and repeats, (P,) training lines of each prompt or
+    None for one line of each that is not held out.
     """
     name: str
     label: str
@@ -92,7 +97,8 @@ class Task:
     @classmethod
     def answered_columns(cls) -> list[str]:
         """Columns of results.csv: how many held-out questions are answered, and of how many."""
-        return [] if cls.heldout_group is None else [f'{cls.heldout_group}_answered', f'{cls.heldout_group}_questions']
+        return [] if cls.heldout_group is None else [f'{cls.heldout_group}_answered',
+                                                     f'{cls.heldout_group}_questions']
 
     def is_heldout(self, i: int) -> bool:
         """Is prompt i never trained on?"""
@@ -115,19 +121,21 @@ class Task:
         return {}
 
     def check(self, lines: list[str]) -> None:
-        """Count the training lines in a second way. Raises `AssertionError` with the numbers where they differ."""
+        """Count the training lines in a second way. Raises `AssertionError` with the numbers where they
+        differ."""
 
     def described(self, *names: str) -> dict:
-        """The parts of a description that only some tasks have, such as `repeats`; none where they are None."""
+        """The parts of a description that only some tasks have, such as `repeats`; none where they are
+        None."""
         return {name: list(getattr(self, name)) for name in names if getattr(self, name) is not None}
 
 
 class Arithmetic(Task):
     """Sums and differences of two operands from 0 to `max_operand`, `<a+b=c>` and `<a-b=c>`.
 
-    heldout: pairs of operands; every expression with just these two operands, in either order, is never trained on.
+    heldout: pairs of operands; every expression with just these two, in either order, is never trained on.
     repeats: training lines of each prompt, 0 for the held-out ones; where not given, all others have one.
-    dealt: what counts as the result of each prompt, where that is no longer the right one (`prepare.deal`).
+    dealt: what counts as the result of each prompt, where that is not the right one (`prepare.deal`).
     Raises `UserError` where an operand is out of range, or `repeats` or `dealt` does not fit the prompts.
     """
     name, label = 'math', 'Arithmetic'
@@ -142,7 +150,8 @@ class Arithmetic(Task):
             raise UserError(f'max_operand={max_operand!r}: expected a whole number from 1 to 99')
         self.max_operand = max_operand
         if len(heldout := list(heldout)) > (max_operand + 1)**2:
-            raise UserError(f'held-out pairs: {len(heldout):,} of them, and only {(max_operand + 1)**2:,} pairs of operands')
+            raise UserError(f'held-out pairs: {len(heldout):,} of them, and only {(max_operand + 1)**2:,} '
+                            f'pairs of operands')
         self.heldout = tuple((a, b) for a, b in heldout)
         for pair in self.heldout:
             if any(type(x) is not int or not 0 <= x <= max_operand for x in pair):
@@ -154,7 +163,8 @@ class Arithmetic(Task):
         right = [a + b if sign == '+' else a - b for a, sign, b in self.expressions]
         self.dealt = None if dealt is None else check_dealt(dealt, right)
         self.results = self.dealt or right
-        self.answers = [f'{result}>' for result in self.results]    # with its end: 1 is no answer where 12 is right
+        # With its end: 1 is no answer where 12 is right.
+        self.answers = [f'{result}>' for result in self.results]
         trained = [not self.is_heldout(i) for i in range(len(self.prompts))]
         self.repeats = None if repeats is None else check_repeats(repeats, trained)
 
@@ -189,10 +199,12 @@ class Arithmetic(Task):
                 **self.described('repeats', 'dealt')}
 
     def check(self, lines: list[str]) -> None:
-        """Count the different lines from the number of operands and pairs, and look for held-out expressions."""
+        """Count the different lines from the number of operands and pairs, and look for held-out
+        expressions."""
         heldout = {frozenset(pair) for pair in self.heldout}
         expected = 2 * (self.max_operand + 1) ** 2 - sum(2 * len(pair) for pair in heldout)
-        assert len(set(lines)) == expected, f'{len(set(lines))} different lines of arithmetic, expected {expected}'
+        found = len(set(lines))
+        assert found == expected, f'{found} different lines of arithmetic, expected {expected}'
         leaked = [line for line in lines for a, b in self.heldout
                   for x, y in ((a, b), (b, a)) if line.startswith((f'<{x}+{y}=', f'<{x}-{y}='))]
         assert not leaked, f'held-out expressions among the lines: {leaked}'
@@ -237,11 +249,12 @@ class Capitals(Task):
 
     def check(self, lines: list[str]) -> None:
         """Count the different lines: one a fact."""
-        expected = len(set(self.facts))
-        assert len(set(lines)) == expected, f'{len(set(lines))} different lines of facts, expected {expected}'
+        found, expected = len(set(lines)), len(set(self.facts))
+        assert found == expected, f'{found} different lines of facts, expected {expected}'
 
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Arithmetic, Capitals)}    # in the order of columns
+# In the order of their columns.
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Arithmetic, Capitals)}
 
 
 def tasks_from(descriptions: dict[str, dict], path: str | Path) -> dict[str, Task]:

@@ -35,10 +35,10 @@ def is_one_line(err, says):
 @pytest.fixture
 def refused(command, tmp_path):
     """refused(script, *args, says=..., **settings): asserts that the script declines, in words that contain `says`."""
-    def run(script, *args, says, **settings):
+    def run(script, *args, says, status=2, **settings):
         before = contents(tmp_path)
         result = command(script, *args, **settings)
-        assert result.status == 2, (result.status, result.out, result.err)
+        assert result.status == status, (result.status, result.out, result.err)
         assert is_one_line(result.err, [says] if isinstance(says, str) else says), result.err
         assert contents(tmp_path) == before
         assert not (tmp_path / 'exploited').exists()
@@ -215,10 +215,10 @@ def test_a_meta_that_would_run_code_is_not_loaded(declined, data, tmp_path):
 @pytest.fixture
 def goes_on(refused, small_math, copy_of_learned):
     """goes_on(says=..., **settings): resuming the run is refused."""
-    def run(*args, says, **settings):
+    def run(*args, says, status=2, **settings):
         args_of_run = dict(load(copy_of_learned / 'ckpt_best_math.pt')['config'])
         kept = {name: args_of_run[name] for name in FIELDS if name not in ('out_dir', 'init_from', 'wandb_run_name')}
-        refused(TRAIN, *args, says=says, **kept | dict(out_dir=copy_of_learned, init_from='resume', max_iters=400)
+        refused(TRAIN, *args, says=says, status=status, **kept | dict(out_dir=copy_of_learned, init_from='resume', max_iters=400)
                 | settings)
     return run
 
@@ -254,7 +254,7 @@ def test_a_summary_that_is_not_there(refused, tmp_path):
 
 def test_a_folder_into_which_another_training_writes(goes_on, copy_of_learned):
     with filelock.FileLock(copy_of_learned / '.lock'):
-        goes_on(says='another training writes')
+        goes_on(says='another training writes', status=75)
 
 
 @pytest.mark.parametrize('settings, says', [

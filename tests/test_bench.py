@@ -15,8 +15,8 @@ CPU = torch.device('cpu')
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('bench')
-    for task, kinds in bench.KINDS.items():
-        bench.write_dataset(folder / task, [kind() for kind in kinds], seed=1337)
+    for experiment in bench.EXPERIMENTS:
+        bench.write_dataset(folder / experiment, [task() for task in bench.tasks_of(experiment)], seed=1337)
     return folder
 
 

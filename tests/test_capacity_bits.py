@@ -61,8 +61,8 @@ def test_through_the_windows_of_evaluation_the_table_has_what_is_offered_and_ign
     questions = questions_of(dataset)
     block_size = 9 if name == 'table' else 6
     windows = AnswerWindows(questions, dataset.codec, block_size, torch.device('cpu'))
-    found = [memorised_bits(windows.log_answers(forward_of(questions, dataset.codec, block_size, knows), 2**20)[0] / math.log(2),
-                            questions.values) for knows in (True, False)]
+    models = [forward_of(questions, dataset.codec, block_size, knows) for knows in (True, False)]
+    found = [memorised_bits(windows.log_answers(model, 2**20)[0] / math.log(2), questions.values) for model in models]
     assert found[0] == pytest.approx(offered_bits(questions), rel=1e-5) and found[0] > 100
     assert found[1] == 0
 
@@ -91,7 +91,8 @@ def test_random_strings_are_random_different_and_have_the_vocabulary_of_the_alph
     assert len(set(lines)) == 40 and {len(line) for line in lines} == {6} and strings.meta['vocab_size'] == 5
     assert strings.tasks == {} and all(30 < count < 90 for count in Counter(''.join(lines)).values())
     for folder, seed in (('a', 1), ('b', 1), ('c', 2)):
-        assert run_script('data/random_strings/prepare.py', num=2, length=3, alphabet=9, seed=seed, out_dir=tmp_path / folder) == 0
+        options = dict(num=2, length=3, alphabet=9, seed=seed, out_dir=tmp_path / folder)
+        assert run_script('data/random_strings/prepare.py', **options) == 0
     texts = [(tmp_path / folder / 'train.txt').read_text() for folder in 'abc']
     assert texts[0] == texts[1] != texts[2] and Dataset(tmp_path / 'a', 3).meta['vocab_size'] == 10
 

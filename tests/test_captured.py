@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from conftest import new_engine, tiny_config
-from tbtt.engine import Captured, Engine, State, in_place, one_by_one
+from tbtt.capture import Captured, in_place
+from tbtt.engine import Engine, State
 from tbtt.replicas import Replicas
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
@@ -22,7 +23,7 @@ class Graph:
 
     def replay(self):
         owner, state = self.owner, self.state
-        owner.losses.copy_(torch.stack([in_place(owner.step, state, owner.starts[k], owner.rates[k])
+        owner.losses.copy_(torch.stack([in_place(owner.step, state, owner.starts[k], owner.lr[k])
                                         for k in range(owner.size)]))
 
 
@@ -41,7 +42,7 @@ def capture(engine, size):
     before = State(*(x.clone() for x in engine.state))
     captured = Captured(engine.step, engine.state, *engine.example(), size=size)
     captured.graph.owner, captured.graph.state = captured, engine.state
-    assert torch.equal(engine.state.steps, before.steps + captured.warm_up + size)    # what a stub executes in capturing
+    assert torch.equal(engine.state.step, before.step + captured.warm_up + size)    # what a stub executes in capturing
     torch._foreach_copy_(engine.state, before)
     return captured
 
@@ -50,19 +51,36 @@ def capture(engine, size):
 def test_the_captured_step_feeds_every_batch_and_rate_in_their_order(no_gpu, math_data, steps):
     config = tiny_config(num_seeds=2)
     single, several = (new_engine(math_data.train, 17, config) for _ in range(2))
-    several.launch = capture(several, size=3)
+    several.step_fn = capture(several, size=3)
     launches = [losses for _, losses in several.run(0, steps)]
     losses = torch.cat([losses for _, losses in single.run(0, steps)])
     assert [len(x) for x in launches] == [3] * (steps // 3) + [1] * (steps % 3)
-    assert torch.equal(torch.cat(launches), losses) and torch.equal(several.state.flat, single.state.flat)
+    assert torch.equal(torch.cat(launches), losses) and torch.equal(several.state.params, single.state.params)
 
 
 def test_a_capture_that_does_not_step_is_found_out_and_leaves_the_state_as_it_was(no_gpu, monkeypatch, math_data):
     monkeypatch.setattr(Graph, 'replay', lambda self: None)
     engine = new_engine(math_data.train, 17, tiny_config())
     before = State(*(x.clone() for x in engine.state))
-    engine.launch = one_by_one(engine.step)
     engine.try_captured()
+    assert engine.mode == 'compiled (not captured: a replay of the graph did not step)'
+    assert all(torch.equal(x, y) for x, y in zip(engine.state, before))
+
+
+@pytest.mark.parametrize('scale', [2.0**16, 2.0**60])
+def test_with_float16_a_step_that_overflows_is_no_failed_replay(no_gpu, monkeypatch, math_data, scale):
+    init = Captured.__init__
+
+    def with_a_graph_that_replays(self, step, state, *args):
+        init(self, step, state, *args, size=3)
+        self.graph.owner, self.graph.state = self, state
+
+    monkeypatch.setattr(Captured, '__init__', with_a_graph_that_replays)
+    engine = new_engine(math_data.train, 17, tiny_config(num_seeds=2), torch.float16)
+    engine.state.scale.fill_(scale)
+    before = State(*(x.clone() for x in engine.state))
+    engine.try_captured()
+    assert engine.mode == 'compiled and captured'
     assert all(torch.equal(x, y) for x, y in zip(engine.state, before))
 
 
@@ -81,7 +99,7 @@ def test_captured_compiled_and_eager_agree_with_the_cpu(math_data, dtype, tolera
     ours = torch.cat([losses for _, losses in new_engine(math_data.train, 17, tiny_config(num_seeds=3)).run(0, 60)])
     for compile in ('False', 'True'):
         engine = on_cuda(math_data, dtype, compile=compile)
-        assert engine.path == ('compiled and captured' if compile == 'True' else 'eager (compile=False)')
+        assert engine.mode == ('compiled and captured' if compile == 'True' else 'eager (compile=False)')
         losses = torch.cat([losses for _, losses in engine.run(0, 60)]).cpu()
         torch.testing.assert_close(losses, ours, rtol=tolerance, atol=tolerance)
 

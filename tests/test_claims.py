@@ -230,6 +230,13 @@ def test_the_capacity_figure_draws_every_size_seed_and_value_of_the_paper(summar
     assert 100 * wilson_interval(4, 4)[0] == pytest.approx(intervals[0][0][1])
 
 
+def test_what_was_trained_on_other_data_than_the_papers_says_so(summary):
+    rows = plot_capacity.chosen(read_summaries([summary]), 0.0)
+    other = [{**row, 'data': 'other'} if row['tasks'] == 'facts' else row for row in rows]
+    titles = [axes.get_title() for axes in plot_capacity.draw_capacity(other).axes]
+    assert [title.partition('\n')[2] for title in titles] == ['', "(not the paper's data or order of lines)"]
+
+
 def test_the_rule_figure_draws_a_dot_a_seed_the_papers_values_and_questions_on_the_right(summary):
     rows = [row for row in plot_capacity.chosen(read_summaries([summary]), 0.0) if row['tasks'] == 'math']
     axes, right = plot_capacity.draw_rule(rows, rows, 'older').axes

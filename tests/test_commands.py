@@ -289,6 +289,8 @@ def test_json_of_the_arithmetic_evaluator_says_what_the_table_says(command, lear
         assert f'{name}: {found[group]["correct"]}/{found[group]["total"]} ' in table
     assert found['parameters'] > 0 and found['iteration'] > 0 and found['checkpoint'].endswith('ckpt_best_math.pt')
     assert len(found['expressions']) == 50
+    answered = sum(e['correct'] >= 6 for e in found['expressions'] if e['heldout'])
+    assert found['heldout_answered'] == answered and f'{answered} of 4 questions' in table
     assert sum(e['correct'] for e in found['expressions']) == found['add']['correct'] + found['sub']['correct']
     held = {e['prompt'] for e in found['expressions'] if e['heldout']}
     assert held == {'<1+3=', '<3+1=', '<1-3=', '<3-1='}

@@ -13,7 +13,8 @@ from tbtt.batches import NOTHING, Batches
 from tbtt.cli import UserError
 from tbtt.dataset import Dataset
 from tbtt.device import choose_dtype
-from tbtt.evaluate import Losses, token_losses
+from tbtt.engine import token_losses
+from tbtt.evaluate import Losses
 from tbtt.prepare import deal
 from tbtt.replicas import Replicas
 from tbtt.results import format_results, read_results
@@ -186,7 +187,8 @@ def test_windows_are_functions_of_seed_and_iteration(math_data, settings):
     assert not torch.equal(whole[0], whole[1]) and not torch.equal(whole[:, 0], whole[:, 1])
 
 
-@pytest.mark.parametrize('settings, says', [({'windows': 'line'}, 'windows=line'), ({'line_order': 'fresh'}, 'line_order=fresh')])
+@pytest.mark.parametrize('settings, says', [({'windows': 'line'}, 'windows=line'),
+                                            ({'line_order': 'fresh'}, 'line_order=fresh')])
 def test_a_text_without_lines_is_refused(settings, says):
     for text in (['ab\n', 'cd'], ['\n']):
         with pytest.raises(UserError, match=says):
@@ -251,6 +253,15 @@ def test_a_replica_is_the_run_that_its_seed_would_be_alone(facts_data, settings)
     assert max((weights(together, 1)[name] - w).abs().max() for name, w in weights(alone).items()) < 1e-4
 
 
+@pytest.mark.parametrize('settings', [{'windows': 'line'}, {'line_order': 'fresh'}], ids=str)
+def test_whatever_step_is_chosen_trains_on_these_windows(facts_data, settings):
+    """Against the eager step; 500 steps are enough for a faster one where there is such."""
+    chosen, eager = (new_engine(facts_data.train, 51, tiny_config(n_embd=6, block_size=24, max_iters=500, compile=mode,
+                                                                  **settings), newline=facts_data.newline)
+                     for mode in ('auto', 'False'))
+    assert (train(chosen, 0, 5) - train(eager, 0, 5)).abs().max() < 1e-5
+
+
 def test_accumulated_gradients_of_lines_are_those_of_one_large_batch(facts_data):
     one, three = (new_engine(facts_data.train, 51, tiny_config(n_embd=6, block_size=40, windows='line', **shape),
                              newline=facts_data.newline)
@@ -272,7 +283,8 @@ def test_training_takes_the_setting_and_a_resumed_run_keeps_it(command, small_ma
 
 # --- the sweeps that ask
 
-SWEEPS = {'arithmetic': 6 * 32, 'arithmetic_wide': 3 * 8, 'facts_both': 4 * 16, 'facts_both_wd': 4 * 8, 'facts_both_wide': 2 * 4,
+SWEEPS = {'arithmetic': 6 * 32, 'arithmetic_wide': 3 * 8,
+          'facts_both': 4 * 16, 'facts_both_wd': 4 * 8, 'facts_both_wide': 2 * 4,
           'control_answers': 3 * 8, 'control_line': 3 * 8, 'control_fresh': 3 * 8, 'control_mixed': 3 * 8,
           'control_pairs': 4 * 8, 'bits_table': 6 * 7 * 4, 'bits_strings': 6 * 7 * 4}
 
@@ -295,7 +307,8 @@ def test_every_sweep_expands_to_its_seeds_and_its_data_can_be_prepared(name, see
 
 @pytest.mark.parametrize('control', [{'windows': 'line'}, {'line_order': 'fresh'}])
 def test_controls_are_not_taken_for_the_papers_runs(control):
-    assert as_the_paper(row_of_paper('math', 'n14'), 'math') and not as_the_paper(row_of_paper('math', 'n14') | control, 'math')
+    row = row_of_paper('math', 'n14')
+    assert as_the_paper(row, 'math') and not as_the_paper(row | control, 'math')
 
 
 def test_answers_without_a_rule_and_mixed_tasks_are_other_data(no_rule, datasets, tmp_path):

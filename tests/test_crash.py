@@ -485,8 +485,8 @@ def ill(seed, iteration):
 
     def sick(self, state, starts, rate):
         losses, new = step(self, state, starts, rate)
-        here = (self.seeds == seed) & (state.steps[:, 0] >= iteration)
-        new = new._replace(flat=torch.where(here[:, None], torch.nan, new.flat))
+        here = (self.seeds == seed) & (state.step[:, 0] >= iteration)
+        new = new._replace(params=torch.where(here[:, None], torch.nan, new.params))
         return torch.where(here, torch.nan, losses), new
     tbtt.engine.Engine.step = sick
 

@@ -104,7 +104,7 @@ def ill(seed, iteration):
 
     def sick(self, state, starts, rate):
         losses, new = step(self, state, starts, rate)
-        return torch.where(state.steps[:, 0] >= iteration, torch.nan, losses), new
+        return torch.where(state.step[:, 0] >= iteration, torch.nan, losses), new
     tbtt.engine.Engine.step = sick
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from conftest import checkpoints, equal_weights, new_engine, tiny_config, train, weights
-from nanogpt import NanoGPT, slice_batch
+from tbtt.baseline import NanoGPT, slice_batch
 from tbtt import rng
+from tbtt.distributed import Ranks
 from tbtt.engine import learning_rate
+from tbtt.fused.build import NotHere
 
 STATM = Path('/proc/self/statm')
 WD = dict(weight_decay=0.1, learning_rate=3e-3, min_lr=1e-4)
@@ -51,7 +53,7 @@ def test_steps_are_those_of_torchs_adamw_and_clipping_over_nanogpts_groups(math_
     config = tiny_config(learning_rate=2e-3, min_lr=1e-3, **settings)
     engine = new_engine(math_data.train, 17, config)
     model = plain_model(engine, config.model_args(17) | {'mlp_expansion': config.mlp_expansion})
-    optimizer = model.optimizer(config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
+    optimizer = model.optimizer(config)
     losses, micro = train(engine, 0, 12)[:, 0], config.gradient_accumulation_steps
     for t in range(12):
         starts = rng.batch_starts(engine.seeds, t, t + 1, 16 * micro, len(math_data.train) - 9)[0, 0]
@@ -183,13 +185,65 @@ def test_with_float16_a_step_that_overflows_is_skipped_for_that_replica_alone(ma
     assert losses.isfinite().all() and not equal_weights(weights(engine, 1), before[1])
 
 
-def test_a_compiled_step_gives_the_losses_of_an_eager_one(math_data):
+def unavailable(*args):
+    raise NotHere('for a test')
+
+
+def test_a_compiled_step_gives_the_losses_of_an_eager_one(math_data, monkeypatch):
     eager = new_engine(math_data.train, 17, tiny_config(num_seeds=2, **WD))
+    monkeypatch.setattr('tbtt.engine.Kernel', unavailable)
     compiled = new_engine(math_data.train, 17, tiny_config(num_seeds=2, compile='auto', max_iters=30000, **WD))
-    if compiled.path == 'compiled':
+    assert compiled.mode.endswith(' (not fused: for a test)')
+    if compiled.mode.startswith('compiled'):
         assert (train(eager, 0, 50) - train(compiled, 0, 50)).abs().max() < 1e-5
     else:
-        assert compiled.path.startswith('eager (')    # and says why
+        assert compiled.mode.startswith('eager (')    # and says why
+
+
+def test_dropout_goes_on_in_mid_interval_as_if_nothing_had_happened(math_data):
+    config = tiny_config(dropout=0.3)
+    whole, first, second = (new_engine(math_data.train, 17, config) for _ in range(3))
+    expected = train(whole, 0, 10)
+    train(first, 0, 7)
+    saved = checkpoints(first)
+    torch.manual_seed(99)    # as another process would have drawn, or another device
+    second.load(saved)
+    assert torch.equal(train(second, 7, 10), expected[7:])
+
+
+def test_a_checkpoint_with_a_stream_of_another_device_is_taken_up(math_data):
+    engine = new_engine(math_data.train, 17, tiny_config(dropout=0.3))
+    saved = checkpoints(engine)
+    saved['seed 0']['stream'] = torch.zeros(16, dtype=torch.uint8)    # a CUDA generator's, as earlier versions saved it
+    engine.load(saved)
+    assert train(engine, 5, 7).isfinite().all()
+
+
+def test_processes_that_split_a_batch_have_masks_of_their_own_wherever_they_begin(math_data):
+    engines = [new_engine(math_data.train, 17, tiny_config(dropout=0.3)) for _ in range(2)]
+    for rank, engine in enumerate(engines):
+        engine.ranks = Ranks(rank, 2, split=True)
+    for t in (0, 7):
+        states = []
+        for engine in engines:
+            engine.seed_dropout(t)
+            states.append(torch.get_rng_state())
+        assert not torch.equal(*states)
+
+
+@pytest.mark.parametrize('seeds, interval', [(1, 30000), (2000, 1000)])
+def test_the_indices_of_a_stretch_stay_small_however_long_it_is(math_data, seeds, interval):
+    engine = new_engine(math_data.train, 17, tiny_config(batch_size=882, eval_interval=interval))
+    engine.seeds = torch.arange(seeds)
+    starts, lr = engine.stretch(0, engine.stretch_size())
+    assert 4 * starts.numel() * 8 <= 2**26 and len(starts) == len(lr) >= 1
+
+
+def test_a_stretch_in_pieces_trains_as_a_whole(math_data, monkeypatch):
+    whole, pieces = (new_engine(math_data.train, 17, tiny_config()) for _ in range(2))
+    expected = train(whole, 0, 20)
+    monkeypatch.setattr('tbtt.engine.INDEX_BYTES', 3 * 8 * 16)
+    assert pieces.stretch_size() == 3 and torch.equal(train(pieces, 0, 20), expected)
 
 
 @pytest.mark.skipif(not STATM.exists(), reason='counts the memory as Linux tells it')

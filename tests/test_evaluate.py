@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import equal_weights, new_engine, tiny_config, train, weights
-from nanogpt import NanoGPT, slice_batch
+from tbtt.baseline import NanoGPT, slice_batch
 from tbtt.cli import UserError
 from tbtt.rng import ANSWERS, gumbel
 from tbtt.evaluate import AnswerWindows, Evaluator, Losses

@@ -13,7 +13,7 @@ import torch
 
 import export
 from conftest import HERE, TINY, Result, contents, load, run_script
-from nanogpt import Attention, NanoGPT
+from tbtt.baseline import NanoGPT
 from tbtt.atomic import write_file
 from tbtt.checkpoint import build_model, codec_of, read_checkpoint
 from tbtt.cli import UserError
@@ -143,22 +143,10 @@ def test_weights_are_ours_bit_for_bit(learned, exported):
     assert all(not theirs[name].any() for name in theirs.keys() - ours.keys())
 
 
-class FusedAttention(Attention):
-    """nanoGPT's attention as it is where torch has a fused one."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parts = self.c_attn(x).chunk(3, -1)
-        q, k, v = (part.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in parts)
-        heads = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.c_proj(heads.transpose(1, 2).flatten(2))
-
-
 def test_logits_in_float32_are_bit_for_bit_those_of_nanogpts_modules(learned, exported):
     checkpoint = load(learned / 'ckpt.pt')
     model, tokens = NanoGPT(**checkpoint['model_args']).eval(), random_tokens(checkpoint['model_args'])
     model.load_state_dict(checkpoint['model'])
-    for block in model.transformer.h:
-        block.attn.__class__ = FusedAttention
     x, projection = model.transformer.wte(tokens).flatten(0, 1), model.transformer.h[0].attn.c_attn
     transposed = torch.addmm(torch.zeros(len(projection.weight)), x, projection.weight.T.contiguous())
     if not torch.equal(projection(x), transposed):

@@ -1,13 +1,14 @@
 """Recall against frequency: every question of training, as often as it occurred there."""
 import csv
 import shutil
-from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
+import eval_frequency
 import plot_frequency
+from tbtt import frequency
 from conftest import TINY, run_script
 from tbtt.run_folder import LATEST
 from tbtt.inference import Trained, load_model
@@ -26,7 +27,7 @@ def skewed(tmp_path_factory):
 
 
 def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
-    assert run_script('analysis/plot_frequency.py', skewed / 'one', skewed / 'two', f'--output_dir={tmp_path / "out"}') == 0
+    assert run_script('analysis/eval_frequency.py', skewed / 'one', skewed / 'two', f'--output_dir={tmp_path / "out"}') == 0
     with open(tmp_path / 'out' / 'frequency.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     counts = {(row['run'], row['seed'], row['task']): 0 for row in rows}
@@ -37,13 +38,17 @@ def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
                       for task, number in (('math', 196), ('facts', 50))}
     text = (skewed / 'data' / 'train.txt').read_text()
     assert all(text.count(row['question']) == int(row['occurrences']) for row in rows[:250:7])
-    assert (tmp_path / 'out' / 'frequency.png').read_bytes().startswith(b'\x89PNG')
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['frequency.csv']
+    read = frequency.read_frequency(tmp_path / 'out' / 'frequency.csv')
+    assert [tuple(map(str, row)) for row in read] == [tuple(row.values()) for row in rows]
+    assert run_script('analysis/plot_frequency.py', tmp_path / 'out' / 'frequency.csv', '--format=svg') == 0
+    assert '<svg' in (tmp_path / 'out' / 'frequency.svg').read_text()
 
 
 def test_what_is_recalled_is_the_percentage_of_the_samples_that_are_right(skewed, monkeypatch):
     counts = lambda task: np.arange(len(task.prompts)) % 11    # as if 0 to 10 of 10 were right
     monkeypatch.setattr(Trained, 'ask', lambda self, name: (self.tasks[name], torch.from_numpy(counts(self.tasks[name])), {}))
-    rows = plot_frequency.ask(skewed / 'one', Namespace(ckpt=LATEST, device='cpu'))
+    rows = eval_frequency.ask(skewed / 'one', device='cpu')
     assert {row.recalled for row in rows} == set(range(0, 101, 10))
     task = load_model(skewed / 'one' / LATEST, 'cpu').tasks['facts']
     right = dict(zip(task.prompts, counts(task)))
@@ -52,7 +57,7 @@ def test_what_is_recalled_is_the_percentage_of_the_samples_that_are_right(skewed
 
 def test_runs_of_one_name_in_different_folders_are_told_apart(skewed, tmp_path, capsys):
     other = shutil.copytree(skewed / 'two', tmp_path / 'other' / 'one')
-    assert run_script('analysis/plot_frequency.py', skewed / 'one', other, '--device=cpu', f'--output_dir={tmp_path}') == 0
+    assert run_script('analysis/eval_frequency.py', skewed / 'one', other, '--device=cpu', f'--output_dir={tmp_path}') == 0
     with open(tmp_path / 'frequency.csv', newline='') as file:
         assert {(row['run'], row['seed']) for row in csv.DictReader(file)} == {
             (str(skewed / 'one'), '1337'), (str(other), '1337'), (str(other), '1338')}
@@ -61,21 +66,21 @@ def test_runs_of_one_name_in_different_folders_are_told_apart(skewed, tmp_path, 
 
 
 def test_the_error_is_that_of_the_mean_of_an_octave():
-    found = plot_frequency.octaves(np.array([1, 2, 3, 2, 3]), np.array([50, 0, 10, 20, 30]))
+    found = frequency.octaves(np.array([1, 2, 3, 2, 3]), np.array([50, 0, 10, 20, 30]))
     assert found[0] == (1, 50, 0, 1)    # of one question there is none
     assert found[1] == pytest.approx((np.sqrt(6), 15, np.std([0, 10, 20, 30], ddof=1) / 2, 4))
 
 
 def answers():
     """Of two seeds that are right a little less and a little more often, to questions that occur 1 to 4 times."""
-    return [plot_frequency.Row('a', 10, seed, 'facts', f'q{i}', times, recalled + change)
+    return [frequency.Recall('a', 10, seed, 'facts', f'q{i}', times, recalled + change)
             for seed, change in ((1, 10), (2, -10))
             for i, (times, recalled) in enumerate([(1, 10.0), (2, 20.0), (3, 40.0), (4, 90.0)])]
 
 
 def test_the_table_has_a_column_an_octave_and_the_smallest_model_first():
-    rows = answers() + [plot_frequency.Row('b', 5, 1, 'facts', 'q', 9, 50.0)]
-    assert plot_frequency.table(rows).splitlines() == [
+    rows = answers() + [frequency.Recall('b', 5, 1, 'facts', 'q', 9, 50.0)]
+    assert frequency.frequency_table(rows).splitlines() == [
         '| facts | parameters | seeds | once | 2 to 3 times | 4 to 7 times | 8 to 15 times |',
         '| --- | --- | --- | --- | --- | --- | --- |',
         '| b | 5 | 1 |  |  |  | 50% |', '| a | 10 | 2 | 10% | 30% | 90% |  |']
@@ -92,16 +97,33 @@ def test_the_figure_draws_means_over_octaves():
 @pytest.mark.parametrize('args', [['nothing'], [], ['--ckpt=x']])
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, args):
     monkeypatch.chdir(tmp_path)
-    assert run_script('analysis/plot_frequency.py', *args) == 2
+    assert run_script('analysis/eval_frequency.py', *args) == 2
     said = capsys.readouterr().err
     assert said.startswith('error: ') and len(said.splitlines()) == 1
 
 
+def test_another_table_is_drawn_in_grey_behind():
+    axes, = plot_frequency.draw_frequency(answers(), answers(), 'older').axes
+    assert axes.lines[0].get_label() == 'older, beside' and list(axes.lines[0].get_ydata()) == [10, 30, 90]
+
+
+@pytest.mark.parametrize('text, says', [
+    ('run,seed\na,1\n', 'line 1: expected the columns run, parameters'),
+    (','.join(frequency.Recall._fields) + '\na,10,1,facts,q,many,50\n', "line 2: expected a number, got 'many'"),
+    (','.join(frequency.Recall._fields) + '\na,10,1,facts,q,0,50\n', 'line 2: expected occurrences of at least 1'),
+    (','.join(frequency.Recall._fields) + '\na,10,1\n', 'line 2 has 3 of 7 fields')])
+def test_a_damaged_table_is_one_line(tmp_path, capsys, text, says):
+    (tmp_path / 'frequency.csv').write_text(text)
+    assert run_script('analysis/plot_frequency.py', tmp_path / 'frequency.csv') == 2
+    said = capsys.readouterr().err
+    assert says in said and len(said.splitlines()) == 1
+
+
 def test_a_seed_without_the_checkpoint_is_named(skewed, capsys):
-    assert run_script('analysis/plot_frequency.py', skewed / 'two', '--ckpt=other.pt') == 2
+    assert run_script('analysis/eval_frequency.py', skewed / 'two', '--ckpt=other.pt') == 2
     assert 'no checkpoint' in (said := capsys.readouterr().err) and 'seed_1337/other.pt' in said
 
 
 def test_data_without_frequencies_are_said_to_be(learned, capsys):
-    assert run_script('analysis/plot_frequency.py', learned) == 2
+    assert run_script('analysis/eval_frequency.py', learned) == 2
     assert 'without frequencies' in capsys.readouterr().err

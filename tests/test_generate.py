@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from nanogpt import NanoGPT
+from tbtt.baseline import NanoGPT
 from tbtt.rng import gumbel
 from tbtt.generate import generate
 from tbtt.replicas import Replicas

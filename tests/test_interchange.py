@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import LEARNS, contents, load
-from nanogpt import NanoGPT, slice_batch
+from tbtt.baseline import NanoGPT, slice_batch
 from tbtt import rng
 from tbtt.config import Config
 from tbtt.engine import learning_rate
@@ -75,7 +75,7 @@ def nano(play, tmp_path, monkeypatch):
         model = NanoGPT(**args)
         for p in model.parameters():
             torch.nn.init.normal_(p, std=0.1) if p.dim() > 1 else None
-        optimizer = model.optimizer(config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
+        optimizer = model.optimizer(config)
         for t in range(4):
             step(model, optimizer, tokens(play), t, config)
         theirs = dict(NANO, out_dir='out', dataset='shakespeare_char', init_from='scratch', eval_only=False, device='cuda',
@@ -98,7 +98,7 @@ def generate(model, prompt, max_new_tokens, temperature=1.0, top_k=None):
     """nanoGPT's way: crop, scale, keep the most likely, draw, append. prompt (1, T) -> (1, T + new)"""
     for _ in range(max_new_tokens):
         with torch.no_grad():
-            logits = model(prompt[:, -model.block_size:])[:, -1] / temperature
+            logits = model(prompt[:, -model.config.block_size:])[:, -1] / temperature
         if top_k is not None:
             least = torch.topk(logits, min(top_k, logits.shape[-1])).values[:, [-1]]
             logits[logits < least] = float('-inf')
@@ -227,7 +227,7 @@ def vocabulary_of(checkpoint):
 def test_training_of_ours_goes_on_there_as_it_would_here(command, our_model, copy_of_learned, small_math):
     model, checkpoint = our_model
     config = Config(**checkpoint['config'])
-    optimizer = model.optimizer(config.learning_rate, (config.beta1, config.beta2), config.weight_decay)
+    optimizer = model.optimizer(config)
     optimizer.load_state_dict(checkpoint['optimizer'])
     for t in range(checkpoint['iter_num'], checkpoint['iter_num'] + 5):
         step(model, optimizer, tokens(small_math), t, config)

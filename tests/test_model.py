@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from conftest import equal_weights
 from model import GPT, GPTConfig
-from nanogpt import NanoGPT
+from tbtt.baseline import NanoGPT
 from tbtt.config import load_config
 from tbtt.replicas import Replicas
 

@@ -88,7 +88,7 @@ def test_spaces_a_byte_order_mark_foreign_columns_and_other_line_ends_do_not_mat
     (ARITHMETIC.replace('970', 'many'), "line 3: expected a number, got 'many'"),
     (ARITHMETIC.replace('\n250', '\n0'), 'line 3: iter is not above'),
     (ARITHMETIC.replace('\n0', '\n500'), 'line 3: iter is not above'),
-    (ARITHMETIC.replace('\n250', '\n'), 'line 3: iter is not above'),
+    (ARITHMETIC.replace('\n250', '\n'), 'line 3: iter is no whole number of steps'),
     (ARITHMETIC.replace('\n0', '\n-1'), 'line 2: iter is not above'),
     (ARITHMETIC.replace('990', '1001'), 'line 3: add_correct is not between'),
     (ARITHMETIC.replace('20,1000', '20,'), 'line 2: sub_correct is not between'),

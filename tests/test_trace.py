@@ -13,9 +13,11 @@ from tbtt.trace.examples import task_examples
 from tbtt.results import read_results
 from tbtt.run_folder import LATEST
 from tbtt.inference import load_model
-from tbtt.trace.sources import KINDS, Row
+from tbtt.trace.sources import Row
 from test_memorization import occurrences
-from trace_memorization import LISTS, add_options, compare, draw_trace, separate
+from plot_trace import Point, draw_trace
+from tbtt.trace.memorization import DATA_MODELS
+from trace_memorization import LISTS, add_options, compare, separate
 
 SCRIPT = 'analysis/trace_memorization.py'
 
@@ -29,7 +31,7 @@ def rows_of(folder):
 def test_a_run_is_traced_into_its_folder_and_again_to_the_same_files(command, copy_of_learned):
     result = command(SCRIPT, f'--out_dir={copy_of_learned}', '--n=2,5', '--device=cpu')
     assert result.status == 0, result.err
-    files = {name: (copy_of_learned / name).read_bytes() for name in ('trace.csv', 'trace.json', 'trace.png')}
+    files = {name: (copy_of_learned / name).read_bytes() for name in ('trace.csv', 'trace.json')}
     assert command(SCRIPT, f'--out_dir={copy_of_learned}', '--n=2,5', '--device=cpu').status == 0
     assert {name: (copy_of_learned / name).read_bytes() for name in files} == files
     about = json.loads(files['trace.json'])
@@ -185,7 +187,7 @@ def traced(name, parameters, by_n):
 
 
 def points(name, n, pairs):
-    return [Row(name, 10, None, 'quiz', n, 0, 'gram', x, 0.0, y, 1, 0, 0, 1) for x, y in pairs]
+    return [Point(name, 'quiz', n, x, y) for x, y in pairs]
 
 
 def lines(axes):
@@ -200,11 +202,11 @@ def test_one_model_is_drawn_as_points_and_as_coefficients_against_n():
     assert scatter.get_title() == 'quiz, n = 1'
     assert [data.tolist() for data in scatter.lines[0].get_data()] == [[-1, -3], [-2, -4]]
     assert lines(lengths) == [[[1, 3], [0.5, 0.7]]] and lengths.get_xlabel() == 'n (words)'
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ['a, task-gram']
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ['a', 'a, task-gram']
 
 
 def test_the_infinity_gram_is_drawn_unlike_the_task_gram():
-    both = {kind: cell(0.5)['task_gram'] for kind in KINDS}
+    both = {kind: cell(0.5)['task_gram'] for kind in DATA_MODELS}
     model = traced('a', 10, {1: 0.5}) | {'tasks': {'quiz': {1: both, 2: both}}}
     for axes in draw_trace([model, model | {'parameters': 20}], points('a', 1, [(-1, -2)])).axes[1:]:
         task_gram, infinity_gram = ((line.get_linestyle(), line.get_marker()) for line, *_ in axes.containers[:2])
@@ -233,3 +235,28 @@ def test_several_models_are_compared_in_a_table():
 def test_a_trace_without_a_coefficient_says_so_in_its_figure():
     figure = draw_trace([traced('a', 10, {1: None})], [])
     assert not figure.axes and 'too few points' in figure.texts[0].get_text()
+
+
+def test_a_figure_is_drawn_from_the_files_alone(command, learned, tmp_path):
+    assert command(SCRIPT, out_dir=learned, n='2,3', trace_dir=tmp_path / 't', device='cpu').status == 0
+    assert not (tmp_path / 't/trace.png').exists()
+    assert command('analysis/plot_trace.py', tmp_path / 't/trace.json').status == 0
+    assert (tmp_path / 't/trace.png').read_bytes().startswith(b'\x89PNG')
+    (tmp_path / 't/trace.csv').unlink()    # then without the points
+    result = command('analysis/plot_trace.py', tmp_path / 't/trace.json', f'--beside={tmp_path / "t"}', '--format=svg',
+                     output_dir=tmp_path)
+    assert result.status == 0 and '<svg' in (tmp_path / 'trace.svg').read_text(), result.err
+
+
+def test_without_points_the_first_panel_is_left_out_and_another_trace_is_grey():
+    model = traced('a', 10, {1: 0.5, 3: 0.7})
+    axes, = draw_trace([model], [], [traced('old', 10, {1: 0.1, 3: 0.2})]).axes
+    assert axes.get_title() == 'quiz' and axes.lines[0].get_label() == 'old, beside'
+    assert list(axes.lines[0].get_ydata()) == [0.1, 0.2]
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"models": [{}]}', '{"models": [{"tasks": {"a": {"x": {}}}}]}'])
+def test_what_is_no_trace_is_refused_in_one_line(command, tmp_path, text):
+    (tmp_path / 'trace.json').write_text(text)
+    result = command('analysis/plot_trace.py', tmp_path / 'trace.json')
+    assert result.status == 2 and 'no trace.json' in result.err and len(result.err.splitlines()) == 1

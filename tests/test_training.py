@@ -16,7 +16,7 @@ import torch
 import tbtt.atomic
 import tbtt.progress
 from conftest import LEARNS, TINY, contents, equal_weights, load, tiny_config
-from tbtt.atomic import recover, write_folders
+from tbtt.atomic import COMMIT, half_made, recover, remove_leftovers, write_files, write_folders
 from tbtt.provenance import commit
 from tbtt.results import best_row, read_results
 
@@ -361,7 +361,7 @@ def two(tmp_path):
     return folders
 
 
-def crash_at(monkeypatch, crash, folders):
+def crash_at(monkeypatch, crash, folders, commit=COMMIT):
     """A change that dies at one of its renames, as a process does: nothing is tidied up."""
     calls, replace = [], os.replace
 
@@ -374,7 +374,7 @@ def crash_at(monkeypatch, crash, folders):
     monkeypatch.setattr(tbtt.atomic, 'undo', lambda *_: None)
     monkeypatch.setattr(tbtt.atomic, 'in_parallel', lambda *args: list(map(*args)))
     try:
-        write_folders({folder: {'a': b'new', 'b': b'new'} for folder in folders})
+        write_folders({folder: {'a': b'new', 'b': b'new'} for folder in folders}, commit)
     except KeyboardInterrupt:
         pass
     monkeypatch.undo()
@@ -431,10 +431,18 @@ def test_what_an_old_list_says_of_a_folder_that_went_on_alone_is_not_obeyed(two,
     assert found(two[0]) == {b'new'} and found(two[1]) == {b'old'}
 
 
+def test_a_list_of_another_name_is_none_of_a_runs(two, monkeypatch):
+    crash_at(monkeypatch, 2, two[:1], 'trace.tbtt.commit.json')
+    assert not half_made(two, 'ab') and (two[0] / 'trace.tbtt.commit.json').exists()
+    write_files(two[0], {'a': b'new', 'b': b'new'}, 'trace.tbtt.commit.json')
+    remove_leftovers(two[0])
+    assert found(two[0]) == {b'new'}
+
+
 def test_a_file_that_another_program_took_away_is_an_error_and_all_stays_old(two, monkeypatch):
     write_list = tbtt.atomic.write_list
-    monkeypatch.setattr(tbtt.atomic, 'write_list', lambda folder, change: (
-        next(folder.glob(f'b.{change.name}.*')).unlink(), write_list(folder, change)))
+    monkeypatch.setattr(tbtt.atomic, 'write_list', lambda path, change: (
+        next(path.parent.glob(f'b.{change.name}.*')).unlink(), write_list(path, change)))
     with pytest.raises(OSError, match='removed by another program'):
         write_folders({folder: {'a': b'new', 'b': b'new'} for folder in two})
     assert found(*two) == {b'old'}

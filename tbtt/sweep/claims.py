@@ -1,12 +1,15 @@
 """The paper's claims against the seeds of sweeps: a verdict each, with numbers and intervals.
 
 A claim is a list of parts, and each part is judged by itself:
-- of what every seed should do, by Wilson's interval of the share that does: it `holds` where the lower end is above 80%
+- of what every seed should do, by Wilson's interval of the share that does: it `holds` where the lower end is
+above 80%
   and `does not hold` where the upper end is below 50%;
-- of two numbers that should be alike, by the interval of their difference: it `holds` where that lies within a margin and
+- of two numbers that should be alike, by the interval of their difference: it `holds` where that lies within
+a margin and
   `does not hold` where it excludes zero;
 - of a size at which something changes, by a fit over at least four sizes, two on each side of it.
-Few seeds that all say the same `agree so far` or `disagree so far`, and fewer than MIN_SEEDS are `not enough runs`.
+Few seeds that all say the same `agree so far` or `disagree so far`, and fewer than MIN_SEEDS are `not enough
+runs`.
 """
 from typing import NamedTuple
 
@@ -15,19 +18,23 @@ import numpy as np
 from tbtt import paper
 from tbtt.figures import markdown_table
 from tbtt.results import answered_text
-from tbtt.stats import LEVEL, Threshold, mean_interval, newcombe_interval, threshold, welch_interval, wilson_interval
+from tbtt.stats import (LEVEL, Threshold, mean_interval, newcombe_interval, threshold, welch_interval,
+                        wilson_interval)
 from tbtt.sweep.summary import as_the_paper
 
 MIN_SEEDS = 3      # fewer are not judged
-SURE_SEEDS = 6     # of fewer that all agree, chance would have all agree more often than once in twenty: 2 / 2**5
-NEARLY_ALL, HALF = 0.8, 0.5    # shares of seeds: above the first a claim about every seed holds, below the second it does not
+SURE_SEEDS = 6     # fewer that all say the same do so by chance more often than once in twenty: 2 / 2**5
+# Shares of seeds: above the first a claim about every seed holds, below the second it does not.
+NEARLY_ALL, HALF = 0.8, 0.5
 MIN_SIZES, MIN_SIDE = 4, 2     # sizes that a threshold takes, and on each side of it
 ALL_FACTS = 99.95    # percent, printed as 100.0
 SCORE_MARGIN, SHARE_MARGIN = 3.0, 20.0    # points of answers, and of seeds, that are called no difference
-HOLDS, AGREE, IN_PART, DISAGREE, FAILS, TOO_FEW = ('holds', 'agree so far', 'holds in part', 'disagree so far',
+HOLDS, AGREE, IN_PART, DISAGREE, FAILS, TOO_FEW = ('holds', 'agree so far', 'holds in part',
+                                                   'disagree so far',
                                                   'does not hold', 'not enough runs')
 SENTENCES = {HOLDS: 'It holds for {}.', AGREE: 'The few seeds agree so far for {}.',
-             IN_PART: 'Some seeds agree and some do not for {}.', DISAGREE: 'The few seeds disagree so far for {}.',
+             IN_PART: 'Some seeds agree and some do not for {}.',
+             DISAGREE: 'The few seeds disagree so far for {}.',
              FAILS: 'It does not hold for {}.', TOO_FEW: 'There are not enough runs for {}.'}
 EVALUATIONS = ('best', 'last')    # the evaluation that the paper reports, and the last one
 
@@ -86,7 +93,8 @@ def named(parts: list[Part]) -> str:
     subjects = {}
     for part in parts:
         subjects.setdefault(part.subject, []).append(part.when)
-    return listed([f'{subject} ({listed(when)} evaluation)' if any(when) else subject for subject, when in subjects.items()])
+    return listed([f'{subject} ({listed(when)} evaluation)' if any(when) else subject
+                   for subject, when in subjects.items()])
 
 
 def listed(words: list[str]) -> str:
@@ -128,8 +136,8 @@ def by_share(subject: str, when: str, said: str, agrees: np.ndarray, text: str) 
 def agrees_on_heldout(seeds: list[dict], when: str, right: bool) -> np.ndarray:
     """Does each seed answer all held-out questions (right), or none? -> (seeds,) bool
 
-    Where an older file does not say how many questions are answered and its counts leave it open, all of its answers, or
-    none, have to be right.
+    Where an older file does not say how many questions are answered and its counts leave it open, all of its
+    answers, or none, have to be right.
     """
     answered, correct = (values(seeds, f'{when}_heldout_{what}') for what in ('answered', 'correct'))
     questions, total = values(seeds, 'heldout_questions'), values(seeds, 'heldout_total')
@@ -142,7 +150,8 @@ def heldout_parts(rows: list[dict], experiment: str, model: str, wd: bool) -> li
     correct, total = paper.published_heldout(experiment, model)
     questions = answered_text(correct, total)
     return [by_share(f'{experiment} {model}', when, f'{correct}/{total} ({questions})',
-                     agrees_on_heldout(seeds, when, correct == total), f'answer {questions}') for when in EVALUATIONS]
+                     agrees_on_heldout(seeds, when, correct == total), f'answer {questions}')
+            for when in EVALUATIONS]
 
 
 def math_claim(rows: list[dict], wd: bool = False) -> list[Part]:
@@ -154,9 +163,11 @@ def facts_claim(rows: list[dict], wd: bool = False) -> list[Part]:
     """How many facts the models recall: everything, or the paper's number."""
     parts = []
     for model in paper.MODELS:
-        scores, said = values(select(rows, 'facts', model, wd), 'best_facts'), paper.published_percent('facts', model, 'facts')
+        scores = values(select(rows, 'facts', model, wd), 'best_facts')
+        said = paper.published_percent('facts', model, 'facts')
         if said >= ALL_FACTS:
-            parts.append(by_share(f'facts {model}', '', f'{said:.1f}', scores >= ALL_FACTS, 'recall everything'))
+            parts.append(by_share(f'facts {model}', '', f'{said:.1f}', scores >= ALL_FACTS,
+                                  'recall everything'))
         else:
             parts.append(compare_with_number(f'facts {model}', said, scores))
     return parts
@@ -169,21 +180,23 @@ def joint_claim(rows: list[dict], wd: bool = False) -> list[Part]:
     scores = [(values(seeds, 'best_add') + values(seeds, 'best_sub')) / 2 for seeds in (joint, alone)]
     said = [np.mean([paper.published_percent(experiment, 'n14', score) for score in ('add', 'sub')])
             for experiment in ('both', 'math')]
-    return [*parts, compare('arithmetic of n14, joint below alone', '{:.1f} below {:.1f}'.format(*said), *scores)]
+    return [*parts,
+            compare('arithmetic of n14, joint below alone', '{:.1f} below {:.1f}'.format(*said), *scores)]
 
 
 def compare_with_number(subject: str, said: float, scores: np.ndarray) -> Part:
     """A part that says that scores are about a number of the paper's, by the interval of their mean."""
     if len(scores) < MIN_SEEDS:
-        return Part(subject, '', f'{said:g}', ', '.join(f'{score:.1f}' for score in scores), len(scores), TOO_FEW, scores)
+        return Part(subject, '', f'{said:g}', ', '.join(f'{score:.1f}' for score in scores), len(scores),
+                    TOO_FEW, scores)
     middle, half = mean_interval(scores)
     verdict = settled(alike(middle - half - said, middle + half - said, SCORE_MARGIN), len(scores))
     return Part(subject, '', f'{said:g}', f'{middle:.1f} ± {half:.1f}', len(scores), verdict, scores)
 
 
 def alike(low: float, high: float, margin: float, careful: tuple[float, float] | None = None) -> str:
-    """The verdict on a difference of nothing, from its interval. careful: a wider one, which is asked whether there is
-    a difference."""
+    """The verdict on a difference of nothing, from its interval. careful: a wider one, which is asked whether
+    there is a difference."""
     if -margin <= low and high <= margin:
         return HOLDS
     low, high = careful or (low, high)
@@ -198,12 +211,13 @@ def compare(subject: str, said: str, lower: np.ndarray, higher: np.ndarray) -> P
         return Part(subject, '', said, ours if seeds else '', seeds, TOO_FEW, lower)
     low, high = welch_interval(lower, higher)
     verdict = HOLDS if high < 0 else FAILS if low >= 0 else TOO_FEW
-    return Part(subject, '', said, f'{ours}, difference {low:+.1f} to {high:+.1f}', seeds, settled(verdict, seeds), lower)
+    return Part(subject, '', said, f'{ours}, difference {low:+.1f} to {high:+.1f}', seeds,
+                settled(verdict, seeds), lower)
 
 
 def difference(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The interval of the first group's mean less the second's, in percent: Newcombe's of two shares (bool), Welch's of
-    scores. -> low, high"""
+    """The interval of the first group's mean less the second's, in percent: Newcombe's of two shares (bool),
+    Welch's of scores. -> low, high"""
     if one.dtype == bool:
         low, high = newcombe_interval(one, other, level)
         return 100 * low, 100 * high
@@ -212,30 +226,34 @@ def difference(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> tupl
 
 def decay_claim(rows: list[dict]) -> list[Part]:
     """Every part of the first three claims with weight decay against the same part without."""
-    without, with_decay = ({part.name: part for claim in (math_claim, facts_claim, joint_claim) for part in claim(rows, wd)}
+    without, with_decay = ({part.name: part for claim in (math_claim, facts_claim, joint_claim)
+                            for part in claim(rows, wd)}
                            for wd in (False, True))
-    careful = 1 - (1 - LEVEL) / len(without)    # Bonferroni: of so many one would look like a change by chance
+    # Bonferroni: of so many comparisons one would look like a change by chance.
+    careful = 1 - (1 - LEVEL) / len(without)
     return [change(part, with_decay[name], careful) for name, part in without.items()]
 
 
 def change(without: Part, with_decay: Part, careful: float) -> Part:
-    """A part that says that weight decay makes no difference. careful: the level at which a difference is one"""
+    """A part that says that weight decay makes no difference. careful: the level at which a difference is
+    one"""
     seeds, verdict = min(without.seeds, with_decay.seeds), TOO_FEW
     ours = f'without: {without.ours or "no runs"}; with: {with_decay.ours or "no runs"}'
     if seeds >= MIN_SEEDS:
         low, high = difference(with_decay.sample, without.sample)
         margin = SHARE_MARGIN if without.sample.dtype == bool else SCORE_MARGIN
-        verdict = settled(alike(low, high, margin, difference(with_decay.sample, without.sample, careful)), seeds)
+        verdict = settled(alike(low, high, margin, difference(with_decay.sample, without.sample, careful)),
+                          seeds)
         ours += f'; change {low:+.0f} to {high:+.0f} points'
     return Part(without.subject, without.when, 'no change', ours, seeds, verdict)
 
 
 def sizes_that_count(sizes: np.ndarray, shares: np.ndarray, direction: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes in parameters of at least MIN_SEEDS seeds, smallest first, and their mean shares: (levels,) each. sizes,
-    shares: (seeds,). direction: 1 where shares should rise, -1 where they should fall
+    """Sizes in parameters of at least MIN_SEEDS seeds, smallest first, and their mean shares: (levels,) each.
+    sizes, shares: (seeds,). direction: 1 where shares should rise, -1 where they should fall
 
-    Of what falls, sizes below the one with the highest share count only as far as they are above one half without a gap:
-    where a rule is not learned yet it cannot be lost.
+    Of what falls, sizes below the one with the highest share count only as far as they are above one half
+    without a gap: where a rule is not learned yet it cannot be lost.
     """
     levels, count = np.unique(sizes, return_counts=True)
     levels = levels[count >= MIN_SEEDS]
@@ -248,8 +266,10 @@ def sizes_that_count(sizes: np.ndarray, shares: np.ndarray, direction: int) -> t
     return levels, means
 
 
-def find_threshold(sizes: np.ndarray, shares: np.ndarray, direction: int, resamples: int = 400) -> Threshold | None:
-    """Where shares pass one half over sizes; None with too few sizes on either side of it. As `sizes_that_count`"""
+def find_threshold(sizes: np.ndarray, shares: np.ndarray, direction: int,
+                   resamples: int = 400) -> Threshold | None:
+    """Where shares pass one half over sizes; None with too few sizes on either side of it. As
+    `sizes_that_count`"""
     levels, means = sizes_that_count(sizes, shares, direction)
     above = int(np.sum(means > 0.5))
     if len(levels) < MIN_SIZES or min(above, len(levels) - above) < MIN_SIDE:
@@ -266,7 +286,8 @@ def threshold_claim(rows: list[dict]) -> list[Part]:
                 ('math', 'the size from which the rule is lost', -1, 'heldout')) for when in EVALUATIONS]
 
 
-def threshold_part(rows: list[dict], experiment: str, subject: str, when: str, direction: int, score: str) -> Part:
+def threshold_part(rows: list[dict], experiment: str, subject: str, when: str, direction: int,
+                   score: str) -> Part:
     """A part that says that there is such a size."""
     seeds = [row for row in rows if as_the_paper(row, experiment, but=('n_embd',))]
     sizes, shares = values(seeds, 'num_params'), values(seeds, f'{when}_{score}') / 100
@@ -274,7 +295,8 @@ def threshold_part(rows: list[dict], experiment: str, subject: str, when: str, d
     if found is None:
         levels, means = sizes_that_count(sizes, shares, direction)
         above = int(np.sum(means > 0.5))
-        ours = (f'{above} sizes above one half, {len(levels) - above} below; needed are {MIN_SIZES}, {MIN_SIDE} on each '
+        ours = (f'{above} sizes above one half, {len(levels) - above} below; needed are {MIN_SIZES}, '
+                f'{MIN_SIDE} on each '
                 f'side') if len(levels) else ''
         return Part(subject, when, 'a size', ours, len(seeds), TOO_FEW)
     verdict = TOO_FEW
@@ -288,9 +310,11 @@ def judge(rows: list[dict]) -> list[Claim]:
     """The paper's five claims, from the rows of summaries."""
     recalled = paper.published_percent('facts', 'n14', 'facts')
     return [
-        Claim(1, 'Arithmetic alone: n14 answers all held-out questions, the larger models none.', math_claim(rows)),
+        Claim(1, 'Arithmetic alone: n14 answers all held-out questions, the larger models none.',
+              math_claim(rows)),
         Claim(2, f'Facts alone: n14 recalls {recalled:g}%, the larger models everything.', facts_claim(rows)),
-        Claim(3, 'Both: no size answers a held-out question, and n14 falls below its score on arithmetic alone.',
+        Claim(3,
+              'Both: no size answers a held-out question, and n14 falls below its score on arithmetic alone.',
               joint_claim(rows)),
         Claim(4, 'Weight decay 0.1 without dropout changes none of this.', decay_claim(rows)),
         Claim(5, 'There is a size below which facts are not recalled, and one above which the rule is lost.',
@@ -310,10 +334,11 @@ def report(claims: list[Claim]) -> str:
 
 
 NOTES = (
-    f'Best: at the evaluation that the paper reports; last: at the last one. Each held-out question is asked ten times and '
-    f"answered with six right. Shares of seeds with Wilson's {LEVEL:.0%} interval, means ± half of Student's, thresholds with "
-    f'that of a bootstrap over seeds. A claim about every seed holds where the lower end is above {NEARLY_ALL:.0%} of the '
-    f'seeds, and does not hold where the upper end is below {HALF:.0%}; fewer than {SURE_SEEDS} seeds that say the same '
-    f'agree, or disagree, so far, and fewer than {MIN_SEEDS} are not judged. Called alike are {SCORE_MARGIN:g} points of '
-    f'answers and {SHARE_MARGIN:g} of seeds. A threshold takes {MIN_SIZES} sizes, {MIN_SIDE} on each side. '
-    f'Diverged seeds are left out.')
+    f'Best: at the evaluation that the paper reports; last: at the last one. Each held-out question is '
+    f"asked ten times and answered with six right. Shares of seeds with Wilson's {LEVEL:.0%} interval, means "
+    f"± half of Student's, thresholds with that of a bootstrap over seeds. A claim about every seed holds "
+    f'where the lower end is above {NEARLY_ALL:.0%} of the seeds, and does not hold where the upper end is '
+    f'below {HALF:.0%}; fewer than {SURE_SEEDS} seeds that say the same agree, or disagree, so far, and '
+    f'fewer than {MIN_SEEDS} are not judged. Called alike are {SCORE_MARGIN:g} points of answers and '
+    f'{SHARE_MARGIN:g} of seeds. A threshold takes {MIN_SIZES} sizes, {MIN_SIDE} on each side. Diverged '
+    f'seeds are left out.')

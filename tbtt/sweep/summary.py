@@ -16,13 +16,15 @@ import numpy as np
 from tbtt import paper
 from tbtt.atomic import write_file
 from tbtt.cli import UserError
-from tbtt.results import (NUM_SAMPLES, ORDER_COLUMNS, Results, answered_bounds, best_row, counted_groups, find_seeds,
-                          format_number, heldout_groups, last_row, parse_number, read_info, read_lines, read_results)
-from tbtt.sweep.plan import Run, Sweep
+from tbtt.results import (NUM_SAMPLES, ORDER_COLUMNS, Results, answered_bounds, best_row, counted_groups,
+                          find_seeds,
+                          format_number, heldout_groups, last_row, parse_number, read_info, read_lines,
+                          read_results)
 from tbtt.tasks import TASKS, Task
 
-if TYPE_CHECKING:
-    from tbtt.dataset import Dataset    # it would load torch for who only reads a summary
+if TYPE_CHECKING:    # both load torch: who only reads a summary does without
+    from tbtt.dataset import Dataset
+    from tbtt.sweep.plan import Run, Sweep
 
 PAIR = '5,7'    # that the paper holds out, as in the column `heldout`
 SETTINGS = (*paper.SHAPE, *paper.REGULARISATION, 'max_iters')
@@ -37,28 +39,34 @@ ALL_ANSWERED = ('{}_answered_iter', '{}_lost_iter')
 def summary_columns() -> list[str]:
     """What each seed's row says, in the order of summary.csv.
 
-    `best_*` are the scores at the evaluation that the paper reports, the first with the highest combined score; `last_*`
-    those of the last. For each score `top_*` is its highest value ever, `top_*_iter` the evaluation at which that was
-    first reached, and `top_*_stayed` 1 where it never fell again. All scores are percent; `seen` is arithmetic without
-    the held-out expressions; `*_answered` of `*_questions` are held-out questions, each asked ten times. `*_answered_iter` is
-    the first evaluation at which all of them are answered, `*_lost_iter` the one after the last such, blank where there is
-    none. `order_learned` and `other_order_loss` are those of the last evaluation (see `tbtt/results.py`). `seconds` are
-    those of the process, which may have trained other seeds at the same time.
+    `best_*` are the scores at the evaluation that the paper reports, the first with the highest combined
+    score; `last_*` those of the last. For each score `top_*` is its highest value ever, `top_*_iter` the
+    evaluation at which that was first reached, and `top_*_stayed` 1 where it never fell again. All scores are
+    percent; `seen` is arithmetic without the held-out expressions; `*_answered` of `*_questions` are held-out
+    questions, each asked ten times. `*_answered_iter` is the first evaluation at which all of them are
+    answered, `*_lost_iter` the one after the last such, blank where there is none. `order_learned` and
+    `other_order_loss` are those of the last evaluation (see `tbtt/results.py`). `seconds` are those of the
+    process, which may have trained other seeds at the same time.
     """
     scores, heldout = [*counted_groups(), 'combined'], heldout_groups()
     seen = [task.seen_group for task in TASKS.values() if task.seen_group]
     probabilities = [column for task in TASKS.values() for column in task.probability_columns()]
-    return ['run', 'folder', 'tasks', 'heldout', *SETTINGS, 'seed', 'num_params', 'iter', 'finished', 'diverged', 'seconds',
+    return ['run', 'folder', 'tasks', 'heldout', *SETTINGS, 'seed', 'num_params', 'iter', 'finished',
+            'diverged', 'seconds',
             'best_iter', *(f'best_{score}' for score in scores), *(f'last_{score}' for score in scores),
             *(f'last_{group}' for group in seen), *(column for group in heldout for column in
-                                                    (f'best_{group}_correct', f'last_{group}_correct', f'{group}_total')),
+                                                    (f'best_{group}_correct', f'last_{group}_correct',
+                                                     f'{group}_total')),
             'train_loss', 'val_loss', *probabilities,
-            *(f'top_{score}{what}' for score in scores for what in ('', '_iter', '_stayed')), 'data', *paper.TRAINING,
-            *(column.format(group) for group in heldout for column in (*ANSWERED, *ALL_ANSWERED)), *ORDER_COLUMNS]
+            *(f'top_{score}{what}' for score in scores for what in ('', '_iter', '_stayed')), 'data',
+            *paper.TRAINING,
+            *(column.format(group) for group in heldout for column in (*ANSWERED, *ALL_ANSWERED)),
+            *ORDER_COLUMNS]
 
 
-def summarise(sweep: Sweep) -> Iterator[dict]:
-    """Yields the rows of the sweep's runs. One that cannot be read is named on standard error, and keeps no other out."""
+def summarise(sweep: 'Sweep') -> Iterator[dict]:
+    """Yields the rows of the sweep's runs. One that cannot be read is named on standard error, and keeps no
+    other out."""
     for run in sweep.runs:
         try:
             yield from summarise_run(sweep, run)
@@ -66,14 +74,15 @@ def summarise(sweep: Sweep) -> Iterator[dict]:
             print(f'not in the table: {run.name}: {" ".join(str(error).split())}', file=sys.stderr)
 
 
-def summarise_run(sweep: Sweep, run: Run) -> list[dict]:
-    """-> list of {column: value}, a row a seed of the run that has results, None where a column does not apply"""
+def summarise_run(sweep: 'Sweep', run: 'Run') -> list[dict]:
+    """-> list of {column: value}, a row a seed of the run that has results, None where a column does not
+    apply"""
     place = sweep.folder / run.name
     found = [folder for part in (place, *sorted(place.glob('seeds_*-*'))) for folder in find_seeds(part)]
     if not found:
         return []
     sweep.prepare(run)    # the folder may have come here without its data
-    from tbtt.dataset import Dataset    # here, as it loads torch: who only reads a summary does without
+    from tbtt.dataset import Dataset    # see above
 
     config = run.config()
     dataset = Dataset(config.dataset, config.block_size)
@@ -98,10 +107,12 @@ def in_blocks(dataset: 'Dataset') -> bool:
 
 
 def data_digest(tasks: dict[str, Task], blocks: bool = True) -> str:
-    """What is asked, {name: task}, how often it is trained on, and whether tasks are mixed, as a short text."""
+    """What is asked, {name: task}, how often it is trained on, and whether tasks are mixed, as a short
+    text."""
     described = {name: task.describe() for name, task in tasks.items()}
     if blocks and len(tasks) > 1:
-        described['order'] = 'blocks'    # said of these alone: where nothing is said, as it was once, tasks were mixed
+        # Only this is said: where nothing is, as in older versions, tasks were mixed.
+        described['order'] = 'blocks'
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -112,7 +123,8 @@ def row_of_paper(experiment: str, model: str, wd: bool = False) -> dict:
     return {'tasks': paper.tasks_column(experiment), 'data': digest, **paper.recipe(experiment, model, wd)}
 
 
-def as_the_paper(row: dict, experiment: str, model: str = 'n14', wd: bool = False, but: tuple[str, ...] = ()) -> bool:
+def as_the_paper(row: dict, experiment: str, model: str = 'n14', wd: bool = False,
+                 but: tuple[str, ...] = ()) -> bool:
     """Was a seed trained as the paper trains that model? but: columns that are not looked at"""
     expected = row_of_paper(experiment, model, wd)
     return all(row.get(column) == value for column, value in expected.items() if column not in but)
@@ -122,18 +134,21 @@ def seed_row(folder: Path) -> dict:
     """What results.csv and run.json of one seed say. -> {column: value}, None where one does not apply"""
     results, info = read_results(folder / 'results.csv'), read_info(folder)
     last = last_row(results)
-    best = last if np.isnan(results['combined_acc']).all() else best_row(results, 'combined')    # without tasks no scores
+    # Without tasks there are no scores.
+    best = last if np.isnan(results['combined_acc']).all() else best_row(results, 'combined')
     trained = info.get('config', {})    # whatever is asked for now
     settings = {name: trained.get(name, BEFORE.get(name)) for name in (*SETTINGS, *paper.TRAINING)}
     row = {**{name: int(value) if isinstance(value, bool) else value for name, value in settings.items()},
            'seed': info.get('seed'), 'num_params': info.get('num_params'), 'iter': int(results['iter'][last]),
-           'finished': int(info.get('finished', False)), 'diverged': info.get('diverged'), 'seconds': info.get('seconds'),
+           'finished': int(info.get('finished', False)), 'diverged': info.get('diverged'),
+           'seconds': info.get('seconds'),
            'best_iter': int(results['iter'][best])}
     for task in TASKS.values():
         row |= task_columns(task, results, best, last)
     row |= {column: results[column][last] for column in ('train_loss', 'val_loss', *ORDER_COLUMNS)}
     row |= score_columns('combined', results, best, last)
-    return {column: None if isinstance(value, float) and np.isnan(value) else value for column, value in row.items()}
+    return {column: None if isinstance(value, float) and np.isnan(value) else value
+            for column, value in row.items()}
 
 
 def task_columns(task: type[Task], results: Results, best: int, last: int) -> dict:
@@ -176,14 +191,16 @@ def score_columns(score: str, results: Results, best: int, last: int) -> dict:
 
 
 def write_summary(path: Path, rows: Iterable[dict]) -> int:
-    """Write rows as CSV, whole or not at all; the axes that are no columns of ours come last. Rows of other runs and seeds
-    that are there already stay, as long as their folders do: one may have asked for a part of the sweep. -> how many
-    there are
+    """Write rows as CSV, whole or not at all; the axes that are no columns of ours come last. Rows of other
+    runs and seeds that are there already stay, as long as their folders do: one may have asked for a part of
+    the sweep. -> how many there are
 
-    One process at a time does so. rows may be a generator: what it reads is then not older than what another wrote.
+    One process at a time does so. rows may be a generator: what it reads is then not older than what another
+    wrote.
     """
     with filelock.FileLock(path.with_name(f'.{path.name}.lock')):
-        rows = [{column: value if isinstance(value, str) else format_number(value) for column, value in row.items()}
+        rows = [{column: value if isinstance(value, str) else format_number(value)
+                 for column, value in row.items()}
                 for row in rows]
         ours = {row['folder'] for row in rows}
         before = rows_before(path)
@@ -203,8 +220,8 @@ def write_summary(path: Path, rows: Iterable[dict]) -> int:
 
 
 def rows_before(path: Path) -> list[dict]:
-    """The rows of a summary that is there already. All of it can be had from the run folders: what cannot be read is as
-    good as absent."""
+    """The rows of a summary that is there already. All of it can be had from the run folders: what cannot be
+    read is as good as absent."""
     try:
         header, lines = read_lines(path) if path.exists() else ([], [])
         if lines and 'folder' not in header or any(len(cells) != len(header) for _, cells in lines):
@@ -216,21 +233,26 @@ def rows_before(path: Path) -> list[dict]:
 
 
 def read_summaries(paths: Iterable[Path]) -> list[dict]:
-    """The rows of several summary.csv: numbers as floats, None where blank, and in `path` the folder of the seed. Seeds that
-    are not finished, or whose loss was once not finite, are left out. Raises `UserError` naming file and line."""
+    """The rows of several summary.csv: numbers as floats, None where blank, and in `path` the folder of the
+    seed. Seeds that are not finished, or whose loss was once not finite, are left out. Raises `UserError`
+    naming file and line."""
     rows = {}
     for path in paths:
         header, lines = read_lines(path, mend='make it with sweep.py, or name another')
-        younger = {column.format(group) for group in heldout_groups() for column in (*ANSWERED, *ALL_ANSWERED)}
+        younger = {column.format(group) for group in heldout_groups()
+                   for column in (*ANSWERED, *ALL_ANSWERED)}
         younger |= {*BEFORE, *ORDER_COLUMNS}
         missing = [column for column in summary_columns() if column not in header and column not in younger]
         if missing:
-            raise UserError(f'{path}: line 1 lacks the column {missing[0]}: give a summary.csv of sweep.py, made anew by it')
+            raise UserError(f'{path}: line 1 lacks the column {missing[0]}: give a summary.csv of sweep.py, '
+                            f'made anew by it')
         for line, cells in lines:
             if len(cells) != len(header):
-                raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it anew with sweep.py')
+                raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it anew '
+                                f'with sweep.py')
             row = dict.fromkeys(younger)
-            row |= {column: cell if column in TEXT else parse_number(cell, f'{path}: line {line}, {column}') if cell else None
+            row |= {column: cell if column in TEXT else parse_number(cell, f'{path}: line {line}, {column}')
+                    if cell else None
                     for column, cell in zip(header, cells)}
             row |= {column: row[column] or value for column, value in BEFORE.items()}
             blank = [column for column in NEVER_BLANK if row[column] in (None, '')]
@@ -245,8 +267,8 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
 
 
 def answered_columns(row: dict, group: str) -> dict:
-    """How many held-out questions a seed answers: as recorded, or in a summary of an older version as far as the counts
-    leave no doubt, None where they do."""
+    """How many held-out questions a seed answers: as recorded, or in a summary of an older version as far as
+    the counts leave no doubt, None where they do."""
     total = row[f'{group}_total']
     if not total or row.get(f'{group}_questions') is not None:
         return {column.format(group): row.get(column.format(group)) for column in ANSWERED}

@@ -28,6 +28,12 @@ MATRIX = 2048         # points up to which all draws are computed at once
 ZERO = 0.5            # the count that stands for none
 CACHED = 2**28        # bytes of documents' numbers that are kept
 COEFFICIENTS = ('spearman', 'kendall')
+DATA_MODELS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}    # that give the data's probabilities
+
+
+def computed(cell: dict, kind: str, name: str = 'spearman') -> dict | None:
+    """That coefficient of a model, task and n as trace.json has it, or None where it was not computed."""
+    return cell.get(kind, {}).get(name)
 
 
 class Point(NamedTuple):

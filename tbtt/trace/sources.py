@@ -13,7 +13,8 @@ from tbtt.trace.counters import AnyCounter, NumpyCounter
 from tbtt.dataset import Dataset
 from tbtt.trace.examples import Example, read_examples, task_examples
 from tbtt.trace.ngrams import Characters, Language, Words
-from tbtt.trace.memorization import DRAWS, FEWEST, LEVEL, ZERO, Point, Similar, Statistics, correlate
+from tbtt.trace.memorization import (DATA_MODELS, DRAWS, FEWEST, LEVEL, ZERO, Point, Similar, Statistics,
+                                     correlate)
 from tbtt.trace.models import OurModel, TransformersModel
 from tbtt.trace.similarity import Similarity
 from tbtt.inference import Trained, find_checkpoints
@@ -31,7 +32,6 @@ RULES = {
                     f'as are said; p-values are scipy\'s and take points for independent; not computed of fewer than {FEWEST} '
                     f'points',
     'words': 'an n-gram of words stands where no letter is directly before or after it: not within another word'}
-KINDS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}
 
 
 class Row(NamedTuple):
@@ -140,4 +140,4 @@ def coefficients(points: list[Point], by_model: np.ndarray, left_out: dict[str, 
              'points_with_zeros': {'task_gram': sum(point.zero_pairs > 0 for point in points),
                                    'infinity_gram': sum(point.zero_tokens > 0 for point in points)}}
     return found | {kind: correlate(np.array([getattr(point, kind) for point in points]), by_model, example, seed)
-                    for kind in KINDS}
+                    for kind in DATA_MODELS}

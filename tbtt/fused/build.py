@@ -1,0 +1,120 @@
+"""Compile step.c for one shape of model, or take it from the cache of the user's own. Nothing is loaded that others may
+have written: neither the cache nor a library in it, and a library whose bytes are not those that its name promises is
+built again."""
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name('step.c')
+COMPILERS = ('cc', 'gcc', 'clang')
+# No multiplication and addition may be fused but those that the source fuses: the bits would depend on the compiler.
+FLAGS = ('-O2', '-ftree-vectorize', '-std=gnu11', '-ffp-contract=off', '-fno-math-errno', '-fPIC', '-shared')
+
+
+class NotHere(Exception):
+    """The fused step cannot be had here; the text says why."""
+
+
+def find_compiler() -> str:
+    """$CC, or the first C compiler on the path. Raises `NotHere` where there is none."""
+    for name in (os.environ.get('CC', ''), *COMPILERS):
+        path = shutil.which(name)
+        if path:
+            return path
+    raise NotHere(f'no C compiler: none of {", ".join(COMPILERS)} is installed')
+
+
+def for_this_processor() -> str:
+    """The compiler's flag for all instructions that this processor has."""
+    return '-march=native' if platform.machine().lower() in ('x86_64', 'amd64') else '-mcpu=native'
+
+
+def processor() -> str:
+    """What tells this processor from others whose libraries may lie in the same home folder."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.machine() + platform.processor()
+    return '\n'.join(sorted({line for line in lines if line.startswith(('model name', 'flags', 'Features', 'CPU '))}))
+
+
+def run_compiler(command: list[str]) -> str:
+    """What a compiler prints. Raises `NotHere` with its first line where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors='replace', timeout=300)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotHere(f'the compiler {command[0]} does not run ({error})') from error
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if 'error' in line] or done.stderr.splitlines() or ['']
+        raise NotHere(f'the compiler {command[0]} failed ({said[0].strip()[:150] or f"status {done.returncode}"})')
+    return done.stdout
+
+
+def only_mine(path: Path) -> bool:
+    """Is it no link, the user's own, and writable by nobody else?"""
+    state = path.lstat()
+    return not stat.S_ISLNK(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o022
+
+
+def cache_folder() -> Path | None:
+    """The folder of built libraries, made with mode 0700; None where there is none that is the user's alone."""
+    try:
+        folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'tbtt'
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder if folder.is_dir() and only_mine(folder) else None
+    except (OSError, RuntimeError):    # a home that cannot be written, or none
+        return None
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def cached(folder: Path, key: str) -> Path | None:
+    """The library of this key, if one lies there undamaged: its name ends with the digest of its bytes."""
+    for path in sorted(folder.glob(f'{key}-*.so')):
+        try:
+            if only_mine(path) and path.name == f'{key}-{digest(path.read_bytes())}.so':
+                return path
+            path.unlink()
+        except OSError:    # another process was faster
+            continue
+    return None
+
+
+def compile_into(folder: Path, key: str, command: list[str]) -> Path:
+    """Compile beside, then rename: a name in the folder always stands for a whole library."""
+    descriptor, name = tempfile.mkstemp(suffix='.tmp', dir=folder)
+    os.close(descriptor)
+    tmp = Path(name)
+    try:
+        run_compiler([*command, str(SOURCE), '-o', name, '-lm'])
+        tmp.chmod(0o700)
+        path = folder / f'{key}-{digest(tmp.read_bytes())}.so'
+        tmp.rename(path)
+        return path
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def build(shape: dict[str, int], flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The library of step.c for a shape (its constants by name), compiled at need. flags: more of the compiler's, which
+    come last. Raises `NotHere` where it cannot be built or loaded."""
+    compiler = find_compiler()
+    command = [compiler, *FLAGS, for_this_processor(), *(f'-D{name}={value}' for name, value in shape.items()), *flags]
+    version = run_compiler([compiler, '--version'])
+    key = digest('\n'.join([SOURCE.read_text(), version, processor(), *command]).encode())
+    folder = cache_folder()
+    try:
+        if folder is not None:
+            return ctypes.CDLL(str(cached(folder, key) or compile_into(folder, key, command)))
+        with tempfile.TemporaryDirectory() as own:    # loaded, it needs its file no longer
+            return ctypes.CDLL(str(compile_into(Path(own), key, command)))
+    except OSError as error:
+        raise NotHere(f'its library cannot be written or loaded ({error})') from error

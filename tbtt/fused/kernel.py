@@ -1,0 +1,186 @@
+"""The fused step: the kernel of step.c on torch's memory, one seed a thread, or the batches of one seed over all threads."""
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from model import GPTConfig
+from tbtt.batches import Batches
+from tbtt.config import Config
+from tbtt.fused.build import NotHere, build
+from tbtt.replicas import Replicas
+
+CACHE = 8 * 2**20     # bytes that a thread passes over again and again: beyond, they lie in no cache, and BLAS is faster
+MERGE = 2**22         # windows of a dataset for which it is still looked up which of them a batch has twice
+LAUNCH = 0.25         # seconds of a launch
+TEXT = 2**18          # starts whose text lies ready at once, where the kernel is given text
+LANES = 16            # windows of a tile; as in step.c
+
+POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+
+
+class Job(ctypes.Structure):
+    """`struct job` of step.c."""
+    _fields_ = [('data', POINTER), ('starts', POINTER), ('stride', LONG), ('micro_stride', LONG), ('num_steps', LONG),
+                ('num_micro', LONG), ('batch', LONG), ('text', POINTER), ('text_stride', LONG),
+                ('text_micro_stride', LONG), ('lr', POINTER), ('params', POINTER),
+                ('exp_avg', POINTER), ('exp_avg_sq', POINTER), ('step', POINTER), ('losses', POINTER),
+                ('loss_stride', LONG), ('gradient', POINTER), ('beta1', ctypes.c_double), ('beta2', ctypes.c_double),
+                ('weight_decay', ctypes.c_double), ('grad_clip', ctypes.c_double), ('distinct', POINTER),
+                ('counts', POINTER), ('places', POINTER), ('workspace', POINTER), ('threads', INT),
+                ('num_distinct', INT), ('num_targets', LONG), ('arrived', INT), ('round', INT), ('taken', INT)]
+
+
+def shape_of(model: GPTConfig) -> dict[str, int]:
+    """The constants of step.c."""
+    return {'V': model.vocab_size, 'T': model.block_size, 'C': model.n_embd, 'H': model.n_head, 'L': model.n_layer,
+            'F': model.mlp_expansion * model.n_embd, 'BIAS': int(model.bias)}
+
+
+def check_fits(model: GPTConfig) -> None:
+    """Raise `NotHere` for a model that the kernel has not, or not in the cache."""
+    if model.dropout:
+        raise NotHere('it has no dropout')
+    V, T, C, H, L, F, _ = shape_of(model).values()
+    weights = L * (4 * C + 2 * F) * C + V * C
+    tile = LANES * T * (L * (7 * C + 2 * F + H * T) + 7 * C + F + V)
+    if 4 * (2 * weights + tile) > CACHE:
+        raise NotHere(f'the model is too large for it: a tile of {LANES} windows and the weights take '
+                      f'{4 * (2 * weights + tile) / 2**20:.0f} MB, and it is made for {CACHE / 2**20:.0f}')
+
+
+class Workspace:
+    """The memory that a job of up to `threads` threads works in, zeroed, at an address that 64 divides."""
+
+    def __init__(self, library: ctypes.CDLL, threads: int, windows: int, batch: int) -> None:
+        size = library.workspace_bytes(threads)
+        self.memory = torch.zeros(size + 64, dtype=torch.uint8)
+        self.address = -(-self.memory.data_ptr() // 64) * 64
+        self.drawn = torch.zeros(2, batch, dtype=torch.int32)
+        self.places = torch.full((windows,), -1, dtype=torch.int32) if windows <= MERGE else None
+
+
+def in_threads(work: Callable[[int, int], None], threads: int) -> None:
+    """work(i, n) in threads i of n at the same time, this one among them; n is smaller where the system grants fewer."""
+    go, others, granted = threading.Event(), [], [1]
+
+    def wait_and_work(i: int) -> None:
+        go.wait()
+        work(i, granted[0])
+
+    try:
+        for i in range(1, threads):
+            others.append(threading.Thread(target=wait_and_work, args=(i,)))
+            others[-1].start()
+            granted[0] += 1
+    except RuntimeError:    # no more threads
+        others.pop()
+    go.set()
+    work(0, granted[0])
+    for thread in others:
+        thread.join()
+
+
+class Kernel:
+    """The fused step of R replicas of a model.
+
+    batches: what it trains on; config: the settings of a run. flags: more of the compiler's. Raises `NotHere`, whose text says why,
+    where the kernel does not have this model or cannot be built.
+    """
+
+    def __init__(self, replicas: Replicas, batches: Batches, config: Config, flags: tuple[str, ...] = ()) -> None:
+        model = replicas.template.config
+        check_fits(model)
+        self.library = build(shape_of(model), flags)
+        self.library.workspace_bytes.restype = self.library.num_params.restype = LONG
+        self.library.train.argtypes, self.library.train.restype = (ctypes.POINTER(Job), INT), None
+        self.library.infer.argtypes, self.library.infer.restype = (POINTER, POINTER, POINTER, *4 * [LONG], POINTER), None
+        if self.library.num_params() != replicas.flat.shape[1]:
+            raise NotHere('its weights are laid out differently')
+        self.batches, self.config, self.vocab_size = batches, config, model.vocab_size
+        self.is_text = batches.by_line or batches.fresh    # of which the kernel gets the text, not the starts
+        self.steps = 1
+        self.workspaces = {}
+
+    def workspace(self, name: str | int, threads: int) -> Workspace:
+        """Made when first asked for, by name."""
+        if name not in self.workspaces:
+            batch = self.config.batch_size * self.config.gradient_accumulation_steps
+            self.workspaces[name] = Workspace(self.library, threads, len(self.batches.data), batch)
+        return self.workspaces[name]
+
+    def job(self, r: int, workspace: Workspace, state: tuple, windows: torch.Tensor, lr: torch.Tensor,
+            losses: torch.Tensor, gradient: torch.Tensor | None = None) -> Job:
+        """The work of replica r. windows: their starts (steps, micro-steps, R, B), or text (..., R, T + 1, B)"""
+        config, (params, exp_avg, exp_avg_sq, step) = self.config, state[:4]
+        names = ('text', 'text_stride', 'text_micro_stride') if self.is_text else ('starts', 'stride', 'micro_stride')
+        where = dict(zip(names, (windows[:, :, r].data_ptr(), windows.stride(0), windows.stride(1))))
+        return Job(
+            data=self.batches.data.data_ptr(), num_steps=windows.shape[0], num_micro=windows.shape[1],
+            batch=windows.shape[-1], **where, lr=lr.data_ptr(), params=params[r].data_ptr(), exp_avg=exp_avg[r].data_ptr(),
+            exp_avg_sq=exp_avg_sq[r].data_ptr(), step=step[r].data_ptr(), losses=losses[:, r].data_ptr(),
+            loss_stride=losses.stride(0), gradient=None if gradient is None else gradient[r].data_ptr(),
+            beta1=config.beta1, beta2=config.beta2, weight_decay=config.weight_decay, grad_clip=config.grad_clip,
+            distinct=workspace.drawn[0].data_ptr(), counts=workspace.drawn[1].data_ptr(),
+            places=None if workspace.places is None else workspace.places.data_ptr(), workspace=workspace.address,
+            threads=1)
+
+    def launch(self, state: tuple, starts: torch.Tensor, lr: torch.Tensor,
+               gradient: torch.Tensor | None = None) -> torch.Tensor:
+        """All steps of `starts`, (steps, micro-steps, R, B) or as `Batches.draw` gives them. -> losses (steps, R)"""
+        R, threads = starts.shape[2], torch.get_num_threads()
+        windows = self.batches.cut(starts).contiguous() if self.is_text else starts
+        losses = torch.empty(len(starts), R)
+        rest = R - R % threads    # so many seeds are dealt one a thread; each of the rest is shared by all threads
+
+        def train_seeds(i: int, granted: int) -> None:
+            for r in range(i, rest, granted):
+                job = self.job(r, self.workspace(i, 1), state, windows, lr, losses, gradient)
+                self.library.train(job, 0)
+
+        def train_together(i: int, granted: int) -> None:
+            shared.threads = granted
+            self.library.train(shared, i)
+
+        in_threads(train_seeds, threads if rest else 0)
+        for r in range(rest, R):
+            shared = self.job(r, self.workspace('shared', threads), state, windows, lr, losses, gradient)
+            in_threads(train_together, threads)
+        return losses
+
+    def __call__(self, state: tuple, starts: torch.Tensor, lr: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Steps written over `state`; yields losses (steps, R) every quarter of a second or so."""
+        first = 0
+        while first < len(starts):
+            begin = time.perf_counter()
+            losses = self.launch(state, starts[first:first + self.steps], lr[first:first + self.steps])
+            seconds = time.perf_counter() - begin
+            yield losses
+            first += len(losses)
+            self.steps = min(max(1, int(self.steps * LAUNCH / seconds)), 1000)
+            if self.is_text:
+                self.steps = min(self.steps, max(1, TEXT // starts[0].numel()))
+
+    def gradient(self, state: tuple, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step's: starts (micro-steps, R, B) -> gradient (R, parameters), losses (R,)"""
+        gradient = torch.empty_like(state[0])
+        losses = self.launch(state, starts[None], torch.zeros(1), gradient)
+        return gradient, losses[0]
+
+    def forward(self, params: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """params (R, parameters); tokens (R, T, B), or (T, B) for all alike -> logits (R, V, T, B)"""
+        R, (T, B) = len(params), tokens.shape[-2:]
+        tokens = tokens.to(torch.int32).expand(R, T, B).contiguous()
+        logits = torch.empty(R, self.vocab_size, T, B)
+        tiles = -(-B // LANES)
+        threads = min(torch.get_num_threads(), tiles)
+
+        def infer(i: int, granted: int) -> None:
+            for r in range(R):
+                self.library.infer(self.workspace(i, 1).address, params[r].data_ptr(), tokens[r].data_ptr(), T, B,
+                                   tiles * i // granted, tiles * (i + 1) // granted, logits[r].data_ptr())
+
+        in_threads(infer, threads)
+        return logits
