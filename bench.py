@@ -288,7 +288,7 @@ def milliseconds(times):
 
 def remark(row):
     """What else there is to say of a row."""
-    said = [row[key] for key in ('mode', 'note') if key in row]
+    said = [row[key] for key in ('mode', 'path', 'note') if key in row]    # in older files the mode is `path`
     if 'prepare_s' in row:
         said[0] += f' in {row["prepare_s"]:.0f} s'
     if 'per_seed_ms' in row:

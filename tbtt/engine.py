@@ -13,7 +13,7 @@ from tbtt.capture import Captured, checked, one_by_one
 from tbtt.checkpoint import build_model, pack_optimizer, unpack_optimizer
 from tbtt.cli import UserError
 from tbtt.config import Config
-from tbtt.device import autocast
+from tbtt.device import INDEX_BYTES, autocast
 from tbtt.distributed import Ranks
 from tbtt.fused.build import NotHere
 from tbtt.fused.kernel import Kernel
@@ -21,7 +21,6 @@ from tbtt.replicas import Replicas
 
 WORTH_COMPILING = 1000      # steps; compiling takes as long as some thousand eager ones of the smallest model
 WORTH_BUILDING = 100        # steps; the fused one is built in seconds, and once
-INDEX_BYTES = 2**24         # of the indices that lie ready; for a moment, making them takes four times that
 FUSED_TOLERANCE = 1e-5      # of the norm of the gradient; float32 itself is off by some 1e-7
 
 

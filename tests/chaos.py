@@ -321,7 +321,7 @@ class Chaos:
         first = draw.randrange(len(SEEDS))
         seeds = SEEDS[first:first + 1] if kind == 'single' else SEEDS[:4] if kind == 'sweep' else draw.choice(
             [SEEDS, SEEDS[:2], SEEDS[1:3], SEEDS[2:], SEEDS[1:]])
-        fate = draw.choice(['alone', 'within', 'within', 'within', 'kill', 'kill', 'stop', 'int', 'term', 'twice'])
+        fate = draw.choice(4 * ['within'] + 2 * ['kill'] + ['stop', 'int', 'term', 'twice'])
         at = draw.uniform(0, self.seconds)
         moment = draw.randint(1, draw.choice([40, 200, 1000])) if fate == 'within' else None
         self.count[f'{kind} started'] += 1
@@ -431,6 +431,11 @@ class Chaos:
                 self.fault(None, f'seed {seed} lost {gone} and {sorted(told - there)}')
             self.rows[seed] = rows
 
+    def left(self) -> bool:
+        """Is anything left to train?"""
+        last = self.settings['max_iters']
+        return any(not rows or int(rows[-1].split(',')[0]) < last for rows in self.rows.values())
+
     def finish(self) -> None:
         """Let the run come to its end, compare it, and begin anew."""
         actor = Actor('joint', SEEDS, [self.training(self.run, SEEDS, {})], ('alone', 0))
@@ -483,7 +488,7 @@ def main() -> None:
         chaos = Chaos(Path(root), Path(root) / 'data', random.Random(args.seed), kinds, max_iters=40)
         end = time.monotonic() + 60 * args.minutes
         while time.monotonic() < end:
-            for _ in range(chaos.draw.randint(2, 8)):
+            while chaos.left() and time.monotonic() < end:
                 chaos.round()
             chaos.finish()
             print(chaos.report(), flush=True)
