@@ -1,14 +1,16 @@
 """
-How fast: the step, an evaluation, a whole run and many seeds at once, each beside a slow twin that does the same work the
-obvious way (nanoGPT's loop: a Python slice a row, eager, one prompt a call, the host between the steps).
+How fast: the step, an evaluation, a whole run and many seeds at once, each beside a slow twin that does the
+same work the obvious way (nanoGPT's loop: a Python slice a row, eager, one prompt a call, the host between
+the steps).
 
     python bench.py                          (all, about a quarter of an hour on two CPU cores)
     python bench.py --only step,evaluation --sizes n14 --tasks math
     python bench.py --json > bench.json      (one line with hardware, versions, commit, medians and spread)
-    python bench.py --only trace             (minutes: traces of our datasets; a corpus of 25 million tokens, with infini-gram)
+    python bench.py --only trace             (minutes: traces of our datasets, and a large corpus)
 
 Everything is warmed up and, on a GPU, synchronised; slow and fast take turns. --full also trains the chosen
-tasks and sizes, but the MLT, to their end and times that. Data are prepared into a temporary folder, nothing else is written.
+tasks and sizes, but the MLT, to their end and times that. Data are prepared into a temporary folder, nothing
+else is written.
 """
 import contextlib
 import io
@@ -45,7 +47,8 @@ DATASHEET = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12}    # dense bfloat16
 
 
 class Setup:
-    """One of the paper's runs, ready to step and to evaluate, R seeds at once; and its slow twin with the same weights."""
+    """One of the paper's runs, ready to step and to evaluate, R seeds at once; and its slow twin with the
+    same weights."""
 
     def __init__(self, task: str, size: str, folder: Path, device: torch.device, num_seeds: int = 1,
                  compile: str = 'auto') -> None:
@@ -96,7 +99,8 @@ class Setup:
         return self.evaluation(0)
 
     def slow_evaluate(self):
-        """The same by the slow twin, its losses estimated from `eval_iters` batches of each split, as nanoGPT does.
+        """The same by the slow twin, its losses estimated from `eval_iters` batches of each split, as nanoGPT
+        does.
         -> ({task: right answers by prompt}, loss)"""
         with autocast(self.device, self.dtype):
             return self.slow_answers_and_loss()
@@ -125,7 +129,8 @@ def seconds(function, count, device):
 
 
 def in_turn(functions, repeats, device):
-    """Time several (function, count) in turn. -> for each {'median', 'min', 'max'} in milliseconds of one of `count`"""
+    """Time several (function, count) in turn. -> for each {'median', 'min', 'max'} in milliseconds of one of
+    `count`"""
     for function, _ in functions:
         function()    # warm-up
     times = [[1e3 * seconds(function, count, device) for function, count in functions] for _ in range(repeats)]
@@ -283,7 +288,7 @@ def milliseconds(times):
 
 def remark(row):
     """What else there is to say of a row."""
-    said = [row[key] for key in ('mode', 'note') if key in row]
+    said = [row[key] for key in ('mode', 'path', 'note') if key in row]    # in older files the mode is `path`
     if 'prepare_s' in row:
         said[0] += f' in {row["prepare_s"]:.0f} s'
     if 'per_seed_ms' in row:

@@ -1,12 +1,14 @@
 """
-The GPT of nanoGPT: learned positions, pre-norm blocks, exact GELU, head tied to the embedding; the names of its weights.
+The GPT of nanoGPT: learned positions, pre-norm blocks, exact GELU, head tied to the embedding; the names of
+its weights.
 
-For a reader of nanoGPT: the weights and what they compute are the same, the axes are in another order. There activations
-are (B, T, C), here (..., C, T, B): features first, the batch last, and in front any axes that the weights have too.
-The paper's models are 14 to 56 features wide while a batch holds hundreds of windows, so every elementwise loop runs over
-a long contiguous axis instead of a short one; and a linear layer is weight @ x, one product for all positions and windows.
-Nothing here looks at the axes before the last three: with weights (R, out, in) of R seeds the same code computes
-R models at once, by broadcasting. tbtt/replicas.py makes use of that; one model alone has no such axis.
+For a reader of nanoGPT: the weights and what they compute are the same, the axes are in another order. There
+activations are (B, T, C), here (..., C, T, B): features first, the batch last, and in front any axes that the
+weights have too. The paper's models are 14 to 56 features wide while a batch holds hundreds of windows, so
+every elementwise loop runs over a long contiguous axis instead of a short one; and a linear layer is
+weight @ x, one product for all positions and windows. Nothing here looks at the axes before the last three:
+with weights (R, out, in) of R seeds the same code computes R models at once, by broadcasting.
+tbtt/replicas.py makes use of that; one model alone has no such axis.
 
 The smallest of the paper's models, n14 on arithmetic (V = 17 characters, T = 9 positions, B = 882 windows):
     tokens                        (9, 882)        integers below 17
@@ -15,13 +17,13 @@ The smallest of the paper's models, n14 on arithmetic (V = 17 characters, T = 9 
     c_attn(ln_1(x))               (42, 9, 882)    queries, keys and values, 14 each
     q, k, v of the one head       (1, 14, 9, 882)
     scores, weights               (1, 9, 9, 882)  of position t and the positions s up to t
-    c_fc(ln_2(x))                 (14, 9, 882)    GELU, and c_proj back; the MLP is as wide as x here, nanoGPT's four times
+    c_fc(ln_2(x))                 (14, 9, 882)    as wide as x, nanoGPT's four times; GELU, and back by c_proj
     logits                        (17, 9, 882)    wte times ln_f(x)
 Of 8 seeds at once each of these has an axis of 8 in front.
 
-Attention is taken in one of two ways. In training, small heads multiply and sum over the batch: loops that the compiler
-fuses. Large ones, and everything that is evaluated without being compiled, go through torch's fused kernel, which wants
-(batch, head, position, feature) and gets a copy in that order.
+Attention is taken in one of two ways. In training, small heads multiply and sum over the batch: loops that
+the compiler fuses. Large ones, and everything that is evaluated without being compiled, go through torch's
+fused kernel, which wants (batch, head, position, feature) and gets a copy in that order.
 """
 import math
 from dataclasses import dataclass
@@ -33,7 +35,8 @@ import torch.nn.functional as F
 
 @dataclass
 class GPTConfig:
-    """The defaults are nanoGPT's, so that its checkpoints need no other; it has no name for the MLP's expansion of 4."""
+    """The defaults are nanoGPT's, so that its checkpoints need no other; it has no name for the MLP's
+    expansion of 4."""
     block_size: int = 1024
     vocab_size: int = 50304
     n_layer: int = 12
@@ -67,7 +70,8 @@ class LayerNorm(nn.Module):
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
-    """Queries (..., D, T, B) of the last T of S positions, keys and values (..., D, S, B) -> (..., D, T, B)"""
+    """Queries (..., D, T, B) of the last T of S positions, keys and values (..., D, S, B) -> (..., D, T,
+    B)"""
     D, T, S = q.shape[-3], q.shape[-2], k.shape[-2]
     scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-4) * D ** -0.5    # (..., T, S, B)
     scores = scores + torch.full((T, S), -torch.inf, device=q.device).triu(1 + S - T)[..., None]
@@ -84,15 +88,17 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         C, T = x.shape[-3], x.shape[-2]
-        q, k, v = (u.unflatten(-3, (self.n_head, -1)) for u in self.c_attn(x).split(C, dim=-3))    # (..., H, D, T, B)
+        parts = self.c_attn(x).split(C, dim=-3)
+        q, k, v = (part.unflatten(-3, (self.n_head, -1)) for part in parts)    # (..., H, D, T, B)
         dropout = self.dropout if self.training else 0.0
-        small = C // self.n_head * T < 4096 and not (x.is_cuda and C // self.n_head >= 32)    # tensor cores want D >= 32
+        D = C // self.n_head
+        small = D * T < 4096 and not (x.is_cuda and D >= 32)    # tensor cores want D >= 32
         if small and (torch.is_grad_enabled() or torch.compiler.is_compiling()):
-            # Multiply-and-sum loops over the batch, which the compiler fuses, are the fastest to train. The positions go
-            # in groups, each with the keys up to its end: what comes after it would be masked.
+            # Multiply-and-sum loops over the batch, which the compiler fuses, are the fastest to train. The
+            # positions go in groups, each with the keys up to its end: what comes after it would be masked.
             group = 8 if T >= 16 else T
-            y = torch.cat([attend(q[..., i:i + group, :], k[..., :i + group, :], v[..., :i + group, :], dropout)
-                           for i in range(0, T, group)], -2)
+            y = torch.cat([attend(q[..., i:i + group, :], k[..., :i + group, :], v[..., :i + group, :],
+                                  dropout) for i in range(0, T, group)], -2)
         else:
             # The fused kernels want four contiguous axes, (batch, H, T, D).
             leading = q.movedim(-1, -4).shape[:-3]    # (..., B)
@@ -160,8 +166,9 @@ class GPT(nn.Module):
     def forward(self, idx: torch.Tensor) -> torch.Tensor:
         """Tokens (..., T, B) of an integer type, T up to the block size -> logits (..., V, T, B)"""
         vocabulary = torch.arange(self.config.vocab_size, dtype=idx.dtype, device=idx.device)[:, None, None]
-        # The embedding as a product with one-hot columns: its gradient is a product too, where an index's would be a
-        # scatter, serial on a CPU, in no fixed order on a GPU. Vocabularies of characters are small.
+        # The embedding as a product with one-hot columns: its gradient is a product too, where an index's
+        # would be a scatter, serial on a CPU, in no fixed order on a GPU. Vocabularies of characters are
+        # small.
         one_hot = (idx.unsqueeze(-3) == vocabulary).to(self.lm_head.weight.dtype)    # (..., V, T, B)
         x = (self.transformer.wte.weight.mT @ one_hot.flatten(-2)).unflatten(-1, idx.shape[-2:])
         x = x + self.transformer.wpe.weight.mT[..., :idx.shape[-2], None]

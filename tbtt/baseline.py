@@ -1,7 +1,8 @@
-"""The same work the obvious way, as nanoGPT does it: what bench.py times ours against and what the tests hold it to.
+"""The same work the obvious way, as nanoGPT does it: what bench.py times ours against and what the tests hold
+it to.
 
-A plain (B, T, C) model, a Python slice a row of a batch, torch's own AdamW and clipping with the host in between, and one
-prompt, one sample a call.
+A plain (B, T, C) model, a Python slice a row of a batch, torch's own AdamW and clipping with the host in
+between, and one prompt, one sample a call.
 """
 from collections.abc import Iterable
 
@@ -54,9 +55,11 @@ class Block(nn.Module):
 
 
 class NanoGPT(nn.Module):
-    """The model of model.py under the same names of weights, in the layout of nanoGPT: tokens (B, T) -> (B, T, V).
+    """The model of model.py under the same names of weights, in the layout of nanoGPT: tokens (B, T) -> (B,
+    T, V).
 
-    Takes the model_args of a checkpoint; `mlp_expansion` among them is ours, nanoGPT's own would refuse the name.
+    Takes the model_args of a checkpoint; `mlp_expansion` among them is ours, nanoGPT's own would refuse the
+    name.
     """
 
     def __init__(self, **model_args) -> None:
@@ -88,8 +91,8 @@ class NanoGPT(nn.Module):
 
 
 class PlainLoop:
-    """Our model and our step for one seed without an axis of replicas, compiled: what that axis costs is measured against
-    this. weights: {name: tensor}."""
+    """Our model and our step for one seed without an axis of replicas, compiled: what that axis costs is
+    measured against this. weights: {name: tensor}."""
 
     def __init__(self, template: GPT, weights: dict[str, torch.Tensor], config: Config) -> None:
         self.template, self.config = template, config
@@ -152,7 +155,8 @@ def slow_step(model: NanoGPT, optimizer: torch.optim.Optimizer, data: torch.Tens
 
 @torch.no_grad()
 def slow_losses(model: NanoGPT, data: torch.Tensor, batches: Iterable) -> float:
-    """Mean loss over batches, each a list of starts: nanoGPT's estimate, where the batches are drawn at random."""
+    """Mean loss over batches, each a list of starts: nanoGPT's estimate, where the batches are drawn at
+    random."""
     model.eval()
     device = next(model.parameters()).device
     losses = [model.loss(*(x.to(device) for x in slice_batch(data, starts, model.config.block_size))).item()

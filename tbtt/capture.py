@@ -22,14 +22,16 @@ def one_by_one(step: Step) -> Callable[..., Iterator[torch.Tensor]]:
 
 
 class Captured:
-    """Several steps as one CUDA graph: one launch for all their kernels. Steps that do not fill it run singly.
+    """Several steps as one CUDA graph: one launch for all their kernels. Steps that do not fill it run
+    singly.
 
-    starts (micro-steps, R, B), lr 0-dim: an example. Making it steps the state `warm_up` times: no allocation, compilation
-    or handle may be left to the capture.
+    starts (micro-steps, R, B), lr 0-dim: an example. Making it steps the state `warm_up` times: no
+    allocation, compilation or handle may be left to the capture.
     """
     warm_up = 3
 
-    def __init__(self, step: Step, state: tuple, starts: torch.Tensor, lr: torch.Tensor, size: int = 25) -> None:
+    def __init__(self, step: Step, state: tuple, starts: torch.Tensor, lr: torch.Tensor,
+                 size: int = 25) -> None:
         self.step, self.size = step, size
         self.starts, self.lr = starts.repeat(size, 1, 1, 1), lr.repeat(size)
         stream = torch.cuda.Stream()
@@ -40,7 +42,7 @@ class Captured:
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.losses = torch.stack([in_place(step, state, self.starts[k], self.lr[k]) for k in range(size)])
+            self.losses = torch.stack([in_place(step, state, *each) for each in zip(self.starts, self.lr)])
 
     def __call__(self, state: tuple, starts: torch.Tensor, lr: torch.Tensor) -> Iterator[torch.Tensor]:
         """starts (steps, micro-steps, R, B), lr (steps,); yields losses (steps of a launch, R)"""
@@ -53,11 +55,13 @@ class Captured:
         yield from one_by_one(self.step)(state, starts[whole:], lr[whole:])
 
 
-def checked(captured: Captured, state: tuple, counters: Callable[[tuple], list[torch.Tensor]], starts: torch.Tensor,
-            lr: torch.Tensor) -> Captured:
-    """`captured`, once a replay from `state` has counted as its steps do one by one. Leaves the state changed.
+def checked(captured: Captured, state: tuple, counters: Callable[[tuple], list[torch.Tensor]],
+            starts: torch.Tensor, lr: torch.Tensor) -> Captured:
+    """`captured`, once a replay from `state` has counted as its steps do one by one. Leaves the state
+    changed.
 
-    counters: function of a state -> what each step counts on, even one that float16 skips. Raises RuntimeError.
+    counters: function of a state -> what each step counts on, even one that float16 skips. Raises
+    RuntimeError.
     """
     before = [x.clone() for x in state]
     ends = []

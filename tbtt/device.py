@@ -14,7 +14,7 @@ from tbtt.cli import UserError
 from tbtt.config import Config
 
 WIDE = 256    # features from which a step is bound by products of matrices, which bfloat16 speeds up on a CPU
-STRETCH_BYTES = 2**26    # of the indices of the batches that lie ready, whatever the number of seeds; see Engine.stretch
+INDEX_BYTES = 2**24    # of the batches' indices that lie ready; making them takes four times that for a moment
 # What the CPU's and the GPU's allocators, and oneDNN, say where memory ran out: none has an exception of its own for it.
 OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory', 'could not create a primitive',
                  'Storage size calculation overflowed', 'std::bad_alloc')
@@ -138,7 +138,7 @@ def bytes_of_replica(config: Config, vocab_size: int) -> dict[str, int]:
 
 def replicas_that_fit(config: Config, vocab_size: int, memory: float) -> int:
     """About how many replicas could be trained together in that many bytes."""
-    return max(0, int((0.9 * memory - STRETCH_BYTES) / sum(bytes_of_replica(config, vocab_size).values())))
+    return max(0, int((0.9 * memory - 4 * INDEX_BYTES) / sum(bytes_of_replica(config, vocab_size).values())))
 
 
 def describe_shortage(config: Config, vocab_size: int, device: torch.device) -> str:

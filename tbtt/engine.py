@@ -1,4 +1,5 @@
-"""The training step of R replicas: loss, gradient, clipping and AdamW on the device; eager, compiled, captured or fused."""
+"""The training step of R replicas: loss, gradient, clipping and AdamW on the device; eager, compiled,
+captured or fused."""
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -12,15 +13,14 @@ from tbtt.capture import Captured, checked, one_by_one
 from tbtt.checkpoint import build_model, pack_optimizer, unpack_optimizer
 from tbtt.cli import UserError
 from tbtt.config import Config
-from tbtt.device import autocast
+from tbtt.device import INDEX_BYTES, autocast
 from tbtt.distributed import Ranks
 from tbtt.fused.build import NotHere
 from tbtt.fused.kernel import Kernel
 from tbtt.replicas import Replicas
 
-WORTH_COMPILING = 1000      # steps; compiling takes about as long as some thousand eager steps of the smallest model
+WORTH_COMPILING = 1000      # steps; compiling takes as long as some thousand eager ones of the smallest model
 WORTH_BUILDING = 100        # steps; the fused one is built in seconds, and once
-INDEX_BYTES = 2**24         # of the batches' indices that lie ready; making them takes four times that for a moment
 FUSED_TOLERANCE = 1e-5      # of the norm of the gradient; float32 itself is off by some 1e-7
 
 
@@ -47,8 +47,8 @@ def learning_rate(config: Config, iteration: int) -> float:
 
 
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32, 0 where the
-    target is NOTHING; made to be trained"""
+    """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32, 0 where
+    the target is NOTHING; made to be trained"""
     logits = logits.float()
     vocabulary = torch.arange(logits.shape[-3], dtype=targets.dtype, device=logits.device)[:, None, None]
     # Masked, not indexed: the gradient of an index is a scatter, which no compiler vectorises.
@@ -57,26 +57,27 @@ def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 class Engine:
-    """Trains replicas. Between two evaluations the host only launches: data, batch indices and learning rates lie on the
-    device before a stretch of steps starts.
+    """Trains replicas. Between two evaluations the host only launches: data, batch indices and learning rates
+    lie on the device before a stretch of steps starts.
 
-    `state`, float32 on the device: the weights `params` (those of `replicas`) and AdamW's `exp_avg` and `exp_avg_sq`, all
-    (R, parameters), and `step` (R, 1), the optimizer's steps so far. For float16 also the `scale` of the loss and the
-    `growth_tracker`, for how many steps it was good, (R, 1) each.
+    `state`, float32 on the device: the weights `params` (those of `replicas`) and AdamW's `exp_avg` and
+    `exp_avg_sq`, all (R, parameters), and `step` (R, 1), the optimizer's steps so far. For float16 also the
+    `scale` of the loss and the `growth_tracker`, for how many steps it was good, (R, 1) each.
 
     `mode` says how steps are taken and, where that is not the best mode, why.
     """
 
-    def __init__(self, replicas: Replicas, data: torch.Tensor, seeds: list[int], config: Config, device: torch.device,
-                 dtype: torch.dtype, ranks: Ranks | None = None, newline: int | None = None) -> None:
+    def __init__(self, replicas: Replicas, data: torch.Tensor, seeds: list[int], config: Config,
+                 device: torch.device, dtype: torch.dtype, ranks: Ranks | None = None,
+                 newline: int | None = None) -> None:
         self.ranks = ranks or Ranks()
         self.replicas, self.config, self.device, self.dtype = replicas, config, device, dtype
-        self.data = data.to(device, torch.int32)    # as wide as the numbers that the comparisons with it choose among
+        self.data = data.to(device, torch.int32)    # as wide as what comparisons with it choose among
         self.batches = Batches(self.data, config.block_size, config.windows, config.line_order, newline)
         self.seeds = torch.tensor(seeds, device=device)
         column = torch.zeros(len(seeds), 1, device=device)
-        self.state = State(replicas.flat, torch.zeros_like(replicas.flat), torch.zeros_like(replicas.flat), column,
-                           column + 2.0**16, column.clone())
+        self.state = State(replicas.flat, torch.zeros_like(replicas.flat), torch.zeros_like(replicas.flat),
+                           column, column + 2.0**16, column.clone())
         # AdamW decays matrices and embeddings, not the gains of layer norms and the biases.
         self.decay = torch.cat([torch.full((shape.numel(),), config.weight_decay * (len(shape) > 1))
                                 for shape in replicas.shapes]).to(device)
@@ -84,19 +85,23 @@ class Engine:
         self.step_fn, self.mode = one_by_one(self.step), 'eager'
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (R, T, B), or (T, B) for all alike -> logits (R, V, T, B), dropout off, in the arithmetic of training."""
+        """Tokens (R, T, B), or (T, B) for all alike -> logits (R, V, T, B), dropout off, in the arithmetic of
+        training."""
         if self.kernel:
             return self.kernel.forward(self.state.params, tokens)
         with autocast(self.device, self.dtype):
             return self.replicas.forward(tokens)
 
     def step(self, state: State, starts: torch.Tensor, lr: torch.Tensor) -> tuple[torch.Tensor, State]:
-        """One step of every replica. starts (micro-steps, R, B): where the windows of a batch start in the data, or
-        what else `Batches.draw` gives for them. lr: learning rate, 0-dim. -> (R,) loss before it, State
+        """One step of every replica. starts (micro-steps, R, B): where the windows of a batch start in the
+        data, or what else `Batches.draw` gives for them. lr: learning rate, 0-dim. -> (R,) loss before it,
+        State
 
-        The new state is returned, not written over the old: in-place updates of (R, parameters) trip Inductor's fusion.
+        The new state is returned, not written over the old: in-place updates of (R, parameters) trip
+        Inductor's fusion.
         """
-        # Looked up outside of what is compiled: fused into it, each comparison with the vocabulary would look up anew.
+        # Looked up outside of what is compiled: fused into it, each comparison with the vocabulary would look
+        # up anew.
         return self.learn(state, self.batches.cut(starts), lr)
 
     def learn(self, state: State, windows: torch.Tensor, lr: torch.Tensor) -> tuple[torch.Tensor, State]:
@@ -143,13 +148,13 @@ class Engine:
         return new
 
     def prepare(self) -> None:
-        """Choose the fastest mode that works here. To be called once, before `run`; leaves the state as it is. Raises
-        `UserError` where the settings demand a mode that does not work."""
-        compile, steps = self.config.compile, self.config.max_iters
+        """Choose the fastest mode that works here. To be called once, before `run`; leaves the state as it
+        is. Raises `UserError` where the settings demand a mode that does not work."""
+        compile, steps, on_cpu = self.config.compile, self.config.max_iters, self.device.type == 'cpu'
         self.replicas.template.train()
         if compile == 'False':
             self.mode = 'eager (compile=False)'
-        elif compile == 'fused' or compile == 'auto' and steps >= WORTH_BUILDING and self.device.type == 'cpu':
+        elif compile == 'fused' or compile == 'auto' and on_cpu and steps >= WORTH_BUILDING:
             self.try_fused()
         elif compile == 'auto' and steps < WORTH_COMPILING:
             self.mode = f'eager (fewer than {WORTH_COMPILING} steps are not worth compiling)'
@@ -161,7 +166,8 @@ class Engine:
             self.try_captured()
 
     def try_fused(self) -> None:
-        """Take the fused step, once its gradient agrees with autograd's; or the next best mode, saying in `mode` why."""
+        """Take the fused step, once its gradient agrees with autograd's; or the next best mode, saying in
+        `mode` why."""
         try:
             self.check_fits_fused()
             kernel = Kernel(self.replicas, self.batches, self.config)
@@ -188,8 +194,8 @@ class Engine:
             raise NotHere(f'each batch is split over {self.ranks.size} processes')
 
     def error_of(self, kernel: Kernel) -> float:
-        """How far the kernel's gradient is from autograd's, over the norm of the latter: one batch of one replica, at
-        weights at which every part of the model matters."""
+        """How far the kernel's gradient is from autograd's, over the norm of the latter: one batch of one
+        replica, at weights at which every part of the model matters."""
         params = 0.3 * torch.randn(1, self.state.params.shape[1], generator=torch.Generator().manual_seed(1))
         state = self.state._replace(params=params)
         starts = self.example()[0][:, :1]
@@ -198,7 +204,8 @@ class Engine:
         return ((ours - expected).norm() / expected.norm().clamp(min=1e-30)).item()
 
     def try_compiled(self) -> None:
-        """Compile the step, or say in `mode` why it stays eager. Raises `UserError` where compile=True demands it."""
+        """Compile the step, or say in `mode` why it stays eager. Raises `UserError` where compile=True
+        demands it."""
         torch._dynamo.reset()    # it gives up on a function that was compiled for several other shapes before
         try:
             # Between gradient and update of a batch that is split lies a message.
@@ -224,7 +231,8 @@ class Engine:
         try:
             captured = Captured(self.step, self.state, *self.example())
             # An overflow of float16 does not count as a step, but changes the scale.
-            self.step_fn = checked(captured, self.state, lambda state: [state.step, state.scale, state.growth_tracker],
+            self.step_fn = checked(captured, self.state,
+                                   lambda state: [state.step, state.scale, state.growth_tracker],
                                    *self.stretch(0, captured.size))
             self.mode = 'compiled and captured'
         except torch.OutOfMemoryError:
@@ -239,8 +247,8 @@ class Engine:
         return next(zip(*self.stretch(0, 1)))
 
     def stretch(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B), or what else `Batches.draw`
-        gives, and learning rates."""
+        """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B), or what else
+        `Batches.draw` gives, and learning rates."""
         config, micro = self.config, self.config.gradient_accumulation_steps
         starts = self.batches.draw(self.seeds, first, last, micro * config.batch_size)
         lr = torch.tensor([learning_rate(config, t) for t in range(first, last)], device=self.device)
@@ -254,8 +262,8 @@ class Engine:
         return max(1, INDEX_BYTES // each // launch) * launch
 
     def run(self, first: int, last: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Train from iteration `first` to `last`. Yields (iterations done, losses (steps, R)) after each launch; on a GPU
-        the losses may still be under way."""
+        """Train from iteration `first` to `last`. Yields (iterations done, losses (steps, R)) after each
+        launch; on a GPU the losses may still be under way."""
         self.replicas.template.train()
         size = self.stretch_size()
         t = first
@@ -268,25 +276,26 @@ class Engine:
                 yield t, losses
 
     def seed_dropout(self, iteration: int) -> None:
-        """Set the stream that the dropout of a launch draws from: a function of seed and iteration, so that a run which
-        is resumed there, on whatever device, needs nothing of what was drawn before."""
+        """Set the stream that the dropout of a launch draws from: a function of seed and iteration, so that a
+        run which is resumed there, on whatever device, needs nothing of what was drawn before."""
         if self.config.dropout:
-            share = self.ranks.rank if self.ranks.split else 0    # seeds that are dealt out differ in the seed itself
+            share = self.ranks.rank if self.ranks.split else 0    # dealt seeds differ in the seed itself
             torch.manual_seed(int(rng.random_bits(int(self.seeds[0]), rng.DROPOUT, iteration, share)))
 
     def snapshot(self) -> Callable[[int], dict]:
-        """A copy of the state on the CPU. -> function r -> what a checkpoint holds of replica r: its weights, its
-        optimizer and, for float16, the scaler"""
+        """A copy of the state on the CPU. -> function r -> what a checkpoint holds of replica r: its weights,
+        its optimizer and, for float16, the scaler"""
         state = State(*(x.to('cpu', copy=True) for x in self.state))
         float16 = self.dtype == torch.float16
         return lambda r: {'model': self.replicas.state_dict(state.params[r]),
-                          'optimizer': pack_optimizer(self.replicas, self.config, state.exp_avg[r], state.exp_avg_sq[r],
-                                                      state.step[r].item()),
-                          **({'scaler': (state.scale[r].item(), state.growth_tracker[r].item())} if float16 else {})}
+                          'optimizer': pack_optimizer(self.replicas, self.config, state.exp_avg[r],
+                                                      state.exp_avg_sq[r], state.step[r].item()),
+                          **({'scaler': (state.scale[r].item(), state.growth_tracker[r].item())}
+                             if float16 else {})}
 
     def load(self, checkpoints: dict[str, dict]) -> None:
-        """Take up the state of the replicas from their checkpoints, R as {path: checkpoint}. Raises `UserError` for one
-        that is damaged."""
+        """Take up the state of the replicas from their checkpoints, R as {path: checkpoint}. Raises
+        `UserError` for one that is damaged."""
         for r, (path, checkpoint) in enumerate(checkpoints.items()):
             model = build_model(checkpoint, path)
             self.replicas.load(r, model.state_dict())
@@ -297,8 +306,9 @@ class Engine:
 
 
 def skip_overflow(old: State, new: State, finite: torch.Tensor) -> State:
-    """float16's loss scaling, for each replica alone: a step whose gradient overflowed changes nothing but halves the
-    scale, and 2,000 good ones in a row double it (the constants of torch.amp.GradScaler). finite (R, 1)"""
+    """float16's loss scaling, for each replica alone: a step whose gradient overflowed changes nothing but
+    halves the scale, and 2,000 good ones in a row double it (the constants of torch.amp.GradScaler). finite
+    (R, 1)"""
     good = torch.where(finite, old.growth_tracker + 1, 0)
     scale = torch.where(finite, torch.where(good == 2000, old.scale * 2, old.scale), old.scale / 2)
     kept = State(*(torch.where(finite, after, before) for before, after in zip(old, new)))

@@ -1,4 +1,5 @@
-"""R seeds of one model as one: every parameter carries a leading axis R, and the model's forward broadcasts over it."""
+"""R seeds of one model as one: every parameter carries a leading axis R, and the model's forward broadcasts
+over it."""
 from collections.abc import Iterable
 
 import torch
@@ -10,7 +11,8 @@ EMBEDDING, HEAD = 'transformer.wte.weight', 'lm_head.weight'    # one tied weigh
 
 
 class Replicas:
-    """The parameters of R models of one shape, float32, in one buffer `flat` of shape (R, parameters of one model).
+    """The parameters of R models of one shape, float32, in one buffer `flat` of shape (R, parameters of one
+    model).
 
     `params` are views of it by name, (R, *shape): an optimizer's step over the buffer is a step of all.
     """
@@ -43,7 +45,8 @@ class Replicas:
         return functional_call(self.template, self.named(self.flat), (idx,))
 
     def state_dict(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One replica's row of the buffer (parameters,) -> its weights under nanoGPT's names, the tied head included."""
+        """One replica's row of the buffer (parameters,) -> its weights under nanoGPT's names, the tied head
+        included."""
         weights = {name: value[0].clone() for name, value in self.named(row[None]).items()}
         return weights | {HEAD: weights[EMBEDDING]}
 

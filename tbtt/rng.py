@@ -1,7 +1,8 @@
-"""Random numbers that are functions of what they are for: (seed, iteration, position), not of what was drawn before.
+"""Random numbers that are functions of what they are for: (seed, iteration, position), not of what was drawn
+before.
 
-A counter-based generator (the 64-bit finaliser of SplitMix64, Steele et al. 2014, chained over the keys) in integer
-arithmetic: the same numbers on every device, in any order, for one replica or a hundred.
+A counter-based generator (the 64-bit finaliser of SplitMix64, Steele et al. 2014, chained over the keys) in
+integer arithmetic: the same numbers on every device, in any order, for one replica or a hundred.
 """
 import torch
 
@@ -49,7 +50,8 @@ BATCHES, ANSWERS, SAMPLES, LOSSES, DROPOUT, LINES, OFFSETS = range(7)
 
 
 def batch_starts(seeds: torch.Tensor, first: int, last: int, batch_size: int, num_windows: int) -> torch.Tensor:
-    """Where the windows of the batches of iterations first..last-1 start: (R,) seeds -> (iterations, R, batch_size)."""
+    """Where the windows of the batches of iterations first..last-1 start: (R,) seeds -> (iterations, R,
+    batch_size)."""
     iterations = torch.arange(first, last, device=seeds.device)[:, None, None]
     rows = torch.arange(batch_size, device=seeds.device)
     return integers(num_windows, seeds[:, None], BATCHES, iterations, rows)

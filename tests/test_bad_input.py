@@ -218,9 +218,8 @@ def goes_on(refused, small_math, copy_of_learned):
     def run(*args, says, status=2, **settings):
         args_of_run = dict(load(copy_of_learned / 'ckpt_best_math.pt')['config'])
         kept = {name: args_of_run[name] for name in FIELDS if name not in ('out_dir', 'init_from', 'wandb_run_name')}
-        refused(TRAIN, *args, says=says, status=status,
-                **kept | dict(out_dir=copy_of_learned, init_from='resume', max_iters=400)
-                | settings)
+        resumed = dict(out_dir=copy_of_learned, init_from='resume', max_iters=400)
+        refused(TRAIN, *args, says=says, status=status, **kept | resumed | settings)
     return run
 
 

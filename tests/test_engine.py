@@ -1,4 +1,5 @@
-"""The training step: replicas against single runs, against torch's own optimizer, and what must not disturb it."""
+"""The training step: replicas against single runs, against torch's own optimizer, and what must not disturb
+it."""
 import resource
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""The fused step: its gradient, its bits, what it does as the other modes do, and where it steps back for them."""
+"""The fused step: its gradient, its bits, what it does as the other modes do, and where it steps back for
+them."""
 import ctypes
 import os
 import random
@@ -278,7 +279,8 @@ def test_it_is_chosen_by_itself_where_it_fits(math_data):
 
 
 def refusal(data: torch.Tensor, **more) -> str:
-    """Why the fused step cannot be had: said in a line where it is demanded, and in the mode where it is not."""
+    """Why the fused step cannot be had: said in a line where it is demanded, and in the mode where it is
+    not."""
     with pytest.raises(UserError, match='compile=fused, but') as error:
         new_engine(data, 17, tiny_config(compile='fused', **more))
     reason = str(error.value).split('cannot be had: ')[1]

@@ -1,6 +1,6 @@
-"""Compile step.c for one shape of model, or take it from the cache of the user's own. Nothing is loaded that others may
-have written: neither the cache nor a library in it, and a library whose bytes are not those that its name promises is
-built again."""
+"""Compile step.c for one shape of model, or take it from the cache of the user's own. Nothing is loaded that
+others may have written: neither the cache nor a library in it, and a library whose bytes are not those that
+its name promises is built again."""
 import ctypes
 import hashlib
 import os
@@ -13,7 +13,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name('step.c')
 COMPILERS = ('cc', 'gcc', 'clang')
-# No multiplication and addition may be fused but those that the source fuses: the bits would depend on the compiler.
+# No multiplication and addition may be fused but those that the source fuses: the bits would depend on the
+# compiler.
 FLAGS = ('-O2', '-ftree-vectorize', '-std=gnu11', '-ffp-contract=off', '-fno-math-errno', '-fPIC', '-shared')
 
 
@@ -41,7 +42,8 @@ def processor() -> str:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
         return platform.machine() + platform.processor()
-    return '\n'.join(sorted({line for line in lines if line.startswith(('model name', 'flags', 'Features', 'CPU '))}))
+    kept = {line for line in lines if line.startswith(('model name', 'flags', 'Features', 'CPU '))}
+    return '\n'.join(sorted(kept))
 
 
 def run_compiler(command: list[str]) -> str:
@@ -51,8 +53,9 @@ def run_compiler(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotHere(f'the compiler {command[0]} does not run ({error})') from error
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if 'error' in line] or done.stderr.splitlines() or ['']
-        raise NotHere(f'the compiler {command[0]} failed ({said[0].strip()[:150] or f"status {done.returncode}"})')
+        lines = done.stderr.splitlines() + [f'status {done.returncode}']
+        said = next((line for line in lines if 'error' in line), lines[0])
+        raise NotHere(f'the compiler {command[0]} failed ({said.strip()[:150]})')
     return done.stdout
 
 
@@ -63,7 +66,8 @@ def only_mine(path: Path) -> bool:
 
 
 def cache_folder() -> Path | None:
-    """The folder of built libraries, made with mode 0700; None where there is none that is the user's alone."""
+    """The folder of built libraries, made with mode 0700; None where there is none that is the user's
+    alone."""
     try:
         folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'tbtt'
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -104,10 +108,11 @@ def compile_into(folder: Path, key: str, command: list[str]) -> Path:
 
 
 def build(shape: dict[str, int], flags: tuple[str, ...] = ()) -> ctypes.CDLL:
-    """The library of step.c for a shape (its constants by name), compiled at need. flags: more of the compiler's, which
-    come last. Raises `NotHere` where it cannot be built or loaded."""
+    """The library of step.c for a shape (its constants by name), compiled at need. flags: more of the
+    compiler's, which come last. Raises `NotHere` where it cannot be built or loaded."""
     compiler = find_compiler()
-    command = [compiler, *FLAGS, for_this_processor(), *(f'-D{name}={value}' for name, value in shape.items()), *flags]
+    constants = [f'-D{name}={value}' for name, value in shape.items()]
+    command = [compiler, *FLAGS, for_this_processor(), *constants, *flags]
     version = run_compiler([compiler, '--version'])
     key = digest('\n'.join([SOURCE.read_text(), version, processor(), *command]).encode())
     folder = cache_folder()

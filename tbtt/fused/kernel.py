@@ -1,4 +1,5 @@
-"""The fused step: the kernel of step.c on torch's memory, one seed a thread, or the batches of one seed over all threads."""
+"""The fused step: the kernel of step.c on torch's memory, one seed a thread, or the batches of one seed over
+all threads."""
 import ctypes
 import threading
 import time
@@ -12,7 +13,7 @@ from tbtt.config import Config
 from tbtt.fused.build import NotHere, build
 from tbtt.replicas import Replicas
 
-CACHE = 8 * 2**20     # bytes that a thread passes over again and again: beyond, they lie in no cache, and BLAS is faster
+CACHE = 8 * 2**20     # bytes that a thread goes over at each tile: more lie in no cache, and BLAS is faster
 MERGE = 2**22         # windows of a dataset for which it is still looked up which of them a batch has twice
 LAUNCH = 0.25         # seconds of a launch
 TEXT = 2**18          # starts whose text lies ready at once, where the kernel is given text
@@ -23,20 +24,22 @@ POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 class Job(ctypes.Structure):
     """`struct job` of step.c."""
-    _fields_ = [('data', POINTER), ('starts', POINTER), ('stride', LONG), ('micro_stride', LONG), ('num_steps', LONG),
-                ('num_micro', LONG), ('batch', LONG), ('text', POINTER), ('text_stride', LONG),
-                ('text_micro_stride', LONG), ('lr', POINTER), ('params', POINTER),
-                ('exp_avg', POINTER), ('exp_avg_sq', POINTER), ('step', POINTER), ('losses', POINTER),
-                ('loss_stride', LONG), ('gradient', POINTER), ('beta1', ctypes.c_double), ('beta2', ctypes.c_double),
-                ('weight_decay', ctypes.c_double), ('grad_clip', ctypes.c_double), ('distinct', POINTER),
-                ('counts', POINTER), ('places', POINTER), ('workspace', POINTER), ('threads', INT),
-                ('num_distinct', INT), ('num_targets', LONG), ('arrived', INT), ('round', INT), ('taken', INT)]
+    _fields_ = [
+        *((name, POINTER) for name in ('data', 'starts')),
+        *((name, LONG) for name in ('stride', 'micro_stride', 'num_steps', 'num_micro', 'batch')),
+        ('text', POINTER), ('text_stride', LONG), ('text_micro_stride', LONG),
+        *((name, POINTER) for name in ('lr', 'params', 'exp_avg', 'exp_avg_sq', 'step', 'losses')),
+        ('loss_stride', LONG), ('gradient', POINTER),
+        *((name, ctypes.c_double) for name in ('beta1', 'beta2', 'weight_decay', 'grad_clip')),
+        *((name, POINTER) for name in ('distinct', 'counts', 'places', 'workspace')),
+        ('threads', INT), ('num_distinct', INT), ('num_targets', LONG),
+        *((name, INT) for name in ('arrived', 'round', 'taken'))]
 
 
 def shape_of(model: GPTConfig) -> dict[str, int]:
     """The constants of step.c."""
-    return {'V': model.vocab_size, 'T': model.block_size, 'C': model.n_embd, 'H': model.n_head, 'L': model.n_layer,
-            'F': model.mlp_expansion * model.n_embd, 'BIAS': int(model.bias)}
+    return {'V': model.vocab_size, 'T': model.block_size, 'C': model.n_embd, 'H': model.n_head,
+            'L': model.n_layer, 'F': model.mlp_expansion * model.n_embd, 'BIAS': int(model.bias)}
 
 
 def check_fits(model: GPTConfig) -> None:
@@ -63,7 +66,8 @@ class Workspace:
 
 
 def in_threads(work: Callable[[int, int], None], threads: int) -> None:
-    """work(i, n) in threads i of n at the same time, this one among them; n is smaller where the system grants fewer."""
+    """work(i, n) in threads i of n at the same time, this one among them; n is smaller where the system
+    grants fewer."""
     go, others, granted = threading.Event(), [], [1]
 
     def wait_and_work(i: int) -> None:
@@ -86,17 +90,19 @@ def in_threads(work: Callable[[int, int], None], threads: int) -> None:
 class Kernel:
     """The fused step of R replicas of a model.
 
-    batches: what it trains on; config: the settings of a run. flags: more of the compiler's. Raises `NotHere`, whose text says why,
-    where the kernel does not have this model or cannot be built.
+    batches: what it trains on; config: the settings of a run. flags: more of the compiler's. Raises
+    `NotHere`, whose text says why, where the kernel does not have this model or cannot be built.
     """
 
-    def __init__(self, replicas: Replicas, batches: Batches, config: Config, flags: tuple[str, ...] = ()) -> None:
+    def __init__(self, replicas: Replicas, batches: Batches, config: Config,
+                 flags: tuple[str, ...] = ()) -> None:
         model = replicas.template.config
         check_fits(model)
         self.library = build(shape_of(model), flags)
         self.library.workspace_bytes.restype = self.library.num_params.restype = LONG
         self.library.train.argtypes, self.library.train.restype = (ctypes.POINTER(Job), INT), None
-        self.library.infer.argtypes, self.library.infer.restype = (POINTER, POINTER, POINTER, *4 * [LONG], POINTER), None
+        self.library.infer.argtypes = (POINTER, POINTER, POINTER, *4 * [LONG], POINTER)
+        self.library.infer.restype = None
         if self.library.num_params() != replicas.flat.shape[1]:
             raise NotHere('its weights are laid out differently')
         self.batches, self.config, self.vocab_size = batches, config, model.vocab_size
@@ -113,27 +119,31 @@ class Kernel:
 
     def job(self, r: int, workspace: Workspace, state: tuple, windows: torch.Tensor, lr: torch.Tensor,
             losses: torch.Tensor, gradient: torch.Tensor | None = None) -> Job:
-        """The work of replica r. windows: their starts (steps, micro-steps, R, B), or text (..., R, T + 1, B)"""
+        """The work of replica r. windows: starts (steps, micro-steps, R, B), or text (..., R, T + 1, B)"""
         config, (params, exp_avg, exp_avg_sq, step) = self.config, state[:4]
-        names = ('text', 'text_stride', 'text_micro_stride') if self.is_text else ('starts', 'stride', 'micro_stride')
-        where = dict(zip(names, (windows[:, :, r].data_ptr(), windows.stride(0), windows.stride(1))))
-        return Job(
-            data=self.batches.data.data_ptr(), num_steps=windows.shape[0], num_micro=windows.shape[1],
-            batch=windows.shape[-1], **where, lr=lr.data_ptr(), params=params[r].data_ptr(), exp_avg=exp_avg[r].data_ptr(),
-            exp_avg_sq=exp_avg_sq[r].data_ptr(), step=step[r].data_ptr(), losses=losses[:, r].data_ptr(),
-            loss_stride=losses.stride(0), gradient=None if gradient is None else gradient[r].data_ptr(),
-            beta1=config.beta1, beta2=config.beta2, weight_decay=config.weight_decay, grad_clip=config.grad_clip,
-            distinct=workspace.drawn[0].data_ptr(), counts=workspace.drawn[1].data_ptr(),
-            places=None if workspace.places is None else workspace.places.data_ptr(), workspace=workspace.address,
-            threads=1)
+        source, stride, micro_stride = ('starts', 'stride', 'micro_stride')
+        if self.is_text:
+            source, stride, micro_stride = ('text', 'text_stride', 'text_micro_stride')
+        tensors = {
+            'data': self.batches.data, source: windows[:, :, r], 'lr': lr, 'params': params[r],
+            'exp_avg': exp_avg[r], 'exp_avg_sq': exp_avg_sq[r], 'step': step[r], 'losses': losses[:, r],
+            'gradient': None if gradient is None else gradient[r], 'distinct': workspace.drawn[0],
+            'counts': workspace.drawn[1], 'places': workspace.places}
+        numbers = {
+            stride: windows.stride(0), micro_stride: windows.stride(1), 'num_steps': windows.shape[0],
+            'num_micro': windows.shape[1], 'batch': windows.shape[-1], 'loss_stride': losses.stride(0),
+            'beta1': config.beta1, 'beta2': config.beta2, 'weight_decay': config.weight_decay,
+            'grad_clip': config.grad_clip, 'workspace': workspace.address, 'threads': 1}
+        return Job(**numbers, **{name: x.data_ptr() for name, x in tensors.items() if x is not None})
 
     def launch(self, state: tuple, starts: torch.Tensor, lr: torch.Tensor,
                gradient: torch.Tensor | None = None) -> torch.Tensor:
-        """All steps of `starts`, (steps, micro-steps, R, B) or as `Batches.draw` gives them. -> losses (steps, R)"""
+        """All steps of `starts`, (steps, micro-steps, R, B) or as `Batches.draw` gives them. -> losses
+        (steps, R)"""
         R, threads = starts.shape[2], torch.get_num_threads()
         windows = self.batches.cut(starts).contiguous() if self.is_text else starts
         losses = torch.empty(len(starts), R)
-        rest = R - R % threads    # so many seeds are dealt one a thread; each of the rest is shared by all threads
+        rest = R - R % threads    # dealt one a thread; each of the others is shared by all threads
 
         def train_seeds(i: int, granted: int) -> None:
             for r in range(i, rest, granted):
@@ -179,8 +189,9 @@ class Kernel:
 
         def infer(i: int, granted: int) -> None:
             for r in range(R):
-                self.library.infer(self.workspace(i, 1).address, params[r].data_ptr(), tokens[r].data_ptr(), T, B,
-                                   tiles * i // granted, tiles * (i + 1) // granted, logits[r].data_ptr())
+                self.library.infer(self.workspace(i, 1).address, params[r].data_ptr(), tokens[r].data_ptr(),
+                                   T, B, tiles * i // granted, tiles * (i + 1) // granted,
+                                   logits[r].data_ptr())
 
         in_threads(infer, threads)
         return logits

@@ -1,23 +1,26 @@
 /*
-The training step of a small model: forward, backward, clipping and AdamW of model.py, in float32, without leaving the
-cache. step.py beside this file compiles it for one shape of model and calls it.
+The training step of a small model: forward, backward, clipping and AdamW of model.py, in float32, without
+leaving the cache. kernel.py beside this file has it compiled for one shape of model, and calls it.
 
 Read it beside model.py. Sizes are constants of the compiler (-DV=17 -DT=9 ...):
     V vocabulary, T positions of a block, C features, H heads, L layers, F features of the MLP's hidden layer,
     BIAS whether layers have biases (0 or 1)
 
-A batch is cut into tiles of 16 windows. Within a tile a tensor is a plane [T][features][16]: the 16 windows side by side,
-which is what one instruction handles. "x (T, C)" in a comment is such a plane. Everything that a tile needs stays in the
-first two caches until it is done.
+A batch is cut into tiles of 16 windows. Within a tile a tensor is a plane [T][features][16]: the 16 windows
+side by side, which is what one instruction handles. "x (T, C)" in a comment is such a plane. Everything that
+a tile needs stays in the first two caches until it is done.
 
 Two savings that change no number but the rounding:
-    merge   A batch draws windows with repetition. Each distinct one is computed once, weighted by how often it came.
-    table   What the first block computes before attention depends on (position, token) alone: T x V columns in place of
-            one for each character of the batch. Gathered by the tiles, and their gradients scattered back.
+    merge   A batch draws windows with repetition. Each distinct one is computed once, weighted by how often
+            it came.
+    table   What the first block computes before attention depends on (position, token) alone: T x V columns
+            in place of one for each character of the batch. Gathered by the tiles, and their gradients
+            scattered back.
 
-The bits of the result depend on no number of threads and on no width of the processor's registers: tiles belong to
-CHUNKS chunks whose gradients are summed in their order, the 16 lanes are summed in a fixed tree, every sum of products is
-a chain of fused multiply-adds in a fixed order, and functions are polynomials written down here.
+The bits of the result depend on no number of threads and on no width of the processor's registers: tiles
+belong to CHUNKS chunks whose gradients are summed in their order, the 16 lanes are summed in a fixed tree,
+every sum of products is a chain of fused multiply-adds in a fixed order, and functions are polynomials
+written down here.
 */
 #include <math.h>
 #include <sched.h>
@@ -55,7 +58,8 @@ typedef int32_t ivec __attribute__((vector_size(4 * W), may_alias));
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
-/* The compiler would load an operand anew for each multiply-add that uses it, unless it cannot know what is in it. */
+/* The compiler would load an operand anew for each multiply-add that uses it, unless it cannot know what is
+   in it. */
 #if defined(__AVX512F__)
 #define PIN(x) __asm__("" : "+v"(x))
 #elif defined(__aarch64__)
@@ -92,9 +96,7 @@ INLINE vec muladd(vec a, vec b, vec c) {
 }
 
 /* One of two by a mask whose lanes are all ones or all zeros. */
-INLINE vec choose(ivec mask, vec yes, vec no) {
-    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
-}
+INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
 /* The larger of two; b where one of them is no number. */
 INLINE vec larger(vec a, vec b) {
@@ -140,13 +142,15 @@ INLINE void transpose(vec rows[W]) {
 /* The sum over the lanes of each of W vectors: lane i of the result is that of vector i. */
 INLINE vec sum_of_each(vec x[W]) {
     UNROLL for (int half = W / 2; half > 0; half /= 2)
-        UNROLL for (int i = 0; i < half; i++) x[i] = zip_first(x[i], x[i + half]) + zip_last(x[i], x[i + half]);
+        UNROLL for (int i = 0; i < half; i++)
+            x[i] = zip_first(x[i], x[i + half]) + zip_last(x[i], x[i + half]);
     return x[0];
 }
 
 /* Add to out[0..16) the sums over the 16 lanes of 16 quantities, given as LANES / W parts of each. */
 INLINE void add_lane_sums(float *out, vec x[LANES / W][LANES]) {
-    UNROLL for (int parts = LANES / W / 2; parts > 0; parts /= 2)    /* lane l and l + 8 first, whatever W is */
+    /* lane l and l + 8 first, whatever W is */
+    UNROLL for (int parts = LANES / W / 2; parts > 0; parts /= 2)
         UNROLL for (int p = 0; p < parts; p++)
             UNROLL for (int i = 0; i < LANES; i++) x[p][i] += x[p + parts][i];
     UNROLL for (int i = 0; i < LANES; i += W) store(out + i, load(out + i) + sum_of_each(x[0] + i));
@@ -155,7 +159,8 @@ INLINE void add_lane_sums(float *out, vec x[LANES / W][LANES]) {
 /* e^x of x <= 0, by the polynomial of Cephes; what would be denormal is about 1e-38. */
 INLINE vec exponential(vec x) {
     x = larger(splat(-87.3f), x);
-    const vec shifted = muladd(x, splat(1.44269504f), splat(12582912.0f));    /* rounds: the integer is in the lowest bits */
+    /* rounds: the integer is in the lowest bits */
+    const vec shifted = muladd(x, splat(1.44269504f), splat(12582912.0f));
     const vec k = shifted - 12582912.0f;
     vec r = muladd(k, splat(-0.693359375f), x);
     r = muladd(k, splat(2.12194440e-4f), r);
@@ -170,7 +175,7 @@ INLINE vec exponential(vec x) {
 
 /* ln x of normal x > 0, by the polynomial of Cephes. */
 INLINE vec logarithm(vec x) {
-    const ivec bits = (ivec)x - 0x3f3504f3;    /* from the square root of a half on, an exponent each */
+    const ivec bits = (ivec)x - 0x3f3504f3; /* from the square root of a half on, an exponent each */
     const vec k = __builtin_convertvector(bits >> 23, vec);
     const vec m = (vec)((bits & 0x7fffff) + 0x3f3504f3) - 1.0f;
     vec y = muladd(splat(7.0376836292e-2f), m, splat(-1.1514610310e-1f));
@@ -199,16 +204,18 @@ INLINE vec root(vec x) {
 /* ---- what lies where ---- */
 
 #define D (C / H)
-#define ROUND_UP(n, to) (((n) + (to) - 1) / (to) * (to))
-#define ODD(n) ((n) | 1)                    /* an odd length of row: columns do not fall onto each other in the cache */
-#define ENTRY ROUND_UP(4 * C, LANES)        /* of the table: x, q, k, v of a (position, token) */
-#define ROW ODD(ENTRY)                      /* of the plane x, q, k, v */
+#define ROUND_UP(n, to) (((n) + (to)-1) / (to) * (to))
+/* an odd length of row: columns do not fall onto each other in the cache */
+#define ODD(n) ((n) | 1)
+#define ENTRY ROUND_UP(4 * C, LANES) /* of the table: x, q, k, v of a (position, token) */
+#define ROW ODD(ENTRY)               /* of the plane x, q, k, v */
 #define CHUNKS 4
-#define TOKENS ROUND_UP(V, LANES)           /* filled up to whole tiles */
+#define TOKENS ROUND_UP(V, LANES) /* filled up to whole tiles */
 
 /* The weights of a replica, as tbtt/replicas.py has them: in the order of the model's named parameters. */
 struct layer {
-    float ln_1[C], ln_1_bias[BIAS * C], qkv[3 * C][C], qkv_bias[BIAS * 3 * C], proj[C][C], proj_bias[BIAS * C];
+    float ln_1[C], ln_1_bias[BIAS * C], qkv[3 * C][C], qkv_bias[BIAS * 3 * C], proj[C][C],
+        proj_bias[BIAS * C];
     float ln_2[C], ln_2_bias[BIAS * C], fc[F][C], fc_bias[BIAS * F], out[C][F], out_bias[BIAS * C];
 };
 struct params {
@@ -218,13 +225,16 @@ struct params {
 };
 #define NUM_PARAMS ((int)(sizeof(struct params) / sizeof(float)))
 
-/* Weights into which a layer norm's gain and bias and the attention's D^-1/2 are folded: W (g x + b) = (W g) x + W b. */
+/* Weights into which a layer norm's gain and bias and the attention's D^-1/2 are folded: W (g x + b) = (W g)
+   x + W b. */
 struct folded {
-    struct { float qkv[3 * C][C], qkv_bias[3 * C], fc[F][C], fc_bias[F]; } h[L];
+    struct {
+        float qkv[3 * C][C], qkv_bias[3 * C], fc[F][C], fc_bias[F];
+    } h[L];
     float head[V][C], head_bias[V];
 };
 
-/* Gradients of weights in the order in which blocks of 2 outputs x 7 inputs are computed, 16 numbers a block. */
+/* Gradients of weights in the order in which blocks of 2 outputs x 7 inputs are computed, 16 a block. */
 #define BLOCK_OUTS 2
 #define BLOCK_INS 7
 #define BLOCKS(outs, ins) (ROUND_UP(outs, BLOCK_OUTS) / BLOCK_OUTS * (ROUND_UP(ins, BLOCK_INS) / BLOCK_INS))
@@ -233,67 +243,76 @@ struct folded {
 struct gradient {
     struct {
         float qkv PACKED(3 * C, C), proj PACKED(C, C), fc PACKED(F, C), out PACKED(C, F);
-        float qkv_bias SUMS(BIAS * 3 * C), proj_bias SUMS(BIAS * C), fc_bias SUMS(BIAS * F), out_bias SUMS(BIAS * C);
+        float qkv_bias SUMS(BIAS * 3 * C), proj_bias SUMS(BIAS *C), fc_bias SUMS(BIAS *F),
+            out_bias SUMS(BIAS *C);
     } h[L];
-    float head PACKED(V, C), head_bias SUMS(BIAS * V);
+    float head PACKED(V, C), head_bias SUMS(BIAS *V);
     float wpe[T] SUMS(C), wte[ROUND_UP(C, 1)][TOKENS];
     float loss[LANES];
 } __attribute__((aligned(64)));
 
 /* What is kept of a tile between forward and backward, and what is passed along. */
 struct tile {
-    float rows[L][T][ROW][LANES];           /* x (of layer 0 only: the residual stream), then q, k, v of a layer */
-    float drows[T][ROW][LANES];             /* their gradients, layer after layer */
-    float norm_1[L][T][ODD(C)][LANES], norm_2[L][T][ODD(C)][LANES], norm_f[T][ODD(C)][LANES];    /* normalised x */
-    float scale_1[L][T][LANES], scale_2[L][T][LANES], scale_f[T][LANES];    /* 1 / standard deviation */
-    float weights[L][H][T][T][LANES];    /* of attention */
-    float heads[L][T][ODD(C)][LANES];       /* what attention returns, before its projection */
-    float hidden[L][T][ODD(F)][LANES], slope[L][T][ODD(F)][LANES];    /* GELU and its derivative */
+    /* x (of layer 0 only: the residual stream), then q, k, v of a layer */
+    float rows[L][T][ROW][LANES];
+    float drows[T][ROW][LANES]; /* their gradients, layer after layer */
+    /* normalised x */
+    float norm_1[L][T][ODD(C)][LANES], norm_2[L][T][ODD(C)][LANES], norm_f[T][ODD(C)][LANES];
+    float scale_1[L][T][LANES], scale_2[L][T][LANES], scale_f[T][LANES]; /* 1 / standard deviation */
+    float weights[L][H][T][T][LANES];                                    /* of attention */
+    float heads[L][T][ODD(C)][LANES]; /* what attention returns, before its projection */
+    float hidden[L][T][ODD(F)][LANES], slope[L][T][ODD(F)][LANES]; /* GELU and its derivative */
     float logits[T][ODD(V)][LANES];
     float dheads[T][ODD(C)][LANES], dnorm[T][ODD(C)][LANES], dhidden[T][ODD(F)][LANES], dweights[T][T][LANES];
-    int32_t ids[T + 1][LANES];           /* tokens; the last is a target only */
-    float share[T][LANES];                  /* of the batch's loss, that a target has */
+    int32_t ids[T + 1][LANES]; /* tokens; the last is a target only */
+    float share[T][LANES];     /* of the batch's loss, that a target has */
 } __attribute__((aligned(64)));
 
 struct chunk {
     struct gradient gradient;
-    float table[T][V][ENTRY] __attribute__((aligned(64)));    /* gradient of the table; zero between steps */
+    float table[T][V][ENTRY] __attribute__((aligned(64))); /* gradient of the table; zero between steps */
 };
 
 struct workspace {
     struct folded folded;
-    struct params sum;                      /* gradient of the whole batch */
+    struct params sum; /* gradient of the whole batch */
     struct chunk chunks[CHUNKS];
     float table[T][V][ENTRY] __attribute__((aligned(64)));
-    struct tile tiles[];                    /* one a thread */
+    struct tile tiles[]; /* one a thread */
 };
 
-/* One replica's work, shared by its threads. step.py has the same structure. */
+/* One replica's work, shared by its threads. kernel.py has the same structure. */
 struct job {
-    const int32_t *data;                    /* tokens */
-    const int64_t *starts;                  /* of windows: step s, micro-step m, window b at s * stride + m * micro_stride + b */
+    const int32_t *data; /* tokens */
+    /* of windows: step s, micro-step m, window b at s * stride + m * micro_stride + b */
+    const int64_t *starts;
     int64_t stride, micro_stride, num_steps, num_micro, batch;
-    const int32_t *text;                    /* where not null, the windows themselves (num_steps, num_micro, T + 1, batch), */
-    int64_t text_stride, text_micro_stride; /* in place of data and starts; negative: no target */
+    /* where not null: the windows themselves, (num_steps, num_micro, T + 1, batch), in place of data and
+       starts; a negative token is no target */
+    const int32_t *text;
+    int64_t text_stride, text_micro_stride;
     const float *lr;                        /* (num_steps,) */
     float *params, *exp_avg, *exp_avg_sq, *step;
-    float *losses;                          /* of step s at s * loss_stride */
+    float *losses; /* of step s at s * loss_stride */
     int64_t loss_stride;
-    float *gradient;                        /* where not null: the gradient goes there, and nothing is updated */
+    /* where not null: the gradient goes there, and nothing is updated */
+    float *gradient;
     double beta1, beta2, weight_decay, grad_clip;
-    int32_t *distinct, *counts, *places;    /* (num_micro * batch) twice; (num_windows) of -1, or null: do not merge */
+    /* (num_micro * batch) twice; (num_windows) of -1, or null: do not merge */
+    int32_t *distinct, *counts, *places;
     struct workspace *workspace;
     int32_t threads, num_distinct;
-    int64_t num_targets;                    /* of the batch */
+    int64_t num_targets; /* of the batch */
     atomic_int arrived, round, taken;
 };
 
 /* ---- the layers: each column of a tile for itself ---- */
 
-/* y[c][o] = sum over j of w[o * w_out + j * w_in] x[c][j], for a block of outputs and columns held in registers */
-INLINE void product_block(const int outs, const int columns, const int ins, float *y, const int y_row, const float *x,
-                          const int x_row, const float *w, const int w_out, const int w_in, const float *bias,
-                          const bool add) {
+/* y[c][o] = sum over j of w[o * w_out + j * w_in] x[c][j], for a block of outputs and columns held in
+   registers */
+INLINE void product_block(const int outs, const int columns, const int ins, float *y, const int y_row,
+                          const float *x, const int x_row, const float *w, const int w_out, const int w_in,
+                          const float *bias, const bool add) {
     for_parts {
         vec sum[OUTPUTS][COLUMNS];
         UNROLL for (int o = 0; o < outs; o++)
@@ -318,16 +337,16 @@ INLINE void product_block(const int outs, const int columns, const int ins, floa
     }
 }
 
-INLINE void product_columns(const int columns, const int outs, const int ins, float *y, const int y_row, const float *x,
-                            const int x_row, const float *w, const int w_out, const int w_in, const float *bias,
-                            const bool add) {
+INLINE void product_columns(const int columns, const int outs, const int ins, float *y, const int y_row,
+                            const float *x, const int x_row, const float *w, const int w_out, const int w_in,
+                            const float *bias, const bool add) {
     int o = 0;
     for (; o + OUTPUTS <= outs; o += OUTPUTS)
         product_block(OUTPUTS, columns, ins, y + o * LANES, y_row, x, x_row, w + o * w_out, w_out, w_in,
                       bias ? bias + o : 0, add);
     if (outs % OUTPUTS)
-        product_block(outs % OUTPUTS, columns, ins, y + o * LANES, y_row, x, x_row, w + o * w_out, w_out, w_in,
-                      bias ? bias + o : 0, add);
+        product_block(outs % OUTPUTS, columns, ins, y + o * LANES, y_row, x, x_row, w + o * w_out, w_out,
+                      w_in, bias ? bias + o : 0, add);
 }
 
 /* y (T, outs) = w x, x (T, ins), with bias (outs,) or null; or added to what y holds */
@@ -335,23 +354,23 @@ INLINE void product(const int outs, const int ins, float *y, const int y_row, co
                     const float *w, const int w_out, const int w_in, const float *bias, const bool add) {
     int t = 0;
     for (; t + COLUMNS <= T; t += COLUMNS)
-        product_columns(COLUMNS, outs, ins, y + t * y_row * LANES, y_row, x + t * x_row * LANES, x_row, w, w_out, w_in,
-                        bias, add);
+        product_columns(COLUMNS, outs, ins, y + t * y_row * LANES, y_row, x + t * x_row * LANES, x_row, w,
+                        w_out, w_in, bias, add);
     if (T % COLUMNS)
-        product_columns(T % COLUMNS, outs, ins, y + t * y_row * LANES, y_row, x + t * x_row * LANES, x_row, w, w_out,
-                        w_in, bias, add);
+        product_columns(T % COLUMNS, outs, ins, y + t * y_row * LANES, y_row, x + t * x_row * LANES, x_row, w,
+                        w_out, w_in, bias, add);
 }
 
 /* y = w x + bias with w (outs, ins), as Linear.forward; or added to y */
-#define linear_forward(outs, ins, y, y_row, x, x_row, w, bias, add) \
+#define linear_forward(outs, ins, y, y_row, x, x_row, w, bias, add)                                          \
     product(outs, ins, y, y_row, x, x_row, w, ins, 1, bias, add)
 /* dx = w^T dy */
-#define linear_backward_input(outs, ins, dx, dx_row, dy, dy_row, w) \
+#define linear_backward_input(outs, ins, dx, dx_row, dy, dy_row, w)                                          \
     product(ins, outs, dx, dx_row, dy, dy_row, w, 1, ins, 0, false)
 
 /* The next block of packed dw: dw[o][j] += sum over columns and lanes of dy[c][o] x[c][j] */
-INLINE void weight_block(const int outs, const int ins, float *dw, const float *dy, const int dy_row, const float *x,
-                         const int x_row) {
+INLINE void weight_block(const int outs, const int ins, float *dw, const float *dy, const int dy_row,
+                         const float *x, const int x_row) {
     vec total[LANES / W][LANES] = {0};
     UNROLL for (int p = 0; p < LANES / W; p++) {
         vec sum[BLOCK_OUTS][BLOCK_INS] = {0};
@@ -367,13 +386,14 @@ INLINE void weight_block(const int outs, const int ins, float *dw, const float *
                 UNROLL for (int o = 0; o < outs; o++) sum[o][j] = muladd(left[o], right[j], sum[o][j]);
             }
         }
-        UNROLL for (int o = 0; o < outs; o++) UNROLL for (int j = 0; j < ins; j++) total[p][o * BLOCK_INS + j] = sum[o][j];
+        UNROLL for (int o = 0; o < outs; o++)
+            UNROLL for (int j = 0; j < ins; j++) total[p][o * BLOCK_INS + j] = sum[o][j];
     }
     add_lane_sums(dw, total);
 }
 
-INLINE float *weight_blocks(const int outs, const int ins, float *dw, const float *dy, const int dy_row, const float *x,
-                            const int x_row) {
+INLINE float *weight_blocks(const int outs, const int ins, float *dw, const float *dy, const int dy_row,
+                            const float *x, const int x_row) {
     int j = 0;
     for (; j + BLOCK_INS <= ins; j += BLOCK_INS, dw += LANES)
         weight_block(outs, BLOCK_INS, dw, dy, dy_row, x + j * LANES, x_row);
@@ -390,56 +410,59 @@ INLINE void linear_backward_weight(const int outs, const int ins, float *dw, flo
     int o = 0;
     for (; o + BLOCK_OUTS <= outs; o += BLOCK_OUTS)
         dw = weight_blocks(BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
-    if (outs % BLOCK_OUTS)
-        weight_blocks(outs % BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
+    if (outs % BLOCK_OUTS) weight_blocks(outs % BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
     for (o = 0; BIAS && o < outs; o += LANES) {
         vec total[LANES / W][LANES] = {0};
         for (int t = 0; t < T; t++)
             for (int k = 0; k < LANES && o + k < outs; k++)
-                for (int p = 0; p < LANES / W; p++) total[p][k] += load(dy + (t * dy_row + o + k) * LANES + p * W);
+                for (int p = 0; p < LANES / W; p++)
+                    total[p][k] += load(dy + (t * dy_row + o + k) * LANES + p * W);
         add_lane_sums(dbias + o, total);
     }
 }
 
-/* norm (T, C) = (x - mean) / deviation, scale (T,) = 1 / deviation; gain and bias are in the weights that follow */
+/* norm (T, C) = (x - mean) / deviation, scale (T,) = 1 / deviation; gain and bias are in the weights that
+   follow */
 INLINE void layernorm_forward(float *norm, float *scale, const float *x, const int x_row) {
-    for (int t = 0; t < T; t++, norm += ODD(C) * LANES, scale += LANES, x += x_row * LANES)
-        for_parts {
-            vec sum = {0}, squares = {0};
-            for (int c = 0; c < C; c++) sum += load(x + c * LANES + part);
-            const vec mean = sum * (1.0f / C);
-            for (int c = 0; c < C; c++) {
-                const vec centred = load(x + c * LANES + part) - mean;
-                store(norm + c * LANES + part, centred);
-                squares = muladd(centred, centred, squares);
-            }
-            const vec inverse = 1.0f / root(muladd(squares, splat(1.0f / C), splat(1e-5f)));
-            for (int c = 0; c < C; c++) store(norm + c * LANES + part, load(norm + c * LANES + part) * inverse);
-            store(scale + part, inverse);
+    for (int t = 0; t < T; t++, norm += ODD(C) * LANES, scale += LANES, x += x_row * LANES) for_parts {
+        vec sum = {0}, squares = {0};
+        for (int c = 0; c < C; c++) sum += load(x + c * LANES + part);
+        const vec mean = sum * (1.0f / C);
+        for (int c = 0; c < C; c++) {
+            const vec centred = load(x + c * LANES + part) - mean;
+            store(norm + c * LANES + part, centred);
+            squares = muladd(centred, centred, squares);
         }
+        const vec inverse = 1.0f / root(muladd(squares, splat(1.0f / C), splat(1e-5f)));
+        for (int c = 0; c < C; c++) store(norm + c * LANES + part, load(norm + c * LANES + part) * inverse);
+        store(scale + part, inverse);
+    }
 }
 
-/* dx (T, C) += what comes back through the layer norm, from dnorm (T, C); or is that, where nothing was there before */
-INLINE void layernorm_backward(float *dx, const int dx_row, const float *dnorm, const float *norm, const float *scale,
-                               const bool add) {
-    for (int t = 0; t < T; t++, dx += dx_row * LANES, dnorm += ODD(C) * LANES, norm += ODD(C) * LANES, scale += LANES)
+/* dx (T, C) += what comes back through the layer norm, from dnorm (T, C); or is that, where nothing was there
+   before */
+INLINE void layernorm_backward(float *dx, const int dx_row, const float *dnorm, const float *norm,
+                               const float *scale, const bool add) {
+    for (int t = 0; t < T;
+         t++, dx += dx_row * LANES, dnorm += ODD(C) * LANES, norm += ODD(C) * LANES, scale += LANES)
         for_parts {
-            vec sum = {0}, dot = {0};
-            for (int c = 0; c < C; c++) {
-                sum += load(dnorm + c * LANES + part);
-                dot = muladd(load(dnorm + c * LANES + part), load(norm + c * LANES + part), dot);
-            }
-            const vec inverse = load(scale + part), mean = sum * (-1.0f / C), slope = dot * (-1.0f / C);
-            for (int c = 0; c < C; c++) {
-                const vec d = muladd(load(norm + c * LANES + part), slope, load(dnorm + c * LANES + part) + mean);
-                float *to = dx + c * LANES + part;
-                store(to, muladd(d, inverse, add ? load(to) : splat(0.0f)));
-            }
+        vec sum = {0}, dot = {0};
+        for (int c = 0; c < C; c++) {
+            sum += load(dnorm + c * LANES + part);
+            dot = muladd(load(dnorm + c * LANES + part), load(norm + c * LANES + part), dot);
         }
+        const vec inverse = load(scale + part), mean = sum * (-1.0f / C), slope = dot * (-1.0f / C);
+        for (int c = 0; c < C; c++) {
+            const vec d = muladd(load(norm + c * LANES + part), slope, load(dnorm + c * LANES + part) + mean);
+            float *to = dx + c * LANES + part;
+            store(to, muladd(d, inverse, add ? load(to) : splat(0.0f)));
+        }
+    }
 }
 
-/* hidden (T, F) becomes GELU of it, exactly: x times the normal distribution's P(x); slope (T, F) its derivative.
-   P by Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which shares its exponential with the derivative. */
+/* hidden (T, F) becomes GELU of it, exactly: x times the normal distribution's P(x); slope (T, F) its
+   derivative. P by Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which shares its exponential with the
+   derivative. */
 INLINE void gelu_forward(float *hidden, float *slope) {
     for (int t = 0; t < T; t++, hidden += ODD(F) * LANES, slope += ODD(F) * LANES)
         for (int i = 0; i < F * LANES; i += W) {
@@ -449,7 +472,7 @@ INLINE void gelu_forward(float *hidden, float *slope) {
             vec tail = muladd(splat(0.5f * 1.061405429f), t, splat(0.5f * -1.453152027f));
             tail = muladd(tail, t, splat(0.5f * 1.421413741f));
             tail = muladd(tail, t, splat(0.5f * -0.284496736f));
-            tail = muladd(tail, t, splat(0.5f * 0.254829592f)) * t * bell;    /* P(-|x|) */
+            tail = muladd(tail, t, splat(0.5f * 0.254829592f)) * t * bell; /* P(-|x|) */
             const vec below = choose(x > 0.0f, 1.0f - tail, tail);
             store(hidden + i, x * below);
             store(slope + i, muladd(x * 0.39894228f, bell, below));
@@ -489,8 +512,8 @@ INLINE void dots(float *weights, const float *q, const int q_row, const float *k
     int t = 0;
     for (; t + COLUMNS <= T; t += COLUMNS)
         for (int s = 0; s <= t; s += COLUMNS)
-            dots_block(COLUMNS, COLUMNS, weights + (t * T + s) * LANES, q + t * q_row * LANES, k + s * k_row * LANES,
-                       q_row, k_row);
+            dots_block(COLUMNS, COLUMNS, weights + (t * T + s) * LANES, q + t * q_row * LANES,
+                       k + s * k_row * LANES, q_row, k_row);
     if (T % COLUMNS) {
         for (int s = 0; s < t; s += COLUMNS)
             dots_block(T % COLUMNS, COLUMNS, weights + (t * T + s) * LANES, q + t * q_row * LANES,
@@ -501,7 +524,8 @@ INLINE void dots(float *weights, const float *q, const int q_row, const float *k
 }
 
 INLINE void mix_block(const int rows, const int features, const int count, float *y, const int y_row,
-                      const float *weights, const int w_out, const int w_in, const float *x, const int x_row) {
+                      const float *weights, const int w_out, const int w_in, const float *x,
+                      const int x_row) {
     for_parts {
         vec sum[COLUMNS][OUTPUTS] = {0};
         for (int i = 0; i < count; i++) {
@@ -521,8 +545,8 @@ INLINE void mix_block(const int rows, const int features, const int count, float
     }
 }
 
-INLINE void mix_rows(const int rows, const int count, float *y, const int y_row, const float *weights, const int w_out,
-                     const int w_in, const float *x, const int x_row) {
+INLINE void mix_rows(const int rows, const int count, float *y, const int y_row, const float *weights,
+                     const int w_out, const int w_in, const float *x, const int x_row) {
     int d = 0;
     for (; d + OUTPUTS <= D; d += OUTPUTS)
         mix_block(rows, OUTPUTS, count, y + d * LANES, y_row, weights, w_out, w_in, x + d * LANES, x_row);
@@ -552,7 +576,8 @@ INLINE void mix_queries(float *y, const int y_row, const float *weights, const f
 
 /* The weights after t up to the end of its block, which the blocks read too. */
 INLINE void clear_future(float *row, const int t) {
-    for (int s = t + 1; s < T && s % COLUMNS; s++) for_parts store(row + s * LANES + part, (vec){0});
+    for (int s = t + 1; s < T && s % COLUMNS; s++) for_parts
+    store(row + s * LANES + part, (vec){0});
 }
 
 /* Each row of weights, scores of s <= t, becomes its softmax. */
@@ -568,7 +593,8 @@ INLINE void softmax_forward(float *weights) {
                 sum += e;
             }
             const vec inverse = 1.0f / sum;
-            for (int s = 0; s <= t; s++) store(row + s * LANES + part, load(row + s * LANES + part) * inverse);
+            for (int s = 0; s <= t; s++)
+                store(row + s * LANES + part, load(row + s * LANES + part) * inverse);
         }
         clear_future(row, t);
     }
@@ -581,9 +607,11 @@ INLINE void softmax_backward(float *dweights, const float *weights) {
         const float *row = weights + t * T * LANES;
         for_parts {
             vec dot = {0};
-            for (int s = 0; s <= t; s++) dot = muladd(load(row + s * LANES + part), load(drow + s * LANES + part), dot);
             for (int s = 0; s <= t; s++)
-                store(drow + s * LANES + part, load(row + s * LANES + part) * (load(drow + s * LANES + part) - dot));
+                dot = muladd(load(row + s * LANES + part), load(drow + s * LANES + part), dot);
+            for (int s = 0; s <= t; s++)
+                store(drow + s * LANES + part,
+                      load(row + s * LANES + part) * (load(drow + s * LANES + part) - dot));
         }
         clear_future(drow, t);
     }
@@ -623,11 +651,13 @@ static void qkv_forward(struct tile *tile, const struct folded *folded, const in
 }
 
 /* drows x += what comes back from drows q, k, v */
-static void qkv_backward(struct tile *tile, const struct folded *folded, struct gradient *gradient, const int l) {
+static void qkv_backward(struct tile *tile, const struct folded *folded, struct gradient *gradient,
+                         const int l) {
     linear_backward_weight(3 * C, C, gradient->h[l].qkv, gradient->h[l].qkv_bias, tile->drows[0][C], ROW,
                            tile->norm_1[l][0][0], ODD(C));
     linear_backward_input(3 * C, C, tile->dnorm[0][0], ODD(C), tile->drows[0][C], ROW, folded->h[l].qkv[0]);
-    layernorm_backward(tile->drows[0][0], ROW, tile->dnorm[0][0], tile->norm_1[l][0][0], tile->scale_1[l][0], true);
+    layernorm_backward(tile->drows[0][0], ROW, tile->dnorm[0][0], tile->norm_1[l][0][0], tile->scale_1[l][0],
+                       true);
 }
 
 /* From the rows of layer 0 to the logits. */
@@ -653,7 +683,7 @@ static void forward(struct tile *tile, const struct params *params, const struct
 /* The tile's share of the loss, added to loss (LANES,); logits become their gradients. */
 static void crossentropy(struct tile *tile, float *loss) {
     for (int t = 0; t < T; t++) {
-        float (*logits)[LANES] = tile->logits[t], right[LANES] __attribute__((aligned(64)));
+        float(*logits)[LANES] = tile->logits[t], right[LANES] __attribute__((aligned(64)));
         const int32_t *target = tile->ids[t + 1];
         const float *share = tile->share[t];
         for (int i = 0; i < LANES; i++) right[i] = logits[target[i]][i];
@@ -665,7 +695,8 @@ static void crossentropy(struct tile *tile, float *loss) {
                 store(logits[v] + part, e);
                 sum += e;
             }
-            const vec of_window = logarithm(sum) + most - load(right + part), factor = load(share + part) / sum;
+            const vec of_window = logarithm(sum) + most - load(right + part),
+                      factor = load(share + part) / sum;
             store(loss + part, muladd(load(share + part), of_window, load(loss + part)));
             for (int v = 0; v < V; v++) store(logits[v] + part, load(logits[v] + part) * factor);
         }
@@ -676,10 +707,11 @@ static void crossentropy(struct tile *tile, float *loss) {
 /* From the gradients of the logits to those of the rows of layer 0, in drows. */
 static void backward(struct tile *tile, const struct params *params, const struct folded *folded,
                      struct gradient *gradient) {
-    linear_backward_weight(V, C, gradient->head, gradient->head_bias, tile->logits[0][0], ODD(V), tile->norm_f[0][0],
-                           ODD(C));
+    linear_backward_weight(V, C, gradient->head, gradient->head_bias, tile->logits[0][0], ODD(V),
+                           tile->norm_f[0][0], ODD(C));
     linear_backward_input(V, C, tile->dnorm[0][0], ODD(C), tile->logits[0][0], ODD(V), folded->head[0]);
-    layernorm_backward(tile->drows[0][0], ROW, tile->dnorm[0][0], tile->norm_f[0][0], tile->scale_f[0], false);
+    layernorm_backward(tile->drows[0][0], ROW, tile->dnorm[0][0], tile->norm_f[0][0], tile->scale_f[0],
+                       false);
     for (int l = L - 1; l >= 0; l--) {
         const struct layer *layer = &params->h[l];
         linear_backward_weight(C, F, gradient->h[l].out, gradient->h[l].out_bias, tile->drows[0][0], ROW,
@@ -688,8 +720,10 @@ static void backward(struct tile *tile, const struct params *params, const struc
         gelu_backward(tile->dhidden[0][0], tile->slope[l][0][0]);
         linear_backward_weight(F, C, gradient->h[l].fc, gradient->h[l].fc_bias, tile->dhidden[0][0], ODD(F),
                                tile->norm_2[l][0][0], ODD(C));
-        linear_backward_input(F, C, tile->dnorm[0][0], ODD(C), tile->dhidden[0][0], ODD(F), folded->h[l].fc[0]);
-        layernorm_backward(tile->drows[0][0], ROW, tile->dnorm[0][0], tile->norm_2[l][0][0], tile->scale_2[l][0], true);
+        linear_backward_input(F, C, tile->dnorm[0][0], ODD(C), tile->dhidden[0][0], ODD(F),
+                              folded->h[l].fc[0]);
+        layernorm_backward(tile->drows[0][0], ROW, tile->dnorm[0][0], tile->norm_2[l][0][0],
+                           tile->scale_2[l][0], true);
         linear_backward_weight(C, C, gradient->h[l].proj, gradient->h[l].proj_bias, tile->drows[0][0], ROW,
                                tile->heads[l][0][0], ODD(C));
         linear_backward_input(C, C, tile->dheads[0][0], ODD(C), tile->drows[0][0], ROW, layer->proj[0]);
@@ -714,15 +748,15 @@ static void table_forward(struct tile *tile, const struct params *params, const 
                           float table[T][V][ENTRY], int first) {
     embed(tile, params, first);
     qkv_forward(tile, folded, 0);
-    for (int t = 0; t < T; t++)
-        for_parts
-            for (int f = 0; f < ENTRY; f += W) {
-                const int token = first + part;
-                vec block[W];
-                UNROLL for (int i = 0; i < W; i++) block[i] = load(tile->rows[0][t][f + i] + part);
-                transpose(block);
-                UNROLL for (int i = 0; i < W; i++) if (token + i < V) store(table[t][token + i] + f, block[i]);
-            }
+    for (int t = 0; t < T; t++) for_parts
+    for (int f = 0; f < ENTRY; f += W) {
+        const int token = first + part;
+        vec block[W];
+        UNROLL for (int i = 0; i < W; i++) block[i] = load(tile->rows[0][t][f + i] + part);
+        transpose(block);
+        UNROLL for (int i = 0; i < W; i++)
+            if (token + i < V) store(table[t][token + i] + f, block[i]);
+    }
 }
 
 /* Sum the table's gradients over the chunks, which are zero afterwards, and pass them on to the weights. */
@@ -730,21 +764,20 @@ static void table_backward(struct tile *tile, const struct params *params, struc
                            struct gradient *gradient, int first) {
     embed(tile, params, first);
     layernorm_forward(tile->norm_1[0][0][0], tile->scale_1[0][0], tile->rows[0][0][0], ROW);
-    for (int t = 0; t < T; t++)
-        for_parts
-            for (int f = 0; f < ENTRY; f += W) {
-                const int token = first + part;
-                vec block[W] = {0};
-                for (int k = 0; k < CHUNKS; k++)
-                    UNROLL for (int i = 0; i < W; i++) {
-                        if (token + i >= V) continue;
-                        float *entry = workspace->chunks[k].table[t][token + i] + f;
-                        block[i] += load(entry);
-                        store(entry, splat(0.0f));
-                    }
-                transpose(block);
-                UNROLL for (int i = 0; i < W; i++) store(tile->drows[t][f + i] + part, block[i]);
+    for (int t = 0; t < T; t++) for_parts
+    for (int f = 0; f < ENTRY; f += W) {
+        const int token = first + part;
+        vec block[W] = {0};
+        for (int k = 0; k < CHUNKS; k++)
+            UNROLL for (int i = 0; i < W; i++) {
+                if (token + i >= V) continue;
+                float *entry = workspace->chunks[k].table[t][token + i] + f;
+                block[i] += load(entry);
+                store(entry, splat(0.0f));
             }
+        transpose(block);
+        UNROLL for (int i = 0; i < W; i++) store(tile->drows[t][f + i] + part, block[i]);
+    }
     qkv_backward(tile, &workspace->folded, gradient, 0);
     for (int t = 0; t < T; t++)
         for (int c = 0; c < C; c++)
@@ -760,35 +793,33 @@ static void table_backward(struct tile *tile, const struct params *params, struc
 
 /* Rows of layer 0 from the table. */
 static void table_gather(struct tile *tile, float table[T][V][ENTRY]) {
-    for (int t = 0; t < T; t++)
-        for_parts
-            for (int f = 0; f < ENTRY; f += W) {
-                vec block[W];
-                UNROLL for (int i = 0; i < W; i++)
-                    block[i] = load(table[t][tile->ids[t][part + i]] + f);
-                transpose(block);
-                UNROLL for (int i = 0; i < W; i++) store(tile->rows[0][t][f + i] + part, block[i]);
-            }
+    for (int t = 0; t < T; t++) for_parts
+    for (int f = 0; f < ENTRY; f += W) {
+        vec block[W];
+        UNROLL for (int i = 0; i < W; i++) block[i] = load(table[t][tile->ids[t][part + i]] + f);
+        transpose(block);
+        UNROLL for (int i = 0; i < W; i++) store(tile->rows[0][t][f + i] + part, block[i]);
+    }
 }
 
 /* Their gradients back into the table's. */
 static void table_scatter(float table[T][V][ENTRY], struct tile *tile) {
-    for (int t = 0; t < T; t++)
-        for_parts
-            for (int f = 0; f < ENTRY; f += W) {
-                vec block[W];
-                UNROLL for (int i = 0; i < W; i++) block[i] = load(tile->drows[t][f + i] + part);
-                transpose(block);
-                UNROLL for (int i = 0; i < W; i++) {
-                    float *entry = table[t][tile->ids[t][part + i]] + f;
-                    store(entry, load(entry) + block[i]);
-                }
-            }
+    for (int t = 0; t < T; t++) for_parts
+    for (int f = 0; f < ENTRY; f += W) {
+        vec block[W];
+        UNROLL for (int i = 0; i < W; i++) block[i] = load(tile->drows[t][f + i] + part);
+        transpose(block);
+        UNROLL for (int i = 0; i < W; i++) {
+            float *entry = table[t][tile->ids[t][part + i]] + f;
+            store(entry, load(entry) + block[i]);
+        }
+    }
 }
 
 /* ---- the step of one replica ---- */
 
-/* Wait for the job's other threads. Yields: a thread that spins would keep the others from a core that they share. */
+/* Wait for the job's other threads. Yields: a thread that spins would keep the others from a core that they
+   share. */
 static void barrier(struct job *job) {
     const int round = atomic_load(&job->round);
     if (atomic_fetch_add(&job->arrived, 1) == job->threads - 1) {
@@ -826,7 +857,8 @@ static void merge(struct job *job, int64_t step) {
 
 /* Token t of window w of a batch that is given as text. */
 static int32_t text_at(const struct job *job, int64_t step, int w, int t) {
-    return job->text[step * job->text_stride + w / job->batch * job->text_micro_stride + t * job->batch + w % job->batch];
+    return job->text[step * job->text_stride + w / job->batch * job->text_micro_stride + t * job->batch +
+                     w % job->batch];
 }
 
 /* The targets of a batch that is given as text. */
@@ -838,8 +870,8 @@ static void count_targets(struct job *job, int64_t step) {
 }
 
 /* folded w and bias of a linear layer that follows a layer norm */
-static void fold(const int outs, float w[][C], float *bias, const float from[][C], const float *from_bias, const float *gain,
-                 const float *shift, const int scaled, const float scale) {
+static void fold(const int outs, float w[][C], float *bias, const float from[][C], const float *from_bias,
+                 const float *gain, const float *shift, const int scaled, const float scale) {
     for (int o = 0; o < outs; o++) {
         const float s = o < scaled ? scale : 1.0f;
         for (int j = 0; j < C; j++) w[o][j] = from[o][j] * gain[j] * s;
@@ -854,20 +886,23 @@ static void fold_all(struct folded *folded, const struct params *params) {
     const float scale = 1.0f / sqrtf(D);
     for (int l = 0; l < L; l++) {
         const struct layer *h = &params->h[l];
-        fold(3 * C, folded->h[l].qkv, folded->h[l].qkv_bias, h->qkv, h->qkv_bias, h->ln_1, h->ln_1_bias, C, scale);
+        fold(3 * C, folded->h[l].qkv, folded->h[l].qkv_bias, h->qkv, h->qkv_bias, h->ln_1, h->ln_1_bias, C,
+             scale);
         fold(F, folded->h[l].fc, folded->h[l].fc_bias, h->fc, h->fc_bias, h->ln_2, h->ln_2_bias, 0, 1.0f);
     }
     fold(V, folded->head, folded->head_bias, params->wte, 0, params->ln_f, params->ln_f_bias, 0, 1.0f);
 }
 
-/* Tile `number` of the batch: its windows' tokens and shares. Lanes beyond the batch repeat its last with share 0. */
+/* Tile `number` of the batch: its windows' tokens and shares. Lanes beyond the batch repeat its last with
+   share 0. */
 static void read_tile(struct tile *tile, const struct job *job, int64_t step, int number) {
     const float whole = 1.0f / (float)job->num_targets;
     for (int i = 0; i < LANES; i++) {
         const int w = number * LANES + i, kept = min(w, job->num_distinct - 1);
         const float share = w > kept ? 0.0f : job->text ? whole : (float)job->counts[w] * whole;
         for (int t = 0; t <= T; t++) {
-            const int32_t token = job->text ? text_at(job, step, kept, t) : job->data[job->distinct[kept] + t];
+            const int32_t token =
+                job->text ? text_at(job, step, kept, t) : job->data[job->distinct[kept] + t];
             tile->ids[t][i] = token < 0 ? 0 : token;
             if (t > 0) tile->share[t - 1][i] = token < 0 ? 0.0f : share;
         }
@@ -898,9 +933,11 @@ static void unpack(const int outs, const int ins, float *dw, const float *packed
                     dw[(o + a) * ins + j + b] = packed[a * BLOCK_INS + b];
 }
 
-/* The gradient of folded w and bias -> of w (in place), its bias, and the layer norm's gain and shift (added to) */
-static void unfold(const int outs, float dw[][C], float *dbias, const float *dfolded, float *dgain, float *dshift,
-                   float w[][C], const float *gain, const float *shift, const int scaled, const float scale) {
+/* The gradient of folded w and bias -> of w (in place), its bias, and the layer norm's gain and shift (added
+   to) */
+static void unfold(const int outs, float dw[][C], float *dbias, const float *dfolded, float *dgain,
+                   float *dshift, float w[][C], const float *gain, const float *shift, const int scaled,
+                   const float scale) {
     for (int o = 0; o < outs; o++) {
         const float s = o < scaled ? scale : 1.0f;
         for (int j = 0; j < C; j++) {
@@ -930,16 +967,18 @@ static float reduce(struct workspace *workspace, struct params *params) {
         unpack(C, C, dh->proj[0], sum->h[l].proj);
         unpack(F, C, dh->fc[0], sum->h[l].fc);
         unpack(C, F, dh->out[0], sum->h[l].out);
-        unfold(3 * C, dh->qkv, dh->qkv_bias, sum->h[l].qkv_bias, dh->ln_1, dh->ln_1_bias, h->qkv, h->ln_1, h->ln_1_bias,
-               C, 1.0f / sqrtf(D));
-        unfold(F, dh->fc, dh->fc_bias, sum->h[l].fc_bias, dh->ln_2, dh->ln_2_bias, h->fc, h->ln_2, h->ln_2_bias, 0, 1.0f);
+        unfold(3 * C, dh->qkv, dh->qkv_bias, sum->h[l].qkv_bias, dh->ln_1, dh->ln_1_bias, h->qkv, h->ln_1,
+               h->ln_1_bias, C, 1.0f / sqrtf(D));
+        unfold(F, dh->fc, dh->fc_bias, sum->h[l].fc_bias, dh->ln_2, dh->ln_2_bias, h->fc, h->ln_2,
+               h->ln_2_bias, 0, 1.0f);
         for (int c = 0; BIAS && c < C; c++) {
             dh->proj_bias[c] = sum->h[l].proj_bias[c];
             dh->out_bias[c] = sum->h[l].out_bias[c];
         }
     }
     unpack(V, C, d->wte[0], sum->head);
-    unfold(V, d->wte, 0, sum->head_bias, d->ln_f, d->ln_f_bias, params->wte, params->ln_f, params->ln_f_bias, 0, 1.0f);
+    unfold(V, d->wte, 0, sum->head_bias, d->ln_f, d->ln_f_bias, params->wte, params->ln_f, params->ln_f_bias,
+           0, 1.0f);
     for (int v = 0; v < V; v++)
         for (int c = 0; c < C; c++) d->wte[v][c] += sum->wte[c][v];
     for (int t = 0; t < T; t++)
@@ -966,9 +1005,12 @@ static double power(double base, int64_t exponent) {
 }
 
 /* The constants of an AdamW step; see update() in tbtt/engine.py. */
-struct adamw { float clip, lr, rate, root2, beta1, beta2, decay; };
+struct adamw {
+    float clip, lr, rate, root2, beta1, beta2, decay;
+};
 
-/* One step of AdamW on `count` weights that begin `at` in the replica; decay: whether weight decay applies to them */
+/* One step of AdamW on `count` weights that begin `at` in the replica; decay: whether weight decay applies to
+   them */
 static void adamw(const struct job *job, const struct adamw *a, size_t at, int count, bool decay) {
     float *restrict w = job->params + at, *restrict m = job->exp_avg + at, *restrict v = job->exp_avg_sq + at;
     const float *restrict d = (const float *)&job->workspace->sum + at;
@@ -982,39 +1024,51 @@ static void adamw(const struct job *job, const struct adamw *a, size_t at, int c
 }
 
 #define PLACE(of, field) ((size_t)((const float *)(of)->field - (const float *)params))
-#define COUNT(of, field) ((int)(sizeof (of)->field / sizeof(float)))
+#define COUNT(of, field) ((int)(sizeof(of)->field / sizeof(float)))
 #define DECAYED(of, field) adamw(job, &a, PLACE(of, field), COUNT(of, field), true)
 #define NOT_DECAYED(of, field) adamw(job, &a, PLACE(of, field), COUNT(of, field), false)
 
 /* Clip the gradient and step: matrices and embeddings decay, gains and biases do not. */
 static void update(struct job *job, float lr) {
     const struct params *params = (const struct params *)job->params;
-    const int64_t steps = (int64_t)(*job->step < 1e9f ? *job->step : 1e9f) + 1;    /* beyond, nothing changes */
+    /* beyond, nothing changes */
+    const int64_t steps = (int64_t)(*job->step < 1e9f ? *job->step : 1e9f) + 1;
     float clip = 1;
     if (job->grad_clip > 0) {
         clip = (float)job->grad_clip / (norm_of((float *)&job->workspace->sum, NUM_PARAMS) + 1e-6f);
         if (clip > 1) clip = 1;
     }
-    const struct adamw a = {clip, lr, lr / (float)(1 - power(job->beta1, steps)),
-                            sqrtf((float)(1 - power(job->beta2, steps))), (float)job->beta1, (float)job->beta2,
+    const struct adamw a = {clip,
+                            lr,
+                            lr / (float)(1 - power(job->beta1, steps)),
+                            sqrtf((float)(1 - power(job->beta2, steps))),
+                            (float)job->beta1,
+                            (float)job->beta2,
                             (float)job->weight_decay};
     DECAYED(params, wte);
     DECAYED(params, wpe);
     for (int l = 0; l < L; l++) {
         const struct layer *h = &params->h[l];
-        NOT_DECAYED(h, ln_1); NOT_DECAYED(h, ln_1_bias);
-        DECAYED(h, qkv); NOT_DECAYED(h, qkv_bias);
-        DECAYED(h, proj); NOT_DECAYED(h, proj_bias);
-        NOT_DECAYED(h, ln_2); NOT_DECAYED(h, ln_2_bias);
-        DECAYED(h, fc); NOT_DECAYED(h, fc_bias);
-        DECAYED(h, out); NOT_DECAYED(h, out_bias);
+        NOT_DECAYED(h, ln_1);
+        NOT_DECAYED(h, ln_1_bias);
+        DECAYED(h, qkv);
+        NOT_DECAYED(h, qkv_bias);
+        DECAYED(h, proj);
+        NOT_DECAYED(h, proj_bias);
+        NOT_DECAYED(h, ln_2);
+        NOT_DECAYED(h, ln_2_bias);
+        DECAYED(h, fc);
+        NOT_DECAYED(h, fc_bias);
+        DECAYED(h, out);
+        NOT_DECAYED(h, out_bias);
     }
-    NOT_DECAYED(params, ln_f); NOT_DECAYED(params, ln_f_bias);
+    NOT_DECAYED(params, ln_f);
+    NOT_DECAYED(params, ln_f_bias);
     *job->step = (float)steps;
 }
 
-/* Denormal numbers count as zero here: at the ends of a softmax they would cost a hundred cycles each, and the smallest
-   that AdamW tells from zero is far above. -> how it was before */
+/* Denormal numbers count as zero here: at the ends of a softmax they would cost a hundred cycles each, and
+   the smallest that AdamW tells from zero is far above. -> how it was before */
 static uint64_t flush_denormals(void) {
 #if defined(__x86_64__)
     const unsigned before = _mm_getcsr();
@@ -1042,7 +1096,8 @@ static void restore_denormals(uint64_t before) {
 
 static void table_tiles(struct job *job, struct tile *tile) {
     for (int i; (i = take(job)) < TOKENS / LANES;)
-        table_forward(tile, (struct params *)job->params, &job->workspace->folded, job->workspace->table, i * LANES);
+        table_forward(tile, (struct params *)job->params, &job->workspace->folded, job->workspace->table,
+                      i * LANES);
 }
 
 /* Thread `thread` of a job: its steps, and where job->gradient is not null, one gradient instead. */
@@ -1053,8 +1108,10 @@ void train(struct job *job, int thread) {
     const uint64_t denormals = flush_denormals();
     for (int64_t step = 0; step < job->num_steps; step++) {
         if (thread == 0) {
-            if (job->text) count_targets(job, step);
-            else merge(job, step);
+            if (job->text)
+                count_targets(job, step);
+            else
+                merge(job, step);
             fold_all(&workspace->folded, params);
         }
         barrier(job);
@@ -1078,27 +1135,33 @@ void train(struct job *job, int thread) {
     restore_denormals(denormals);
 }
 
-/* Logits (V, columns, batch) of tokens (columns, batch), columns <= T, for tiles first to last - 1 of the batch. */
-void infer(struct workspace *workspace, const float *weights, const int32_t *tokens, int64_t columns, int64_t batch,
-           int64_t first, int64_t last, float *logits) {
+/* Logits (V, columns, batch) of tokens (columns, batch), columns <= T, for tiles first to last - 1 of the
+   batch. */
+void infer(struct workspace *workspace, const float *weights, const int32_t *tokens, int64_t columns,
+           int64_t batch, int64_t first, int64_t last, float *logits) {
     const struct params *params = (const struct params *)weights;
     struct tile *tile = workspace->tiles;
     const uint64_t denormals = flush_denormals();
     fold_all(&workspace->folded, params);
-    for (int i = 0; i < TOKENS; i += LANES) table_forward(tile, params, &workspace->folded, workspace->table, i);
+    for (int i = 0; i < TOKENS; i += LANES)
+        table_forward(tile, params, &workspace->folded, workspace->table, i);
     for (int64_t number = first; number < last; number++) {
         const int64_t begin = number * LANES, count = batch - begin < LANES ? batch - begin : LANES;
-        for (int t = 0; t < T; t++)    /* what is beyond the columns is seen by no column, beyond the batch by nobody */
+        /* what is beyond the columns is seen by no column, beyond the batch by nobody */
+        for (int t = 0; t < T; t++)
             for (int i = 0; i < LANES; i++)
                 tile->ids[t][i] = t < columns ? tokens[t * batch + begin + (i < count ? i : 0)] : 0;
         table_gather(tile, workspace->table);
         forward(tile, params, &workspace->folded);
         for (int v = 0; v < V; v++)
             for (int64_t t = 0; t < columns; t++)
-                memcpy(logits + (v * columns + t) * batch + begin, tile->logits[t][v], (size_t)count * sizeof(float));
+                memcpy(logits + (v * columns + t) * batch + begin, tile->logits[t][v],
+                       (size_t)count * sizeof(float));
     }
     restore_denormals(denormals);
 }
 
 int64_t num_params(void) { return NUM_PARAMS; }
-int64_t workspace_bytes(int threads) { return (int64_t)(sizeof(struct workspace) + (size_t)threads * sizeof(struct tile)); }
+int64_t workspace_bytes(int threads) {
+    return (int64_t)(sizeof(struct workspace) + (size_t)threads * sizeof(struct tile));
+}

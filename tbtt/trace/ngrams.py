@@ -1,16 +1,20 @@
 """Texts as n-grams and as tokens: characters for our models, words for the others."""
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tbtt.cli import UserError, study_package
-from tbtt.dataset import Codec
 from tbtt.trace.counters import SEPARATOR, Whole
-from tbtt.trace.examples import Example
+
+if TYPE_CHECKING:    # both load torch, which a script that only draws does without
+    from tbtt.dataset import Codec
+    from tbtt.trace.examples import Example
 
 Span = tuple[int, int]    # of characters, from the first to behind the last
 LETTER = r'[\w\p{M}]'                                # with the marks on it: accents, vowels of Arabic, of Indian scripts
