@@ -1,7 +1,8 @@
 """
 Sample from a checkpoint, ours or nanoGPT's; all samples in one batch.
 
-    python sample.py --out_dir=math_mini_14 --num_samples=5 --max_new_tokens=3 --ckpt=ckpt_best_math.pt --start="<7-5"
+    python sample.py --out_dir=math_mini_14 --num_samples=5 --max_new_tokens=3 --ckpt=ckpt_best_math.pt
+    --start="<7-5"
 
 Prints each sample with its prompt, and a line of dashes after each.
 """
@@ -40,11 +41,13 @@ def read_start(start: str) -> str:
 def main() -> None:
     parser = Parser(__doc__, texts=['--start'])
     add_options(parser, ckpt=LATEST)
-    parser.add_argument('--start', default='\n', help='prompt, or FILE:name for the text of a file (default: a newline)')
+    parser.add_argument('--start', default='\n', help='prompt, or FILE:name for the text of a file (default: '
+                                                      'a newline)')
     parser.add_argument('--num_samples', type=positive(int), default=10, help='(default: 10)')
     parser.add_argument('--max_new_tokens', type=positive(int), default=500, help='(default: 500)')
     parser.add_argument('--temperature', type=positive(float), default=0.8, help='below 1 sharper (default: 0.8)')
-    parser.add_argument('--top_k', type=positive(int), default=200, help='most likely tokens to draw from (default: 200)')
+    parser.add_argument('--top_k', type=positive(int), default=200, help='most likely tokens to draw from '
+                                                                         '(default: 200)')
     args = parser.parse_args()
     start = read_start(args.start)
     if not start:

@@ -35,12 +35,16 @@ def read_arguments() -> tuple[argparse.Namespace, dict[str, str]]:
     """-> the script's own options, and what else was said as {name: text of --name=text}"""
     parser = Parser(__doc__)
     parser.add_argument('sweep', help='a sweep file, such as config/sweep_quick.py')
-    parser.add_argument('--dry_run', action='store_true', help='list the runs, with estimates, and train nothing')
+    parser.add_argument('--dry_run', action='store_true', help='list the runs, with estimates, and train '
+                                                               'nothing')
     parser.add_argument('--engine', choices=('local', 'ray'), default='local', help='(default: local)')
-    parser.add_argument('--address', help='of the Ray cluster: auto, or HOST:PORT (default: a cluster of this machine alone)')
+    parser.add_argument('--address', help='of the Ray cluster: auto, or HOST:PORT (default: a cluster of '
+                                          'this machine alone)')
     parser.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N', help='only the I-th of N parts, from 0 on')
-    parser.add_argument('--workers', type=count, help='processes at a time (default: one a core, or one a GPU)')
-    parser.add_argument('--replicas', type=count, help=f'seeds trained together (default: {ON_CPU}; on a GPU as many as fit)')
+    parser.add_argument('--workers', type=count, help='processes at a time (default: one a core, or one a '
+                                                      'GPU)')
+    parser.add_argument('--replicas', type=count, help=f'seeds trained together (default: {ON_CPU}; on a GPU '
+                                                       'as many as fit)')
     parser.add_argument('--sweeps_dir', default='sweeps', help='where sweeps are (default: sweeps)')
     args, rest = parser.parse_known_args(join_values(sys.argv[1:], parser))
     settings = {}

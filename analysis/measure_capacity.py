@@ -1,20 +1,23 @@
-"""Measure how many bits a model can memorise: train on random answers and random strings, more and more of them.
+"""Measure how many bits a model can memorise: train on random answers and random strings,
+more and more of them.
 
     python analysis/measure_capacity.py config/sweep_bits_table.py config/sweep_bits_strings.py
-    python analysis/measure_capacity.py config/sweep_bits_table.py --n_embd=14,28 --num_seeds=4 --sweeps_dir=sweeps
-    python analysis/measure_capacity.py config/sweep_bits_table.py --train=False         (what is there already)
+    python analysis/measure_capacity.py config/sweep_bits_table.py --n_embd=14,28 --num_seeds=4
+    --sweeps_dir=sweeps python analysis/measure_capacity.py config/sweep_bits_table.py --train=False
+    (what is there already)
 
-Trains the sweeps by sweep.py, which skips what is finished and resumes what is not; --key=value goes to it. Then asks every
-finished seed for the probability of each answer, and writes into --output_dir:
+Trains the sweeps by sweep.py, which skips what is finished and resumes what is not; --key=value goes to it.
+Then asks every finished seed for the probability of each answer, and writes into --output_dir:
 
     bits.csv           a row a seed: the bits that its data offer, and how many of them it has memorised
-    bits_plateau.csv   a row a width: the most bits that it memorises, whatever is offered, and the same a parameter; means
-                       over seeds with half a 95% interval (Student's t). `bends` is 1 where the model leaves at least a
-                       fifth of the largest offer: where it is 0, larger tables may show more
+    bits_plateau.csv   a row a width: the most bits that it memorises, whatever is offered,
+    and the same a parameter; means
+                       over seeds with half a 95% interval (Student's t). `bends` is 1 where the model leaves
+                       at least a fifth of the largest offer: where it is 0, larger tables may show more
     bits_asked.csv     what the paper's tasks ask for
 
-Memorised bits are the sum over answers of max(0, log2 V + log2 p), of V possible answers. Measuring takes seconds; the
-training of a seed takes as long as any. Draw with analysis/plot_bits.py.
+Memorised bits are the sum over answers of max(0, log2 V + log2 p), of V possible answers. Measuring takes
+seconds; the training of a seed takes as long as any. Draw with analysis/plot_bits.py.
 """
 import csv
 import io
@@ -46,14 +49,16 @@ def train(path: str, overrides: dict[str, str], sweeps_dir: str) -> None:
     options = [f'--{name}={value}' for name, value in overrides.items()]
     command = [sys.executable, str(ROOT / 'sweep.py'), path, f'--sweeps_dir={sweeps_dir}', *options]
     if subprocess.run(command).returncode:
-        raise UserError(f'{path}: the sweep did not finish; call this again to go on, or measure with --train=False')
+        raise UserError(f'{path}: the sweep did not finish; call this again to go on, or measure with '
+                        '--train=False')
 
 
 def measure_seed(folder: Path, dataset: Dataset) -> dict:
     """The row of one finished seed: folder of its checkpoint, and what it was trained on."""
     trained = load_model(folder / LATEST, 'cpu')
     if trained.digest != dataset.digest:
-        raise UserError(f'{folder} was trained on other data than {dataset.folder} holds: prepare them as they were')
+        raise UserError(f'{folder} was trained on other data than {dataset.folder} holds: prepare them as '
+                        'they were')
     questions = questions_of(dataset)
     windows = AnswerWindows(questions, trained.codec, trained.config.block_size, trained.device)
     log2_p = windows.log_answers(trained.forward, 2**20)[0] / np.log(2)
@@ -75,7 +80,8 @@ def measure(sweep: Sweep) -> list[dict]:
 
 
 def plateaus(rows: list[dict]) -> list[dict]:
-    """A row for each width of each sweep: what its seeds memorise at most, of all that was offered to them."""
+    """A row for each width of each sweep: what its seeds memorise at most,
+    of all that was offered to them."""
     found = []
     for sweep, width in sorted({(row['sweep'], row['n_embd']) for row in rows}):
         ours = [row for row in rows if (row['sweep'], row['n_embd']) == (sweep, width)]
@@ -124,7 +130,8 @@ def main() -> None:
             train(path, overrides, args.sweeps_dir)
         rows += measure(sweep)
     if not rows:
-        raise UserError(f'no finished seed of {", ".join(args.sweeps)} in {args.sweeps_dir}: train without --train=False')
+        raise UserError(f'no finished seed of {", ".join(args.sweeps)} in {args.sweeps_dir}: train without '
+                        '--train=False')
     write_rows(args.output_dir / 'bits.csv', rows)
     write_rows(args.output_dir / 'bits_plateau.csv', plateaus(rows))
     write_rows(args.output_dir / 'bits_asked.csv', [{'what': what, 'bits': bits}

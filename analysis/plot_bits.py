@@ -3,9 +3,10 @@
     python analysis/plot_bits.py
     python analysis/plot_bits.py --folder=results/bits --output_dir=results/bits --format=svg
 
-Reads bits.csv, bits_plateau.csv and bits_asked.csv of analysis/measure_capacity.py in --folder and writes bits.png. Beside
-our widths: 3.6 bits a parameter (Morris et al. 2025, arXiv 2505.24832), 2 (Allen-Zhu and Li 2024, arXiv 2404.05405), 2.16
-at widths of 10 to 22 (Song and Ye 2026, arXiv 2605.09724), and what the paper's tasks ask for. Takes seconds.
+Reads bits.csv, bits_plateau.csv and bits_asked.csv of analysis/measure_capacity.py in --folder and writes
+bits.png. Beside our widths: 3.6 bits a parameter (Morris et al. 2025, arXiv 2505.24832), 2 (Allen-Zhu and Li
+2024, arXiv 2404.05405), 2.16 at widths of 10 to 22 (Song and Ye 2026, arXiv 2605.09724),
+and what the paper's tasks ask for. Takes seconds.
 """
 import csv
 import sys
@@ -29,7 +30,8 @@ Rows = list[dict]
 
 
 def read_rows(path: Path) -> Rows:
-    """A CSV file of texts and numbers; a blank number is NaN. Raises `UserError` where it is not there or has no rows."""
+    """A CSV file of texts and numbers; a blank number is NaN.
+    Raises `UserError` where it is not there or has no rows."""
     try:
         with open(path, newline='', encoding='utf-8') as file:
             rows = list(csv.DictReader(file, strict=True))
@@ -40,7 +42,8 @@ def read_rows(path: Path) -> Rows:
         return [{name: cell if name in texts else parse_number(cell or 'nan', str(path)) for name, cell in row.items()}
                 for row in rows]
     except TypeError:
-        raise UserError(f'{path}: a line has too few or too many fields: write it with analysis/measure_capacity.py') from None
+        raise UserError(f'{path}: a line has too few or too many fields: write it with '
+                        'analysis/measure_capacity.py') from None
 
 
 def name_of(sweep: str) -> str:

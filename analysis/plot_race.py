@@ -1,11 +1,12 @@
-"""Draw the race between rule, table and order: held-out and seen answers and the order learned, over training.
+"""Draw the race between rule, table and order: held-out and seen answers and the order learned,
+over training.
 
     python analysis/plot_race.py sweeps/race/n_embd=14 sweeps/race/n_embd=28 sweeps/race/n_embd=56
     python analysis/plot_race.py math_mini_14 --output_dir=figures --format=svg
 
-Reads results.csv of run folders (of one seed or of many) and writes race.png, a panel a run, smallest width first: the
-median over seeds, and their range as a band. Runs without held-out questions or without an order to be learned lack that
-line. Takes seconds.
+Reads results.csv of run folders (of one seed or of many) and writes race.png, a panel a run, smallest width
+first: the median over seeds, and their range as a band. Runs without held-out questions or without an order
+to be learned lack that line. Takes seconds.
 """
 import sys
 from pathlib import Path
@@ -38,7 +39,8 @@ def read_run(folder: Path) -> tuple[dict, Results]:
     """-> what run.json says of the first seed, the results of all seeds stacked"""
     seeds = find_seeds(folder)
     if not seeds:
-        raise UserError(f'{folder}: no results.csv here or in seed_*: train the run first, or name another folder')
+        raise UserError(f'{folder}: no results.csv here or in seed_*: train the run first, or name another '
+                        'folder')
     return read_info(seeds[0]), stack_seeds([read_results(seed / 'results.csv') for seed in seeds])
 
 

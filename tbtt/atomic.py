@@ -79,8 +79,8 @@ def write_file(path: Path | str, content: bytes) -> None:
 
 
 def write_files(folder: Path | str, contents: dict[str, bytes], commit: str = COMMIT) -> None:
-    """Replace several files of a folder as one. contents: {name: bytes}. commit: name of the list, where others
-    write into the folder too."""
+    """Replace several files of a folder as one. contents: {name: bytes}. commit: name of the list, where
+    others write into the folder too."""
     write_folders({Path(folder): contents}, commit)
 
 

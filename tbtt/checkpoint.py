@@ -1,5 +1,5 @@
-"""Checkpoints: nanoGPT's keys and names, and beside them the codec and the tasks, so that nothing else is needed to
-score or sample one."""
+"""Checkpoints: nanoGPT's keys and names, and beside them the codec and the tasks, so that nothing else is
+needed to score or sample one."""
 import io
 import pickle
 import warnings
@@ -27,8 +27,8 @@ def to_bytes(checkpoint: dict[str, Any]) -> bytes:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of ours or of nanoGPT's, on the CPU. Never runs code from the file, and takes no more memory than a
-    few times its size.
+    """A checkpoint of ours or of nanoGPT's, on the CPU. Never runs code from the file, and takes no more
+    memory than a few times its size.
 
     Raises `UserError` for a file that is missing, damaged, or no checkpoint of a GPT.
     """
@@ -45,7 +45,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise
     except pickle.UnpicklingError as error:
         reason = str(error).split('GLOBAL ')[-1].split(' was not')[0] if 'GLOBAL' in str(error) else 'damaged'
-        raise UserError(f'{path} cannot be loaded without running code from it ({reason}): it is refused') from error
+        raise UserError(f'{path} cannot be loaded without running code from it ({reason}): it is '
+                        'refused') from error
     except Exception as error:    # a damaged archive raises nearly anything
         raise UserError(f'{path} is damaged or no checkpoint ({type(error).__name__}: {error})'[:300]) from error
     check_contents(checkpoint, path, len(content))
@@ -53,15 +54,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_archive(content: bytes, path: str | Path) -> None:
-    """Raise `UserError` unless this is an archive as torch.save writes it: nothing compressed, nothing there twice, all
-    checksums right. torch itself would inflate what is compressed, and does not look at the checksums."""
+    """Raise `UserError` unless this is an archive as torch.save writes it: nothing compressed, nothing there
+    twice, all checksums right. torch itself would inflate what is compressed,
+    and does not look at the checksums."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
         raise UserError(f'{path} is no file of torch.save (of torch 1.6 or newer): name a checkpoint')
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
         if any(member.compress_type for member in members) or sum(member.file_size for member in members) > len(content):
-            raise UserError(f'{path} is compressed, which torch.save never does: it is refused, for it may be too large '
-                            f'for this machine')
+            raise UserError(f'{path} is compressed, which torch.save never does: it is refused, for it may '
+                            'be too large for this machine')
         if (damaged := archive.testzip()) is not None:
             raise UserError(f'{path} is damaged: the checksum of {damaged} is wrong')
 
@@ -102,7 +104,8 @@ def bytes_of_tensors(value: Any) -> int:
 
 
 def build_model(checkpoint: dict[str, Any], path: str | Path) -> GPT:
-    """The GPT of a checkpoint, with its weights. Raises `UserError` where weights and arguments do not fit."""
+    """The GPT of a checkpoint, with its weights.
+    Raises `UserError` where weights and arguments do not fit."""
     args = checkpoint['model_args']
     # nanoGPT saves compiled models under a prefix, and without fused attention its causal mask as attn.bias
     weights = {name.removeprefix('_orig_mod.'): value for name, value in checkpoint['model'].items()
@@ -114,8 +117,8 @@ def build_model(checkpoint: dict[str, Any], path: str | Path) -> GPT:
             model = GPT(GPTConfig(**args))
         for name, parameter in model.state_dict().items():
             if weights[name].shape != parameter.shape or weights[name].dtype not in (torch.float32, torch.float64):
-                raise UserError(f'{path}: {name} is {tuple(weights[name].shape)} of {weights[name].dtype}, expected '
-                                f'{tuple(parameter.shape)} of torch.float32')
+                raise UserError(f'{path}: {name} is {tuple(weights[name].shape)} of {weights[name].dtype}, '
+                                f'expected {tuple(parameter.shape)} of torch.float32')
         model.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f'{path}: the weights do not fit model_args {args} ({error!r})'[:400]) from error
@@ -124,22 +127,23 @@ def build_model(checkpoint: dict[str, Any], path: str | Path) -> GPT:
 
 
 def find_meta(checkpoint: dict[str, Any], path: str | Path, dataset: str | None = None) -> Path | None:
-    """The meta.pkl that the characters of a checkpoint are in: None for its own, for nanoGPT's that of `dataset`, by
-    default of the dataset that its config names. Raises `UserError` where there is none, or one too many."""
+    """The meta.pkl that the characters of a checkpoint are in: None for its own, for nanoGPT's that of
+    `dataset`, by default of the dataset that its config names.
+    Raises `UserError` where there is none, or one too many."""
     if 'meta' in checkpoint:
         if dataset is not None:
             raise UserError(f'{path} carries its own characters and tasks: leave --dataset={dataset} out')
         return None
     name = dataset or checkpoint['config'].get('dataset')
     if not isinstance(name, str):
-        raise UserError(f'{path} carries no characters and names no dataset: --dataset=FOLDER names the one with its '
-                        f'meta.pkl')
+        raise UserError(f'{path} carries no characters and names no dataset: --dataset=FOLDER names the one '
+                        'with its meta.pkl')
     places = [folder / name / 'meta.pkl' for folder in (ROOT / 'data', Path('.'))]
     for place in places:
         if place.is_file():
             return place
-    raise UserError(f'{path} carries no characters, and there is neither {places[0]} nor {places[1]}: --dataset=FOLDER '
-                    f'names the folder with its meta.pkl')
+    raise UserError(f'{path} carries no characters, and there is neither {places[0]} nor {places[1]}: '
+                    '--dataset=FOLDER names the folder with its meta.pkl')
 
 
 def codec_of(checkpoint: dict[str, Any], path: str | Path, meta_path: Path | None = None) -> tuple[Codec, dict[str, Task]]:

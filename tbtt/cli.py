@@ -24,9 +24,11 @@ class InvalidSetting(UserError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with `--key=value` and `--key value`, one-line errors, and the nearest option for a mistyped one.
+    """argparse with `--key=value` and `--key value`, one-line errors,
+    and the nearest option for a mistyped one.
 
-    `~` in `--key=~/folder`, which bash leaves as it is, is the home, but for the options in `texts`, which are no paths.
+    `~` in `--key=~/folder`, which bash leaves as it is, is the home, but for the options in `texts`,
+    which are no paths.
     """
 
     def __init__(self, doc: str, texts: Iterable[str] = (), **kwargs) -> None:
@@ -59,7 +61,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def join_values(words: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """`--key value` as `--key=value`, for options that the parser does not know: it leaves those to its caller."""
+    """`--key value` as `--key=value`, for options that the parser does not know:
+    it leaves those to its caller."""
     known = {name for action in parser._actions for name in action.option_strings}
     joined = []
     for word in words:
@@ -140,7 +143,8 @@ def complain(line: str) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Let what is written to a stream from now on go nowhere: Python would try again when it ends, and complain."""
+    """Let what is written to a stream from now on go nowhere:
+    Python would try again when it ends, and complain."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except io.UnsupportedOperation:

@@ -1,4 +1,5 @@
-"""What the datasets' prepare.py scripts share: their options, the files they write, and the check of their counts."""
+"""What the datasets' prepare.py scripts share: their options, the files they write,
+and the check of their counts."""
 import argparse
 import collections
 import math
@@ -25,7 +26,8 @@ def pairs(text):
     try:
         return tuple((int(a), int(b)) for a, b in (pair.split(',') for pair in text.split(';')))
     except ValueError:
-        raise argparse.ArgumentTypeError(f'expected pairs such as 5,7 or 5,7;3,8, or none, got {text!r}') from None
+        raise argparse.ArgumentTypeError(f'expected pairs such as 5,7 or 5,7;3,8, or none, got '
+                                         f'{text!r}') from None
 
 
 def exponent(text):
@@ -51,10 +53,11 @@ def num_lines(text):
 
 
 def zipf(num, exponent, total):
-    """How often each of `num` ranks occurs among about `total` lines: the shares are proportional to rank**-exponent.
+    """How often each of `num` ranks occurs among about `total` lines:
+    the shares are proportional to rank**-exponent.
 
-    Each count is total * share, rounded to the nearest whole number (a half to the even one), and at least 1: the counts
-    add up to `total` only nearly.
+    Each count is total * share, rounded to the nearest whole number (a half to the even one), and at least 1:
+    the counts add up to `total` only nearly.
     """
     weights = [rank**-exponent for rank in range(1, num + 1)]
     whole = sum(weights)
@@ -62,10 +65,12 @@ def zipf(num, exponent, total):
 
 
 def skew(task, exponent, total, seed):
-    """The task with repeats: those of `zipf`, its ranks dealt at random to the prompts that are not held out."""
+    """The task with repeats: those of `zipf`, its ranks dealt at random to the prompts that are not held
+    out."""
     seen = task.groups().get('seen', range(len(task.prompts)))
     counts = zipf(len(seen), exponent, total)
-    # A stream of its own for each task: the facts have the same frequencies with arithmetic beside them and without.
+    # A stream of its own for each task: the facts have the same frequencies with arithmetic beside them and
+    # without.
     random.Random(f'{seed} {task.name}').shuffle(counts)
     repeats = dict(zip(seen, counts))
     return type(task)(**task.describe(), repeats=[repeats.get(i, 0) for i in range(len(task.prompts))])
@@ -74,8 +79,8 @@ def skew(task, exponent, total, seed):
 def deal(task: Arithmetic, seed: int) -> Arithmetic:
     """Arithmetic whose results are dealt out to its questions at random: a table without a rule.
 
-    The results that are trained on stay the same, each as often as before; only which question has which changes. A
-    held-out question is dealt one of them too: nothing that is trained on says which.
+    The results that are trained on stay the same, each as often as before; only which question has which
+    changes. A held-out question is dealt one of them too: nothing that is trained on says which.
     """
     seen = task.groups()['seen']
     results = [task.results[i] for i in seen]
@@ -96,20 +101,25 @@ def prepare(script, doc, kinds, skewed=False):
                             help='pairs of operands that are never trained on, or none (default: 5,7)')
         parser.add_argument('--answers', choices=('right', 'shuffled'), default='right', help='shuffled deals the results out '
                             'to the questions at random, once, and asks for what was dealt (default: right)')
-        parser.add_argument('--max_operand', type=int, default=9, help='largest operand, up to 99 (default: 9)')
+        parser.add_argument('--max_operand', type=int, default=9, help='largest operand, up to 99 (default: '
+                                                                       '9)')
     if skewed:
-        parser.add_argument('--exponent', type=exponent, default=1.0, help='rank r is repeated in proportion to r**-EXPONENT; '
+        parser.add_argument('--exponent', type=exponent, default=1.0, help='rank r is repeated in proportion '
+                                                                           'to r**-EXPONENT; '
                             '0 repeats all alike (default: 1.0)')
-        parser.add_argument('--repeats', type=num_lines, default=500, help='lines of facts, about: each fact has at least one '
+        parser.add_argument('--repeats', type=num_lines, default=500, help='lines of facts, about: each fact '
+                                                                           'has at least one '
                             '(default: 500)')
         if 'math' in kinds:
             parser.add_argument('--math_repeats', type=num_lines, default=1000, help='lines of arithmetic, about: each '
                                 'expression that is not held out has at least one (default: 1000)')
     if len(kinds) > 1:
         parser.add_argument('--order', choices=('blocks', 'mixed'), default='mixed' if skewed else 'blocks',
-                            help='blocks: all arithmetic, then all facts, each in the order that it has alone; mixed: all '
+                            help='blocks: all arithmetic, then all facts, each in the order that it has '
+                                 'alone; mixed: all '
                             'lines shuffled together (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=1337, help='of the order of lines, and of all that is drawn '
+    parser.add_argument('--seed', type=int, default=1337, help='of the order of lines, and of all that is '
+                                                               'drawn '
                         '(default: 1337)')
     parser.add_argument('--out_dir', default=Path(script).resolve().parent, help='(default: beside the script)')
     args = parser.parse_args()
@@ -126,7 +136,8 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     """An argparse type: a whole number from low to high."""
     def convert(text):
         if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f'expected a whole number from {low:,} to {high:,}, got {text!r}')
+            raise argparse.ArgumentTypeError(f'expected a whole number from {low:,} to {high:,}, got '
+                                             f'{text!r}')
         return int(text)
     return convert
 
@@ -143,8 +154,9 @@ def prepare_strings(script: str, doc: str) -> None:
     args = parser.parse_args()
     alphabet = CHARACTERS[:args.alphabet]
     if 2 * args.num > len(alphabet)**args.length:
-        raise UserError(f'--num={args.num}: of the {len(alphabet)**args.length} strings of {args.length} characters out of '
-                        f'{len(alphabet)} at most half can be drawn: choose a larger --length or --alphabet')
+        raise UserError(f'--num={args.num}: of the {len(alphabet)**args.length} strings of {args.length} '
+                        f'characters out of {len(alphabet)} at most half can be drawn: choose a larger '
+                        '--length or --alphabet')
     lines, generator = {}, random.Random(args.seed)    # a dict keeps the order in which they were drawn
     while len(lines) < args.num:
         lines[''.join(generator.choices(alphabet, k=args.length)) + '\n'] = None
@@ -152,7 +164,8 @@ def prepare_strings(script: str, doc: str) -> None:
 
 
 def check_counts(task: Task, lines: list[str]) -> None:
-    """Count the lines of a task in a second way: those that it knows how to count, and the lines of each prompt.
+    """Count the lines of a task in a second way:
+    those that it knows how to count, and the lines of each prompt.
 
     Raises `AssertionError` with the numbers where they differ.
     """
@@ -174,7 +187,8 @@ def shuffled(lines: list[str], seed: int) -> list[str]:
 
 
 def write_dataset(folder: str | Path, tasks: list[Task], seed: int, order: str = 'blocks') -> None:
-    """Shuffle the tasks' lines once, each task's by themselves or (order='mixed') all together, and write them.
+    """Shuffle the tasks' lines once, each task's by themselves or (order='mixed') all together,
+    and write them.
 
     Prints the counts.
     """
@@ -193,8 +207,8 @@ def write_dataset(folder: str | Path, tasks: list[Task], seed: int, order: str =
 
 
 def write_lines(folder: str | Path, lines: list[str], characters: str, **about) -> None:
-    """Write lines, in this order, as train.txt, val.txt, train.bin, val.bin and meta.pkl. characters: of the vocabulary.
-    about: more keys of meta.pkl.
+    """Write lines, in this order, as train.txt, val.txt, train.bin, val.bin and meta.pkl. characters: of the
+    vocabulary. about: more keys of meta.pkl.
 
     Validation data are the training data, by design: the question is what is recalled and what is held out.
     """
@@ -218,7 +232,8 @@ def print_counts(task: Task) -> None:
         print(f'{task.name}: {sum(task.repeats)} lines, {count} of them {prompt.strip()}')
     if getattr(task, 'dealt', None):
         right, seen = Arithmetic(task.max_operand, task.heldout).results, task.groups()['seen']
-        print(f'results dealt out at random: {sum(task.results[i] == right[i] for i in seen)} of {len(seen)} are right')
+        print(f'results dealt out at random: {sum(task.results[i] == right[i] for i in seen)} of {len(seen)} '
+              'are right')
     if task.heldout_group:
         held = [task.prompts[i] + task.answers[i] for i in task.groups()[task.heldout_group]]
         print(f'held out: {" ".join(held) or "nothing"}')

@@ -10,13 +10,15 @@ ROOT = Path(__file__).resolve().parent.parent    # the folder of the scripts, wh
 
 
 def is_our_script() -> bool:
-    """Is the program that runs a script of this project? A notebook or another program that imports us is left alone."""
+    """Is the program that runs a script of this project? A notebook or another program that imports us is
+    left alone."""
     path = Path(getattr(sys.modules['__main__'], '__file__', None) or '/').resolve()
     return path.parent == ROOT or any(ROOT / folder in path.parents for folder in ('analysis', 'data'))
 
 
 def prepare_script() -> None:
-    """For a script of this project: one line instead of a traceback until its `main` runs, and plots into files."""
+    """For a script of this project: one line instead of a traceback until its `main` runs,
+    and plots into files."""
     if is_our_script():
         open_missing_streams()
         os.environ['MPLBACKEND'] = 'agg'    # a notebook exports its own to what it starts
@@ -26,8 +28,8 @@ def prepare_script() -> None:
 
 
 def open_missing_streams() -> None:
-    """Let a stream that the shell closed (`>&-`) go nowhere. Else the next file that is opened has its number, and
-    messages would be written into a checkpoint."""
+    """Let a stream that the shell closed (`>&-`) go nowhere. Else the next file that is opened has its
+    number, and messages would be written into a checkpoint."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
@@ -36,8 +38,8 @@ def open_missing_streams() -> None:
 
 
 def explain_missing_package(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """As `sys.excepthook`: a package of requirements.txt that is missing is one line with the command that installs it,
-    and exit status 2."""
+    """As `sys.excepthook`: a package of requirements.txt that is missing is one line with the command that
+    installs it, and exit status 2."""
     required = re.findall(r'^\w+', (ROOT / 'requirements.txt').read_text(encoding='utf-8'), re.MULTILINE)
     name = (getattr(error, 'name', None) or '').split('.')[0]
     if not issubclass(kind, ModuleNotFoundError) or name not in required:

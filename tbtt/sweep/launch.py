@@ -200,8 +200,9 @@ def on_ray(jobs: list[Job], prepare: Callable[[Run], None], address: str | None,
         ray.init(address=address, include_dashboard=False if address is None else None,
                  logging_level='warning', log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise UserError(f'no Ray cluster at {address} lets us in ({" ".join(str(error).split())[:200]}): one with '
-                        f'tokens wants RAY_AUTH_MODE=token, and its own in ~/.ray/auth_token or RAY_AUTH_TOKEN') from None
+        raise UserError(f'no Ray cluster at {address} lets us in ({" ".join(str(error).split())[:200]}): one '
+                        'with tokens wants RAY_AUTH_MODE=token, and its own in ~/.ray/auth_token or '
+                        'RAY_AUTH_TOKEN') from None
     root = str(ROOT)
 
     # A function in a function travels by value, and the job as bytes: a worker finds this project only when

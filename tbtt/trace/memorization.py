@@ -1,8 +1,9 @@
-"""Distributional memorization (Wang et al., arXiv 2407.14985): does a model give an answer the probability that the
-statistics of its training data give it?
+"""Distributional memorization (Wang et al., arXiv 2407.14985): does a model give an answer the probability
+that the statistics of its training data give it?
 
-One rule for zeros: an n-gram that is not there above the line of a probability counts as half an occurrence. What is below
-the line is never zero: an n-gram of the input that is nowhere in the corpus says nothing, and is left out of the mean.
+One rule for zeros: an n-gram that is not there above the line of a probability counts as half an occurrence.
+What is below the line is never zero: an n-gram of the input that is nowhere in the corpus says nothing,
+and is left out of the mean.
 """
 import bisect
 import math
@@ -51,8 +52,8 @@ class Point(NamedTuple):
 
 
 class Statistics:
-    """What a corpus says of examples. similar(inputs, outputs) -> (inputs, outputs) bool: the pairs that are kept; None
-    keeps all."""
+    """What a corpus says of examples. similar(inputs, outputs) -> (inputs, outputs) bool: the pairs that are
+    kept; None keeps all."""
 
     def __init__(self, counter: AnyCounter, language: Language, examples: Sequence[Example],
                  similar: Similar | None = None) -> None:
@@ -111,7 +112,8 @@ class Statistics:
 
 
 class Answer:
-    """The tokens of an example's output at their place behind the prompt, and their infinity-gram probabilities.
+    """The tokens of an example's output at their place behind the prompt,
+    and their infinity-gram probabilities.
 
     log_p: (tokens,) natural logarithms. zero: (tokens,) bool, where no occurrence is behind one.
     """
@@ -131,8 +133,8 @@ class Answer:
 
 
 def infinity_gram(counter: AnyCounter, ids: Sequence[int], i: int) -> tuple[int, int]:
-    """-> how often token i follows the longest suffix of those before it that occurs in the corpus, and how often that
-    occurs. The end of a document is a token too."""
+    """-> how often token i follows the longest suffix of those before it that occurs in the corpus, and how
+    often that occurs. The end of a document is a token too."""
     length = bisect.bisect_left(range(1, i + 1), True, key=lambda n: not counter.count(tuple(ids[i - n:i])))
     return counter.count(tuple(ids[i - length:i + 1])), counter.count(tuple(ids[i - length:i]))
 
@@ -147,11 +149,13 @@ def overlap(one: np.ndarray, other: np.ndarray) -> int:
 
 def correlate(data: np.ndarray, models: np.ndarray, example: np.ndarray, seed: int,
               draws: int = DRAWS) -> dict[str, Any]:
-    """Rank correlations of log-probabilities of N points by the data, (N,), and by the S seeds of a model, (S, N).
+    """Rank correlations of log-probabilities of N points by the data, (N,),
+    and by the S seeds of a model, (S, N).
 
-    example: (N,) which one a point is of. -> {'spearman', 'kendall', 'generalization': {'coefficient': mean over the seeds,
-    'interval': of it, 'seeds': each}, ...}; 'p' of each seed is scipy's, which takes points for independent. The interval
-    is the bootstrap's (percentiles), over examples with all their points. Or {'not computed': why}.
+    example: (N,) which one a point is of. -> {'spearman', 'kendall', 'generalization': {'coefficient': mean
+    over the seeds, 'interval': of it, 'seeds': each}, ...}; 'p' of each seed is scipy's, which takes points
+    for independent. The interval is the bootstrap's (percentiles), over examples with all their points.
+    Or {'not computed': why}.
     """
     if len(data) < FEWEST:
         return {'not computed': f'{len(data)} points are too few, {FEWEST} are needed'}
@@ -175,16 +179,16 @@ def correlate(data: np.ndarray, models: np.ndarray, example: np.ndarray, seed: i
 
 
 def draw_examples(example: np.ndarray, seed: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Samples of as many examples as there are, drawn with replacement. -> how often each of E examples is in each: (draws,
-    E), and which of them each point is of: (N,)"""
+    """Samples of as many examples as there are, drawn with replacement. -> how often each of E examples is in
+    each: (draws, E), and which of them each point is of: (N,)"""
     which = np.unique(example, return_inverse=True)[1]
     E = which.max() + 1
     return np.random.default_rng(seed).multinomial(E, np.full(E, 1 / E), size=draws), which
 
 
 def resampled(x: np.ndarray, y: np.ndarray, weights: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Spearman's and Kendall's (tau-b) coefficients of samples that hold point i weights[d, which[i]] times. -> (2, draws),
-    NaN where one of the two is constant"""
+    """Spearman's and Kendall's (tau-b) coefficients of samples that hold point i weights[d, which[i]] times.
+    -> (2, draws), NaN where one of the two is constant"""
     with np.errstate(divide='ignore', invalid='ignore'):
         if len(x) > MATRIX:    # all pairs of points would be too many
             return np.array([one_sample(np.repeat(x, w[which]), np.repeat(y, w[which])) for w in weights]).T

@@ -1,7 +1,9 @@
-"""How probable a model holds the outputs of examples, token by token: our checkpoints, and causal models of `transformers`.
+"""How probable a model holds the outputs of examples, token by token:
+our checkpoints, and causal models of `transformers`.
 
 Both have `name`, `parameters`, `seed` (None where there is none), `language` (tbtt/trace/ngrams.py) and
-    log_probabilities(examples)    for each example the natural log-probabilities of its output's tokens, teacher-forced
+    log_probabilities(examples)    for each example the natural log-probabilities of its output's tokens,
+    teacher-forced
                                    behind its prompt, (tokens,) float64
 """
 import warnings
@@ -58,8 +60,8 @@ class TransformersModel:
         self.language = Words(self.tokenizer, name)
         vocab_size = self.model.get_input_embeddings().num_embeddings
         if self.language.vocab_size > vocab_size:
-            raise UserError(f'{name}: a tokenizer of {self.language.vocab_size} tokens for a model of {vocab_size}: they do '
-                            f'not belong together')
+            raise UserError(f'{name}: a tokenizer of {self.language.vocab_size} tokens for a model of '
+                            f'{vocab_size}: they do not belong together')
         self.context = getattr(self.model.config, 'max_position_embeddings', None)
         self.check_causal()
         encoded = self.tokenizer('a', return_special_tokens_mask=True)
@@ -69,7 +71,8 @@ class TransformersModel:
 
     @torch.no_grad()
     def check_causal(self) -> None:
-        """Raise `UserError` for an encoder, which would see the answer: transformers loads those as causal models too."""
+        """Raise `UserError` for an encoder, which would see the answer:
+        transformers loads those as causal models too."""
         one, other = self.model(input_ids=torch.tensor([[0, 0], [0, 1]], device=self.device)).logits[:, 0]
         if not torch.allclose(one, other, rtol=1e-4, atol=1e-4):
             raise UserError(f'{self.name} is no causal model: it sees the tokens that it should predict')
@@ -105,12 +108,12 @@ class TransformersModel:
         ids, spans = self.language.encode(example.prompt + example.output)
         ids, start = self.before + ids, len(self.before) + first_of_output(spans, example)
         if not start:
-            raise UserError(f'example {i + 1} ({example.output[:40]!r}): no token stands before its output: ask more of '
-                            f'{self.name} with --template')
+            raise UserError(f'example {i + 1} ({example.output[:40]!r}): no token stands before its output: '
+                            f'ask more of {self.name} with --template')
         crop = max(0, len(ids) - self.context) if self.context else 0
         if start - crop < 1:
-            raise UserError(f'example {i + 1} ({example.output[:40]!r}): its output has {len(ids) - start} tokens and '
-                            f'{start} before it, {self.name} takes {self.context} together')
+            raise UserError(f'example {i + 1} ({example.output[:40]!r}): its output has {len(ids) - start} '
+                            f'tokens and {start} before it, {self.name} takes {self.context} together')
         return ids[crop:], start - crop
 
 
@@ -126,4 +129,5 @@ def load(kind: Any, name: str, download: bool, **settings: Any) -> Any:
     except Exception as error:    # a folder that is no model raises nearly anything
         reason = str(error).strip().split('\n')[0] or type(error).__name__
         hint = '' if download or Path(name).exists() else '; --download fetches models from the Hugging Face hub'
-        raise UserError(f'{name}: no model or tokenizer of transformers could be loaded ({reason[:200]}){hint}') from error
+        raise UserError(f'{name}: no model or tokenizer of transformers could be loaded '
+                        f'({reason[:200]}){hint}') from error

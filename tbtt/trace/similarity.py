@@ -1,4 +1,5 @@
-"""Which n-grams mean related things: the cosine similarity of their embeddings, by a model of the package `transformers`."""
+"""Which n-grams mean related things: the cosine similarity of their embeddings,
+by a model of the package `transformers`."""
 import numpy as np
 import torch
 
@@ -11,8 +12,9 @@ LONGEST = 512    # tokens of one, where a model has no limit: more are cut off
 
 
 class Similarity:
-    """similarity(inputs, outputs) -> (inputs, outputs) bool array: pairs of at least `threshold`. An embedding is the mean of
-    the model's last hidden states over the tokens of a text; each text is embedded once."""
+    """similarity(inputs, outputs) -> (inputs, outputs) bool array: pairs of at least `threshold`. An
+    embedding is the mean of the model's last hidden states over the tokens of a text;
+    each text is embedded once."""
 
     def __init__(self, name: str, threshold: float, device: str, download: bool = False) -> None:
         transformers = study_package('transformers')
@@ -24,7 +26,8 @@ class Similarity:
         if self.tokenizer.pad_token is None:    # what stands there is masked
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(0)
         if self.model.config.is_encoder_decoder or len(self.tokenizer) > self.model.get_input_embeddings().num_embeddings:
-            raise UserError(f'{name}: --embedding_model takes an encoder or a causal model, with its own tokenizer')
+            raise UserError(f'{name}: --embedding_model takes an encoder or a causal model, with its own '
+                            'tokenizer')
         self.length = min(self.tokenizer.model_max_length,
                           getattr(self.model.config, 'max_position_embeddings', None) or LONGEST)
 

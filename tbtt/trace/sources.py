@@ -20,23 +20,27 @@ from tbtt.trace.similarity import Similarity
 from tbtt.inference import Trained, find_checkpoints
 
 RULES = {
-    'points': 'one for each example and distinct n-gram of its output, at its first place there; the model is asked for the '
-              'tokens of that n-gram, behind the prompt and what comes before it in the output',
-    'task_gram': 'mean over the n-grams of the input of log(documents with both / documents with that of the input)',
-    'infinity_gram': 'log of the product, over the tokens of the n-gram, of occurrences behind the longest context that '
-                     'occurs / occurrences of that context',
-    'zeros': f'nothing above the line counts as {ZERO}; n-grams of the input that are nowhere in the corpus are left out of '
-             f'the mean',
-    'coefficients': f"Spearman's rho, Kendall's tau-b and distributional generalization, (1 - tau) / 2: means over the seeds; "
-                    f'intervals hold {LEVEL}% of the bootstrap samples of the examples, {DRAWS} or, of many points, as many '
-                    f'as are said; p-values are scipy\'s and take points for independent; not computed of fewer than {FEWEST} '
-                    f'points',
-    'words': 'an n-gram of words stands where no letter is directly before or after it: not within another word'}
+    'points': 'one for each example and distinct n-gram of its output, at its first place there; the model '
+              'is asked for the tokens of that n-gram, behind the prompt and what comes before it in the '
+              'output',
+    'task_gram': 'mean over the n-grams of the input of log(documents with both / documents with that of the '
+                 'input)',
+    'infinity_gram': 'log of the product, over the tokens of the n-gram, of occurrences behind the longest '
+                     'context that occurs / occurrences of that context',
+    'zeros': f'nothing above the line counts as {ZERO}; n-grams of the input that are nowhere in the corpus '
+             'are left out of the mean',
+    'coefficients': f"Spearman's rho, Kendall's tau-b and distributional generalization, (1 - tau) / 2: "
+                    "means over the seeds; "
+                    f'intervals hold {LEVEL}% of the bootstrap samples of the examples, {DRAWS} or, of many '
+                    f'points, as many as are said; p-values are scipy\'s and take points for independent; '
+                    f'not computed of fewer than {FEWEST} points',
+    'words': 'an n-gram of words stands where no letter is directly before or after it: not within another '
+             'word'}
 
 
 class Row(NamedTuple):
-    """A `Point` (tbtt/trace/memorization.py) of one seed of a model, as it stands in trace.csv. The log-probabilities are
-    natural logarithms."""
+    """A `Point` (tbtt/trace/memorization.py) of one seed of a model, as it stands in trace.csv. The
+    log-probabilities are natural logarithms."""
     model: str
     parameters: int
     seed: int | None    # a model of transformers has none
@@ -54,8 +58,8 @@ class Row(NamedTuple):
 
 
 class Source:
-    """The training data of a model with its examples, and what they say of each n: computed once for all models that share
-    them."""
+    """The training data of a model with its examples, and what they say of each n: computed once for all
+    models that share them."""
 
     def __init__(self, counter: AnyCounter, language: Language, examples: list[Example], about: dict[str, Any],
                  lengths: Sequence[int], similar: Similar | None) -> None:
@@ -70,11 +74,12 @@ class Source:
 
 
 def our_source(trained: Trained, args: Namespace, similar: Similar | None) -> Source:
-    """The dataset of a checkpoint. Raises `UserError` where it is not there or not what the checkpoint was trained on."""
+    """The dataset of a checkpoint. Raises `UserError` where it is not there or not what the checkpoint was
+    trained on."""
     dataset = Dataset(args.dataset or str(trained.trained_on), trained.config.block_size)
     if trained.digest not in (None, dataset.digest) or dataset.codec.stoi != trained.codec.stoi:
-        raise UserError(f'{trained.path} was trained on other data than {dataset.folder} now holds: prepare them as they '
-                        f'were, or name their folder with --dataset')
+        raise UserError(f'{trained.path} was trained on other data than {dataset.folder} now holds: prepare '
+                        'them as they were, or name their folder with --dataset')
     if '\n' not in dataset.codec.stoi or not dataset.tasks:
         raise UserError(f'{dataset.folder} has no tasks whose answers could be traced: prepare one of ours')
     language, file, examples = Characters(dataset.codec), dataset.folder / 'train.bin', task_examples(dataset.tasks)
