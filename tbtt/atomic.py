@@ -33,6 +33,7 @@ class Change(NamedTuple):
 
 
 def tmp_path(folder: Path, change: str, name: str) -> Path:
+    """Where a change writes the new content of the file `name`, beside its place."""
     return folder / f'{name}.{change}{TMP}'
 
 
@@ -115,6 +116,7 @@ def change_of(name: str, folder: Path, files: dict[Path, list[str]]) -> Change:
 
 
 def write_list(path: Path, change: Change) -> None:
+    """Write the list of a change, as JSON: from now on the change counts as made."""
     write_file(path, json.dumps(change._asdict()).encode())
 
 

@@ -1,5 +1,4 @@
-"""Which windows a batch is made of: anywhere in the text, within a line,
-or from lines dealt out anew for each."""
+"""Which windows a batch is made of: anywhere in the text, within a line, or of lines dealt out anew for each."""
 import torch
 
 from tbtt import rng
@@ -53,9 +52,9 @@ class Batches:
                             'block_size')
 
     def draw(self, seeds: torch.Tensor, first: int, last: int, batch_size: int) -> torch.Tensor:
-        """Where the windows of iterations first..last-1 start in the text, of seeds (R,). -> (iterations, R,
-        B); with a fresh order (iterations, R, K, B):
-        where the window starts, and the K - 1 lines that may follow"""
+        """Where the windows of iterations first..last-1 start in the text, of seeds (R,).
+        -> (iterations, R, B); with a fresh order (iterations, R, K, B): where the window starts, and the
+        K - 1 lines that may follow"""
         if self.plain:
             return rng.batch_starts(seeds, first, last, batch_size, len(self.data) - self.block_size)
         iterations = torch.arange(first, last, device=seeds.device)[:, None, None]
@@ -71,7 +70,7 @@ class Batches:
             lines.append(line)
         return torch.stack([start, *(self.first[line] for line in lines[1:])], -2)
 
-    def sample(self, count: int, *keys) -> torch.Tensor:
+    def sample(self, count: int, *keys: torch.Tensor | int) -> torch.Tensor:
         """Starts of random windows of the text in its own order, for each of the keys (see `rng`).
         -> (..., count)"""
         rows = torch.arange(count, device=self.data.device)
@@ -81,8 +80,8 @@ class Batches:
         return self.first[self.drawn][line] + rng.integers(self.num_windows[line], *keys, rows, rng.OFFSETS)
 
     def cut(self, starts: torch.Tensor) -> torch.Tensor:
-        """Starts as drawn, (..., B) or (..., K, B) -> the windows' text (..., T + 1, B); of a window within a
-        line NOTHING after its end"""
+        """Starts as drawn, (..., B) or (..., K, B) -> the windows' text (..., T + 1, B); of a window within
+        a line NOTHING after its end"""
         if self.plain:
             return texts(self.data, starts, self.block_size + 1)
         place = torch.arange(self.block_size + 1, device=starts.device)[:, None]

@@ -6,21 +6,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tbtt.dataset import Dataset
 from tbtt.tasks import Arithmetic, Capitals
 
 
 class Questions(NamedTuple):
-    """Prompts that were trained on, with the answers dealt to them at random,
-    out of `values` possible ones."""
+    """Prompts that were trained on, and the answers dealt to them at random, of `values` possible ones."""
     prompts: list[str]
     answers: list[str]
     values: int
 
 
-def questions_of(dataset) -> Questions:
+def questions_of(dataset: Dataset) -> Questions:
     """What there is to memorise in a `Dataset`: of a task the answers; without a task, of each line all but
-    the first character. Such a line is a string of characters that were drawn alike,
-    as data/random_strings has them.
+    the first character. Such a line is a string of characters that were drawn alike, as
+    data/random_strings has them.
     """
     for task in dataset.tasks.values():
         seen = [i for i in range(len(task.prompts)) if not task.is_heldout(i)]
@@ -33,8 +33,8 @@ def questions_of(dataset) -> Questions:
 
 def memorised_bits(log2_p: np.ndarray, values: int) -> np.ndarray:
     """Sum over answers of max(0, log2 V + log2 p): by how much the model shortens each answer's code, against
-    one that takes V answers for equally likely. After Morris et al.
-    2025 (arXiv 2505.24832), an answer at a time.
+    one that takes V answers for equally likely. After Morris et al. 2025 (arXiv 2505.24832), an answer at a
+    time.
 
     log2_p: (..., P) probabilities of the right answers, as logarithms. values: V. -> (...)
     """
@@ -65,7 +65,8 @@ def bits_of_the_papers_tasks() -> dict[str, float]:
     shorten)."""
     arithmetic, facts = Arithmetic(), Capitals()
     groups = arithmetic.groups()
-    results = [[arithmetic.results[i] for i in groups['seen'] if i in groups[sign]] for sign in ('add', 'sub')]
+    results = [[arithmetic.results[i] for i in groups['seen'] if i in groups[sign]]
+               for sign in ('add', 'sub')]
     names = ''.join(f'{capital}\n' for _, capital in facts.facts)
     return {'arithmetic: table of results': sum(map(entropy_bits, results)),
             'arithmetic: order of the lines': order_bits(len(arithmetic.lines())),

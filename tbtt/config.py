@@ -121,8 +121,9 @@ class Config:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # The groups of --help, each named by its first setting.
-GROUPS = {'out_dir': 'the run', 'n_layer': 'the model', 'windows': 'the windows of a batch', 'batch_size': 'the optimizer',
-          'eval_interval': 'measuring', 'log_interval': 'logging', 'device': 'the machine'}
+GROUPS = {'out_dir': 'the run', 'n_layer': 'the model', 'windows': 'the windows of a batch',
+          'batch_size': 'the optimizer', 'eval_interval': 'measuring', 'log_interval': 'logging',
+          'device': 'the machine'}
 
 
 def check_value(field: dataclasses.Field, value: Any) -> None:

@@ -1,5 +1,4 @@
-"""A dataset on disk: `train.bin` and `val.bin` (uint16 tokens), `meta.pkl` (nanoGPT's character codec),
-and windows."""
+"""A dataset on disk: `train.bin` and `val.bin` (uint16 tokens), `meta.pkl` (nanoGPT's codec), and windows."""
 import hashlib
 import io
 import pickle
@@ -25,6 +24,7 @@ class Codec:
 
     @classmethod
     def of_text(cls, text: str) -> 'Codec':
+        """The codec of the characters of a text, numbered in sorted order."""
         characters = sorted(set(text))
         return cls({c: i for i, c in enumerate(characters)}, dict(enumerate(characters)))
 
@@ -37,16 +37,15 @@ class Codec:
         return [self.stoi[character] for character in text]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """ids -> text. An id without a character (a vocabulary rounded up, as nanoGPT's may be)
-        shows as a mark."""
+        """ids -> text. An id without a character (nanoGPT may round a vocabulary up) shows as a mark."""
         return ''.join(self.itos.get(int(i), '\ufffd') for i in ids)
 
 
 class PlainUnpickler(pickle._Unpickler):    # the one in Python: a damaged index costs the one in C gigabytes
-    """Admits what a meta.pkl is made of (containers, strings, numbers) and no object of any class:
-    no code can run."""
+    """Admits what a meta.pkl is made of (containers, strings, numbers) and no object: no code can run."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
+        """Raises `UnpicklingError` for any class."""
         raise pickle.UnpicklingError(f'it holds an object of {module}.{name}, which loading would run as '
                                      'code')
 
@@ -63,7 +62,8 @@ def check_meta(meta: Any, path: str | Path) -> dict[str, Any]:
         raise UserError(f'{path}: stoi and itos are not a character codec of {size} tokens: prepare the '
                         'dataset again')
     foreign = meta.keys() - {'vocab_size', 'stoi', 'itos', 'tasks'}
-    if foreign or 'tasks' in meta and not size == len(stoi) == len(itos):    # only others' vocabularies are rounded up
+    # Only others' vocabularies are rounded up.
+    if foreign or 'tasks' in meta and not size == len(stoi) == len(itos):
         raise UserError(f'{path} is damaged (keys {sorted(meta, key=repr)}, vocab_size {size}): prepare the '
                         'dataset again')
     if not isinstance(meta.get('tasks', {}), dict):
@@ -72,8 +72,7 @@ def check_meta(meta: Any, path: str | Path) -> dict[str, Any]:
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """meta.pkl -> dict with vocab_size, stoi, itos and, if it is ours, tasks.
-    Never runs code from the file."""
+    """meta.pkl -> dict of vocab_size, stoi, itos and, if it is ours, tasks. Never runs code from the file."""
     try:
         content = Path(path).read_bytes()
         if len(content) > LARGEST_META:

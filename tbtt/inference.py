@@ -16,13 +16,11 @@ from tbtt.tasks import TASKS, Task
 
 
 def add_options(parser: Parser, ckpt: str) -> None:
-    """--out_dir, --ckpt, --dataset, --device and --seed. ckpt:
-    the default checkpoint in the folder of the run."""
+    """--out_dir, --ckpt, --dataset, --device, --seed. ckpt: the default checkpoint in the folder of the run."""
     parser.add_argument('--out_dir', default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=ckpt, help=f'checkpoint in that folder (default: {ckpt})')
     parser.add_argument('--dataset', help='whose meta.pkl has the characters and the tasks of a checkpoint '
-                                          'of '
-                        "nanoGPT's (default: as its config names it)")
+                                          "of nanoGPT's (default: as its config names it)")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
     parser.add_argument('--seed', type=seed_number, help='of the samples (default: that of the run)')
 
@@ -41,6 +39,7 @@ def find_checkpoints(folder: str | Path, ckpt: str) -> list[Path]:
 
 
 def seed_folders(folder: Path) -> list[Path]:
+    """The folders of single seeds below that of a run, by name; none where it has one seed."""
     return sorted(folder.glob('seed_*'))
 
 
@@ -52,7 +51,8 @@ def seed_number(text: str) -> int:
     return seed
 
 
-def load_model(path: str | Path, device: str = 'auto', seed: int | None = None, dataset: str | None = None) -> 'Trained':
+def load_model(path: str | Path, device: str = 'auto', seed: int | None = None,
+               dataset: str | None = None) -> 'Trained':
     """The model of a checkpoint. seed: of its samples, by default that of the run. dataset: that has the
     characters and tasks of a checkpoint that carries none; which these are is said on standard error.
 
@@ -96,7 +96,8 @@ class Trained:
         asked = checkpoint['config'].get('dtype', 'auto') if self.device.type == 'cuda' else 'auto'
         self.dtype = choose_dtype(asked, self.device)
         self.replicas = Replicas([model], self.device)
-        self.seeds = torch.tensor([checkpoint['config'].get('seed', 1337) if seed is None else seed], device=self.device)
+        seed = checkpoint['config'].get('seed', 1337) if seed is None else seed
+        self.seeds = torch.tensor([seed], device=self.device)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (1, T, B) -> logits (1, V, T, B)"""

@@ -2,14 +2,13 @@
 
 Training reads one text of lines in one order, through windows that start anywhere. A model may learn the
 lines, and it may learn which line follows which. How much of the second a loss shows is told by two floors.
-Both are exact for windows of block_size + 1 = T + 1 characters, of which the last T are predicted,
-and in nats a character:
+Both are exact for windows of block_size + 1 = T + 1 characters, of which the last T are predicted, and in
+nats a character:
 
     known       the least mean loss over all windows of this text, for a predictor that sees only the window:
                 (H(window) - H(its first character)) / T, entropies over the windows of the text
-    unknown     the same where the lines are known and not their order:
-    over windows of an endless text in which
-                every next line is any of the lines, each as likely as it is frequent, whatever came before
+    unknown     the same where the lines are known and not their order: over windows of an endless text in
+                which every next line is any of the lines, each as likely as it is frequent, whatever came before
 
 The mean of the T conditional entropies H(character k | those before it in the window) is that difference over
 T, by the chain rule. A model at `unknown` has learned none of the order, one at `known` all of it, one that
