@@ -89,8 +89,8 @@ class Config:
     dtype: str = setting('auto', 'of the arithmetic: auto is bfloat16 on a GPU that has it, float16 on '
                          'others; float32 on a CPU, but bfloat16 where it has that and n_embd is 256 or more',
                          choices=('auto', 'float32', 'bfloat16', 'float16'))
-    compile: str = setting('auto', 'auto (the fastest that works), True, False, or fused (small models on a '
-                                   'CPU)',
+    compile: str = setting('auto',
+                           'auto (the fastest that works), True, False, or fused (small models on a CPU)',
                            choices=('auto', 'True', 'False', 'fused'))
 
     def check(self) -> 'Config':

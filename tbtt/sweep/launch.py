@@ -29,6 +29,7 @@ Ended = Iterator[tuple[Job, str | None]]    # jobs as they end, and what went wr
 
 
 def unfinished(job: Job, config: Config) -> list[int]:
+    """The seeds of a job that have not reached max_iters of `config`."""
     return [seed for seed in job.seeds if not finished(seed_folder(job.folder, seed), config)]
 
 
@@ -119,6 +120,8 @@ def do(job: Job, children: Children, env: dict[str, str], tell: Callable[[str], 
 
 
 def train_left(job: Job, children: Children, env: dict[str, str], tell: Callable[[str], None]) -> str | None:
+    """Train a job until none of its seeds is left, and wait for those that others train.
+    -> None, or what went wrong as one line"""
     config, waited_for = job.run.config(), None
     while left := unfinished(job, config):
         before = begun_among(job)
@@ -145,6 +148,7 @@ def wait_for(seeds: list[int], job: Job, children: Children) -> None:
 
 
 def begun_among(job: Job) -> list[int]:
+    """The seeds of a job whose folders hold something already."""
     return [seed for seed in job.seeds if begun(seed_folder(job.folder, seed))]
 
 

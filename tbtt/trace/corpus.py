@@ -25,7 +25,7 @@ from tbtt.atomic import write_file
 
 Piece = tuple[np.ndarray | None, int]
 SHARD = 2**26         # tokens, in half a gigabyte of index; sorting it takes twice a gigabyte
-PIECE = 2**21         # bytes of a corpus that are tokenized at once; a longer line of text becomes several documents
+PIECE = 2**21         # bytes of a corpus that are tokenized at once; a longer line is several documents
 LONGEST = 2**27       # bytes of a line of JSONL, which cannot be read in parts
 SMALL = 2**21         # tokens up to which NumPy counts, where nothing else is asked for
 ENGINES = ('auto', 'numpy', 'infini-gram')
@@ -56,8 +56,8 @@ class Corpus:
     lacks; and for an index that is not what was written.
     """
 
-    def __init__(self, files: Iterable[str | Path], language: Words, separator: int | None = None, engine: str = 'auto',
-                 shard: int = SHARD, piece: int = PIECE) -> None:
+    def __init__(self, files: Iterable[str | Path], language: Words, separator: int | None = None,
+                 engine: str = 'auto', shard: int = SHARD, piece: int = PIECE) -> None:
         self.files, self.language, self.separator = [Path(file) for file in files], language, separator
         self.engine, self.shard, self.piece = engine, shard, piece
         for file in self.files:
@@ -75,6 +75,7 @@ class Corpus:
             self.build()
 
     def stamps(self) -> list[list[str | int]]:
+        """What tells whether a file of the corpus has changed: [path, bytes, time of the last change] of each."""
         return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
 
     def build(self) -> None:
@@ -111,6 +112,7 @@ class Corpus:
         return sum(tokens for tokens, _ in self.manifest['shards'])
 
     def read_manifest(self) -> dict[str, Any]:
+        """What index.json says, {'of': None} where there is none. Raises `UserError` for a damaged one."""
         path = self.folder / MANIFEST
         try:
             manifest = json.loads(path.read_bytes()) if path.exists() else {'of': None}
@@ -121,12 +123,12 @@ class Corpus:
         return manifest
 
     def damaged(self, name: str) -> UserError:
+        """The error to raise where that file of the index is not what was written."""
         return UserError(f'the index {self.folder} is damaged ({name}): delete the folder, and it is built '
                          'anew')
 
     def check_files(self) -> None:
-        """Raise `UserError` where a finished file is not what was written,
-        or an unfinished one is shorter."""
+        """Raise `UserError` where a finished file is not what was written, or an unfinished one is shorter."""
         for k, counts in enumerate(self.manifest['shards']):
             for name, written in ((f'tokenized.{k}', 2 * counts[0]), (f'offset.{k}', 8 * counts[1])):
                 path = self.folder / name
@@ -149,8 +151,8 @@ class Corpus:
         """Append the documents of the files to the shards, piece by piece, from where the manifest says."""
         sizes = [file.stat().st_size for file in self.files]
         at, byte = self.manifest['file'], self.manifest['byte']
-        with tqdm(total=sum(sizes), initial=sum(sizes[:at]) + byte, unit='B', unit_scale=True, desc='tokenizing',
-                  dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+        with tqdm(total=sum(sizes), initial=sum(sizes[:at]) + byte, unit='B', unit_scale=True,
+                  desc='tokenizing', dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
             while at < len(self.files):
                 pieces = read_ids if self.files[at].suffix == '.bin' else read_lines
                 told = byte
@@ -166,15 +168,15 @@ class Corpus:
         self.record()
 
     def append(self, tokens: np.ndarray) -> None:
-        """Add documents, each with its separator at the end, to the last shard,
-        or to a new one where that is full."""
+        """Add documents, each with its separator at the end, to the last shard; to a new one if it is full."""
         shards = self.manifest['shards']
         if not shards or shards[-1][0] >= self.shard:
             tokens = np.append(np.uint16(SEPARATOR), tokens)
             shards.append([0, 0])
         tokens = without_empty(tokens, before=SEPARATOR if shards[-1][0] else 0)
         offsets = 2 * (shards[-1][0] + np.flatnonzero(tokens == SEPARATOR).astype('<u8'))
-        for i, (name, values, size) in enumerate((('tokenized', tokens.astype('<u2'), 2), ('offset', offsets, 8))):
+        parts = (('tokenized', tokens.astype('<u2'), 2), ('offset', offsets, 8))
+        for i, (name, values, size) in enumerate(parts):
             path = self.folder / f'{name}.{len(shards) - 1}'
             written = shards[-1][i] * size
             with open(path, 'r+b' if path.exists() else 'wb') as file:
@@ -189,11 +191,13 @@ class Corpus:
         """What counts in it."""
         if self.engine == 'infini-gram':
             return InfiniGramCounter(self.folder, len(self.manifest['shards']), self.language.vocab_size)
-        shards = [np.fromfile(self.folder / f'tokenized.{k}', '<u2') for k in range(len(self.manifest['shards']))]
+        shards = [np.fromfile(self.folder / f'tokenized.{k}', '<u2')
+                  for k in range(len(self.manifest['shards']))]
         return NumpyCounter(without_empty(np.concatenate(shards), before=0))
 
 
 def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
     sha = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(2**20):
@@ -203,11 +207,11 @@ def file_digest(path: Path) -> str:
 
 def read_lines(file: Path, byte: int, piece: int, language: Words, separator: int | None) -> Iterator[Piece]:
     """Documents of a text or JSONL file from a byte on. Yields (uint16 tokens of some, each document with a
-    separator at its end, the byte behind them); in between (None, a byte),
-    where time has passed and nothing is complete.
+    separator at its end, the byte behind them); in between (None, a byte), where time has passed and nothing
+    is complete.
 
-    What is tokenized at once takes a hundred times its size:
-    a document of more than `piece` bytes becomes several.
+    What is tokenized at once takes a hundred times its size: a document of more than `piece` bytes becomes
+    several.
     """
     with open(file, 'rb') as lines:
         lines.seek(byte)
@@ -238,8 +242,7 @@ def next_lines(lines: BinaryIO, piece: int, whole: bool) -> list[bytes]:
 
 
 def place_to_cut(text: bytes | str) -> int:
-    """Where a text goes on in another document: before its last blank,
-    else between its last two characters."""
+    """Where a text goes on in another document: before its last blank, else between its last characters."""
     blank, end = (b' ', len(text) - 1) if isinstance(text, bytes) else (' ', len(text))
     while isinstance(text, bytes) and end > 1 and text[end] & 0xC0 == 0x80:    # within a character in UTF-8
         end -= 1

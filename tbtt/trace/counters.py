@@ -3,10 +3,10 @@
 A corpus is uint16 tokens with SEPARATOR before each document and after the last; nothing else may contain it.
 Both counters have
     count(gram)        number of places where the tokens `gram` stand; of () the number of all tokens,
-    separators included documents(gram, whole)    the numbers of the documents that hold it, a sorted (k,)
-    int64 array without duplicates;
-                       whole(before, after) -> (k,) bool says of the tokens beside k places which of these
-                       count, None that all do
+                       separators included
+    documents(gram, whole)    the numbers of the documents that hold it, a sorted (k,) int64 array without
+                       duplicates; whole(before, after) -> (k,) bool says of the tokens beside k places which
+                       of these count, None that all do
 """
 import bisect
 import math
@@ -40,14 +40,19 @@ class NumpyCounter:
     def find(self, gram: Sequence[int]) -> tuple[int, int]:
         """-> first and last place + 1 among the sorted suffixes of those that begin with `gram`"""
         wanted = np.array(gram, '>u2').tobytes()
-        beginning = lambda place: self.bytes[2 * place:2 * place + len(wanted)]
-        return tuple(side(self.suffixes, wanted, key=beginning) for side in (bisect.bisect_left, bisect.bisect_right))
+
+        def beginning(place: int) -> bytes:
+            return self.bytes[2 * place:2 * place + len(wanted)]
+        return tuple(side(self.suffixes, wanted, key=beginning)
+                     for side in (bisect.bisect_left, bisect.bisect_right))
 
     def count(self, gram: Sequence[int]) -> int:
+        """How often the tokens `gram` stand in the corpus; of () the number of all tokens."""
         first, last = self.find(gram)
         return last - first
 
     def documents(self, gram: Sequence[int], whole: Whole | None = None) -> np.ndarray:
+        """The numbers of the documents that hold `gram`, where `whole` lets it count: sorted, (k,) int64."""
         first, last = self.find(gram)
         places = standing_alone(self.tokens, np.sort(self.suffixes[first:last]), len(gram), whole)
         return np.unique(self.document[places])
@@ -73,25 +78,23 @@ def sort_suffixes(tokens: np.ndarray, longest: int) -> np.ndarray:
 
 
 class InfiniGramCounter:
-    """Counts by the package infini-gram in the index of a folder, whose shards lie on the disk,
-    not in memory.
+    """Counts by the package infini-gram in the index of a folder, whose shards stay on the disk.
 
-    num_shards: of `tokenized.0`, `offset.0`, `table.0`, ... in the folder;
-    the tables are built by `build_table`.
+    num_shards: of `tokenized.0`, `offset.0`, `table.0`, ... in the folder; `build_table` builds the tables.
     """
 
     def __init__(self, folder: Path, num_shards: int, vocab_size: int) -> None:
         """Raises `UserError` where the package is missing."""
         InfiniGramEngine = study_package('infini_gram.engine').InfiniGramEngine
         # Its engine looks for "table", "offset", "tokenized" and "metadata" anywhere in a path, and crashes
-        # on a folder of that name: it gets a path without them.
-        # Once the files are mapped, the link is not needed any more.
+        # on a folder of that name: it gets a path without them. Once the files are mapped, the link is not
+        # needed any more.
         with tempfile.TemporaryDirectory(prefix='ngrams_', dir=plain_folder()) as temporary:
             link = Path(temporary) / 'index'
             link.symlink_to(Path(folder).resolve(), target_is_directory=True)
             # Fetching ahead is for slow disks; without it a count takes a fifth of the time.
-            self.engine = InfiniGramEngine(str(link), eos_token_id=vocab_size, vocab_size=vocab_size + 1, token_dtype='u16',
-                                           ds_prefetch_depth=0, sa_prefetch_depth=0, od_prefetch_depth=0)
+            self.engine = InfiniGramEngine(str(link), eos_token_id=vocab_size, vocab_size=vocab_size + 1,
+                                           token_dtype='u16', ds_prefetch_depth=0, sa_prefetch_depth=0, od_prefetch_depth=0)
         # It takes the shards in the order of their files' names, 10 before 2.
         self.shards = [Shard(Path(folder), k) for k in sorted(range(num_shards), key=str)]
         self.num_tokens = self.count(())
@@ -108,12 +111,14 @@ class InfiniGramCounter:
         return answer
 
     def count(self, gram: Sequence[int]) -> int:
-        between = 0 if gram else len(self.shards) - 1    # separators that end a shard where the next begins with one
+        """How often the tokens `gram` stand in the corpus; of () the number of all tokens."""
+        # The next shard begins with a separator where one has ended with it.
+        between = 0 if gram else len(self.shards) - 1
         return self.ask('count', gram)['count'] - between
 
     def documents(self, gram: Sequence[int], whole: Whole | None = None) -> np.ndarray:
-        # Not by find_cnf or count_cnf, whose co-occurrences are wrong (2.6.0):
-        # from the places of the n-gram itself.
+        """The numbers of the documents that hold `gram`, where `whole` lets it count: sorted, (k,) int64."""
+        # From the places of the n-gram itself: find_cnf and count_cnf have wrong co-occurrences (2.6.0).
         found, before = [], 0
         for shard, (first, last) in zip(self.shards, self.ask('find', gram)['segment_by_shard']):
             found.append(shard.documents(first, last, len(gram), whole) + before)
@@ -152,19 +157,20 @@ def pointer_width(num_bytes: int) -> int:
 
 def build_table(folder: Path, k: int) -> None:
     """Sort the suffixes of shard k, `tokenized.k`, into `table.k`: by one call of infini-gram's own program,
-    in about ten bytes of memory a byte. (Its indexing script, which calls it in pieces,
-    corrupts the tables of small files.)"""
+    in about ten bytes of memory a byte. (Its indexing script, which calls it in pieces, corrupts the tables
+    of small files.)"""
     program = Path(study_package('infini_gram').__file__).parent / 'rust_indexing'
     num_bytes = (folder / f'tokenized.{k}').stat().st_size
     with tempfile.TemporaryDirectory(prefix='parts_', dir=folder) as parts:
         command = [program, 'make-part', '--data-file', folder / f'tokenized.{k}', '--parts-dir', parts,
-                   '--start-byte', 0, '--end-byte', num_bytes, '--ratio', pointer_width(num_bytes), '--token-width', 2]
+                   '--start-byte', 0, '--end-byte', num_bytes, '--ratio', pointer_width(num_bytes),
+                   '--token-width', 2]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         made = list(Path(parts).iterdir())
         whole = num_bytes // 2 * pointer_width(num_bytes)
         if done.returncode or len(made) != 1 or made[0].stat().st_size != whole:
-            raise UserError(f'infini-gram could not index {folder / f"tokenized.{k}"} (status '
-                            f'{done.returncode}): '
+            raise UserError(f'infini-gram could not index {folder / f"tokenized.{k}"} '
+                            f'(status {done.returncode}): '
                             f'{done.stderr.strip()[-200:] or "no table of the right size"}')
         os.replace(made[0], folder / f'table.{k}')
 
@@ -174,5 +180,5 @@ def plain_folder() -> str:
     for folder in (tempfile.gettempdir(), '/tmp'):
         if not any(word in folder for word in ('table', 'offset', 'tokenized', 'metadata')):
             return folder
-    raise UserError(f'infini-gram crashes on paths such as {tempfile.gettempdir()}: set TMPDIR to another '
-                    'folder')
+    raise UserError(f'infini-gram crashes on paths such as {tempfile.gettempdir()}: '
+                    'set TMPDIR to another folder')

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tbtt.cli import UserError
 from tbtt.tasks import Task
@@ -20,8 +20,7 @@ SEGMENT = re.compile(r'<seg\b[^>]*>(.*?)</seg>', re.DOTALL | re.IGNORECASE)
 
 
 class Example(NamedTuple):
-    """task: whose examples are counted together. prompt:
-    all that stands before the output where a model is asked."""
+    """task: whose examples are counted together. prompt: all that a model is given before the output."""
     task: str
     input: str
     output: str
@@ -55,7 +54,8 @@ def read_examples(files: Sequence[str | Path], task: str | None, template: str =
         for name, text in zip(('input', 'output'), pair):
             if not (isinstance(text, str) and text.strip() and is_unicode(text)):
                 raise UserError(f'{", ".join(map(str, files))}: example {i + 1} has no text as its {name}')
-    return [Example(task or 'examples', question.strip(), answer.strip(), before.replace('{input}', question.strip()))
+    pairs = [(question.strip(), answer.strip()) for question, answer in pairs]
+    return [Example(task or 'examples', question, answer, before.replace('{input}', question))
             for question, answer in pairs]
 
 
@@ -68,6 +68,7 @@ def is_unicode(text: str) -> bool:
 
 
 def read_text(file: Path) -> str:
+    """The text of a file in UTF-8. Raises `UserError` where it is not there or no such text."""
     try:
         return file.read_text(encoding='utf-8-sig')
     except FileNotFoundError:
@@ -92,10 +93,16 @@ def fields(files: list[Path], *names: str) -> Pairs:
 
 
 def gsm8k(files: list[Path]) -> Pairs:
-    """JSONL with question and answer; the answer without what the calculator writes, and its last line, `####
-    72`, as a sentence of its own."""
-    return [(question, CALCULATION.sub('', answer).replace('####', 'The answer is') if isinstance(answer, str) else answer)
-            for question, answer in fields(files, 'question', 'answer')]
+    """JSONL with question and answer; the answer without what the calculator writes, and its last line,
+    `#### 72`, as a sentence of its own."""
+    return [(question, spoken(answer)) for question, answer in fields(files, 'question', 'answer')]
+
+
+def spoken(answer: Any) -> Any:
+    """An answer of GSM8K as a person would say it; what is no text as it is."""
+    if not isinstance(answer, str):
+        return answer
+    return CALCULATION.sub('', answer).replace('####', 'The answer is')
 
 
 def triviaqa(files: list[Path]) -> Pairs:
@@ -103,7 +110,8 @@ def triviaqa(files: list[Path]) -> Pairs:
     pairs = []
     for file in files:
         try:
-            pairs += [(entry['Question'], entry['Answer']['Value']) for entry in json.loads(read_text(file))['Data']]
+            pairs += [(entry['Question'], entry['Answer']['Value'])
+                      for entry in json.loads(read_text(file))['Data']]
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(f'{file}: expected JSON with Data, a list of Question and Answer with a Value, '
                             f'as TriviaQA is published ({error!r})') from error
@@ -124,6 +132,7 @@ def mmlu(files: list[Path]) -> Pairs:
 
 
 def read_csv(file: Path) -> list[list[str]]:
+    """The rows of a CSV file, each a list of its cells. Raises `UserError` where it is none."""
     try:
         return list(csv.reader(io.StringIO(read_text(file), newline='')))
     except csv.Error as error:
@@ -131,8 +140,7 @@ def read_csv(file: Path) -> list[list[str]]:
 
 
 def translation(files: list[Path]) -> Pairs:
-    """Two files, the source and its translation:
-    WMT's SGML, a segment an example, or plain text, a line an example."""
+    """Two files, the source and its translation: a line an example, or in WMT's SGML a segment."""
     if len(files) != 2:
         raise UserError(f'translation takes two files, the source and its translation: --examples=SOURCE '
                         f'TRANSLATION, got {len(files)}')
@@ -149,5 +157,5 @@ def translation(files: list[Path]) -> Pairs:
     return list(zip(*sides))
 
 
-FORMATS = {'examples': lambda files: fields(files, 'input', 'output'), 'translation': translation, 'triviaqa': triviaqa,
-           'mmlu': mmlu, 'gsm8k': gsm8k}
+FORMATS = {'examples': lambda files: fields(files, 'input', 'output'), 'translation': translation,
+           'triviaqa': triviaqa, 'mmlu': mmlu, 'gsm8k': gsm8k}

@@ -1,10 +1,8 @@
-"""How probable a model holds the outputs of examples, token by token:
-our checkpoints, and causal models of `transformers`.
+"""How probable our checkpoints, and causal models of `transformers`, hold the outputs of examples by token.
 
 Both have `name`, `parameters`, `seed` (None where there is none), `language` (tbtt/trace/ngrams.py) and
     log_probabilities(examples)    for each example the natural log-probabilities of its output's tokens,
-    teacher-forced
-                                   behind its prompt, (tokens,) float64
+                                   teacher-forced behind its prompt, (tokens,) float64
 """
 import warnings
 from pathlib import Path
@@ -71,8 +69,7 @@ class TransformersModel:
 
     @torch.no_grad()
     def check_causal(self) -> None:
-        """Raise `UserError` for an encoder, which would see the answer:
-        transformers loads those as causal models too."""
+        """Raise `UserError` for an encoder, which sees the answer: transformers loads it as causal too."""
         one, other = self.model(input_ids=torch.tensor([[0, 0], [0, 1]], device=self.device)).logits[:, 0]
         if not torch.allclose(one, other, rtol=1e-4, atol=1e-4):
             raise UserError(f'{self.name} is no causal model: it sees the tokens that it should predict')
@@ -84,7 +81,8 @@ class TransformersModel:
         Raises `UserError` where the output alone does not fit.
         """
         texts = [self.tokens(i, example) for i, example in enumerate(examples)]
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))    # texts of about one length pad little
+        # Texts of about one length pad little.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))
         found = [None] * len(texts)
         while order:
             longest = len(texts[order[-1]][0])
@@ -92,7 +90,7 @@ class TransformersModel:
             batch, order = order[-size:], order[:-size]
             ids = torch.zeros(len(batch), longest, dtype=torch.long)
             mask = torch.zeros_like(ids)
-            for row, i in enumerate(batch):    # padded on the right: what comes after a token does not change it
+            for row, i in enumerate(batch):    # padded on the right: what comes after changes no token
                 length = len(texts[i][0])
                 ids[row, :length], mask[row, :length] = torch.tensor(texts[i][0]), 1
             logits = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).logits
@@ -125,9 +123,12 @@ def load(kind: Any, name: str, download: bool, **settings: Any) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            return kind.from_pretrained(name, local_files_only=not download, trust_remote_code=False, **settings)
+            return kind.from_pretrained(name, local_files_only=not download, trust_remote_code=False,
+                                        **settings)
     except Exception as error:    # a folder that is no model raises nearly anything
         reason = str(error).strip().split('\n')[0] or type(error).__name__
-        hint = '' if download or Path(name).exists() else '; --download fetches models from the Hugging Face hub'
+        hint = '; --download fetches models from the Hugging Face hub'
+        if download or Path(name).exists():
+            hint = ''
         raise UserError(f'{name}: no model or tokenizer of transformers could be loaded '
                         f'({reason[:200]}){hint}') from error

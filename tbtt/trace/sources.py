@@ -29,8 +29,8 @@ RULES = {
                      'context that occurs / occurrences of that context',
     'zeros': f'nothing above the line counts as {ZERO}; n-grams of the input that are nowhere in the corpus '
              'are left out of the mean',
-    'coefficients': f"Spearman's rho, Kendall's tau-b and distributional generalization, (1 - tau) / 2: "
-                    "means over the seeds; "
+    'coefficients': "Spearman's rho, Kendall's tau-b and distributional generalization, (1 - tau) / 2: "
+                    'means over the seeds; '
                     f'intervals hold {LEVEL}% of the bootstrap samples of the examples, {DRAWS} or, of many '
                     f'points, as many as are said; p-values are scipy\'s and take points for independent; '
                     f'not computed of fewer than {FEWEST} points',
@@ -61,9 +61,10 @@ class Source:
     """The training data of a model with its examples, and what they say of each n: computed once for all
     models that share them."""
 
-    def __init__(self, counter: AnyCounter, language: Language, examples: list[Example], about: dict[str, Any],
-                 lengths: Sequence[int], similar: Similar | None) -> None:
-        self.about = about | {'tokens': counter.num_tokens, 'documents': counter.num_documents, 'unit': language.unit}
+    def __init__(self, counter: AnyCounter, language: Language, examples: list[Example],
+                 about: dict[str, Any], lengths: Sequence[int], similar: Similar | None) -> None:
+        self.about = about | {'tokens': counter.num_tokens, 'documents': counter.num_documents,
+                              'unit': language.unit}
         self.tasks = defaultdict(list)
         for example in examples:
             self.tasks[example.task].append(example)
@@ -82,7 +83,8 @@ def our_source(trained: Trained, args: Namespace, similar: Similar | None) -> So
                         'them as they were, or name their folder with --dataset')
     if '\n' not in dataset.codec.stoi or not dataset.tasks:
         raise UserError(f'{dataset.folder} has no tasks whose answers could be traced: prepare one of ours')
-    language, file, examples = Characters(dataset.codec), dataset.folder / 'train.bin', task_examples(dataset.tasks)
+    language, file = Characters(dataset.codec), dataset.folder / 'train.bin'
+    examples = task_examples(dataset.tasks)
     newline = dataset.codec.stoi['\n']
     if args.engine == 'infini-gram':
         return indexed_source([file], newline, language, examples, args, similar)
@@ -96,24 +98,29 @@ def corpus_source(language: Words, args: Namespace, similar: Similar | None) -> 
     return indexed_source(args.corpus, args.separator, language, examples, args, similar)
 
 
-def indexed_source(files: Sequence[str | Path], separator: int | None, language: Language, examples: list[Example],
-                   args: Namespace, similar: Similar | None) -> Source:
+def indexed_source(files: Sequence[str | Path], separator: int | None, language: Language,
+                   examples: list[Example], args: Namespace, similar: Similar | None) -> Source:
+    """Examples and a corpus that is indexed on the disk, or whose index is there already."""
     corpus = Corpus(files, language, separator, args.engine)
-    about = {'files': [str(file) for file in corpus.files], 'engine': corpus.engine, 'index': str(corpus.folder)}
+    about = {'files': [str(file) for file in corpus.files], 'engine': corpus.engine,
+             'index': str(corpus.folder)}
     return Source(corpus.counter(), language, examples, about, args.n, similar)
 
 
 def load_models(args: Namespace) -> Iterator[tuple[str, list[OurModel] | list[TransformersModel]]]:
     """Yields (name, its seeds: a list of models)"""
     for folder in args.out_dir:
-        yield folder, [OurModel(seed / args.ckpt, folder, args.device) for seed in find_checkpoints(folder, args.ckpt)]
+        yield folder, [OurModel(seed / args.ckpt, folder, args.device)
+                       for seed in find_checkpoints(folder, args.ckpt)]
     for name in args.model:
         yield name, [TransformersModel(name, args.device, args.download)]
 
 
 def trace(args: Namespace) -> tuple[list[dict[str, Any]], list[Row]]:
     """-> [what trace.json says of a model], [`Row`]"""
-    similar = args.embedding_model and Similarity(args.embedding_model, args.threshold, args.device, args.download)
+    similar = None
+    if args.embedding_model:
+        similar = Similarity(args.embedding_model, args.threshold, args.device, args.download)
     sources, models, rows = {}, [], []
     for name, seeds in load_models(args):
         language = seeds[0].language
@@ -123,8 +130,9 @@ def trace(args: Namespace) -> tuple[list[dict[str, Any]], list[Row]]:
         if key not in sources:
             sources[key] = (our_source(seeds[0].trained, args, similar) if args.out_dir
                             else corpus_source(language, args, similar))
-        models.append({'model': str(name), 'parameters': seeds[0].parameters, 'seeds': [seed.seed for seed in seeds],
-                       'corpus': sources[key].about, 'tasks': defaultdict(dict)})
+        models.append({'model': str(name), 'parameters': seeds[0].parameters,
+                       'seeds': [seed.seed for seed in seeds], 'corpus': sources[key].about,
+                       'tasks': defaultdict(dict)})
         for task, examples in sources[key].tasks.items():
             log_p = [seed.log_probabilities(examples) for seed in seeds]
             for n in args.n:
@@ -132,17 +140,19 @@ def trace(args: Namespace) -> tuple[list[dict[str, Any]], list[Row]]:
                 flat = [point for each in points for point in each]
                 by_model = np.array([[each[p.example][p.first:p.last].sum() for p in flat] for each in log_p])
                 models[-1]['tasks'][task][n] = coefficients(flat, by_model, left_out, args.seed)
-                rows += [Row(str(name), seeds[0].parameters, seed.seed, task, n, p.example, p.gram, p.task_gram,
-                             p.infinity_gram, value, p.pairs, p.zero_pairs, p.zero_tokens, p.documents)
+                rows += [Row(str(name), seeds[0].parameters, seed.seed, task, n, p.example, p.gram,
+                             p.task_gram, p.infinity_gram, value, p.pairs, p.zero_pairs, p.zero_tokens,
+                             p.documents)
                          for seed, values in zip(seeds, by_model.tolist()) for p, value in zip(flat, values)]
     return models, rows
 
 
-def coefficients(points: list[Point], by_model: np.ndarray, left_out: dict[str, int], seed: int) -> dict[str, Any]:
+def coefficients(points: list[Point], by_model: np.ndarray, left_out: dict[str, int],
+                 seed: int) -> dict[str, Any]:
     """What trace.json says of one model, task and n. by_model: (seeds, points)"""
     example = np.array([point.example for point in points], int)
     found = {'points': len(points), 'examples': len(set(example.tolist())), 'left_out': left_out,
              'points_with_zeros': {'task_gram': sum(point.zero_pairs > 0 for point in points),
                                    'infinity_gram': sum(point.zero_tokens > 0 for point in points)}}
-    return found | {kind: correlate(np.array([getattr(point, kind) for point in points]), by_model, example, seed)
-                    for kind in DATA_MODELS}
+    return found | {kind: correlate(np.array([getattr(point, kind) for point in points]), by_model, example,
+                                    seed) for kind in DATA_MODELS}
