@@ -38,8 +38,8 @@ def read_arguments() -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument('--dry_run', action='store_true',
                         help='list the runs, with estimates, and train nothing')
     parser.add_argument('--engine', choices=('local', 'ray'), default='local', help='(default: local)')
-    parser.add_argument('--address', help='of the Ray cluster: auto, or HOST:PORT (default: a cluster of this '
-                                          'machine alone)')
+    parser.add_argument('--address',
+                        help='of the Ray cluster: auto, or HOST:PORT (default: one of this machine alone)')
     parser.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N',
                         help='only the I-th of N parts, from 0 on')
     parser.add_argument('--workers', type=count,

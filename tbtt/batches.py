@@ -1,4 +1,4 @@
-"""Which windows a batch is made of: anywhere in the text, within a line, or of lines dealt out anew for each."""
+"""Which windows a batch is made of: anywhere in the text, within a line, or of lines dealt anew for each."""
 import torch
 
 from tbtt import rng

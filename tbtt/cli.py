@@ -146,7 +146,7 @@ def complain(line: str) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Let what is written to a stream from now on go nowhere: at its end Python would try again, and complain."""
+    """Let what is written to a stream go nowhere from now on: Python would try again at its end, and fail."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except io.UnsupportedOperation:

@@ -16,7 +16,7 @@ from tbtt.tasks import TASKS, Task
 
 
 def add_options(parser: Parser, ckpt: str) -> None:
-    """--out_dir, --ckpt, --dataset, --device, --seed. ckpt: the default checkpoint in the folder of the run."""
+    """--out_dir, --ckpt, --dataset, --device, --seed. ckpt: the default checkpoint in the run's folder."""
     parser.add_argument('--out_dir', default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=ckpt, help=f'checkpoint in that folder (default: {ckpt})')
     parser.add_argument('--dataset', help='whose meta.pkl has the characters and the tasks of a checkpoint '

@@ -8,7 +8,8 @@ nats a character:
     known       the least mean loss over all windows of this text, for a predictor that sees only the window:
                 (H(window) - H(its first character)) / T, entropies over the windows of the text
     unknown     the same where the lines are known and not their order: over windows of an endless text in
-                which every next line is any of the lines, each as likely as it is frequent, whatever came before
+                which every next line is any of the lines, each as likely as it is frequent, whatever came
+                before
 
 The mean of the T conditional entropies H(character k | those before it in the window) is that difference over
 T, by the chain rule. A model at `unknown` has learned none of the order, one at `known` all of it, one that

@@ -399,7 +399,7 @@ class RunFolder:
         return [folder for folder in (self.path, *below) if folder not in self.asked and begun(folder)]
 
     def links(self) -> list[Path]:
-        """The seeds' folders that are symbolic links, to be followed or refused."""
+        """The seeds' folders that are symbolic links: what they lead to is never overwritten."""
         return [folder for folder in seed_folders(self.path) if folder.is_symlink()]
 
     def to_write(self) -> list[Path]:
@@ -567,7 +567,7 @@ class RunFolder:
         return self.pending
 
     def write(self, iteration: int, snapshot: Callable[[int], dict], seeds: list[tuple]) -> None:
-        """Replace the files of all these seeds as one. seeds: (place among the replicas, seed, row or None)."""
+        """Replace the files of these seeds as one. seeds: (place among the replicas, seed, row or None)"""
         write_folders({seed.path: {ABOUT: self.describe(seed, iteration),
                                    **seed.next_files(iteration, snapshot(r), row, not seed.closed)}
                        for r, seed, row in seeds})

@@ -100,7 +100,7 @@ class Sweep:
                 raise InvalidSetting(f'{self.path}: {name} is chosen by the sweep itself')
 
     def check_values(self) -> None:
-        """Make the values, wherever they were said, those of their settings: 0 and 0.0 are one weight decay."""
+        """Make all values those of their settings: as a weight decay, 0 and 0.0 are one value."""
         for kind, name, values in [('axes', *axis) for axis in self.axes.items()] + [
                 ('data', *axis) for axis in self.data.items()]:
             if not isinstance(values, (list, tuple, range)):

@@ -75,7 +75,7 @@ class Corpus:
             self.build()
 
     def stamps(self) -> list[list[str | int]]:
-        """What tells whether a file of the corpus has changed: [path, bytes, time of the last change] of each."""
+        """[path, bytes, time of the last change] of each file of the corpus, which tell what has changed."""
         return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
 
     def build(self) -> None:
@@ -128,7 +128,7 @@ class Corpus:
                          'anew')
 
     def check_files(self) -> None:
-        """Raise `UserError` where a finished file is not what was written, or an unfinished one is shorter."""
+        """Raise `UserError` where a finished file is not what was written, or an unfinished one shorter."""
         for k, counts in enumerate(self.manifest['shards']):
             for name, written in ((f'tokenized.{k}', 2 * counts[0]), (f'offset.{k}', 8 * counts[1])):
                 path = self.folder / name
@@ -168,7 +168,7 @@ class Corpus:
         self.record()
 
     def append(self, tokens: np.ndarray) -> None:
-        """Add documents, each with its separator at the end, to the last shard; to a new one if it is full."""
+        """Add documents, each with its separator at the end, to the last shard, or a new one if it is full."""
         shards = self.manifest['shards']
         if not shards or shards[-1][0] >= self.shard:
             tokens = np.append(np.uint16(SEPARATOR), tokens)

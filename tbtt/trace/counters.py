@@ -94,7 +94,8 @@ class InfiniGramCounter:
             link.symlink_to(Path(folder).resolve(), target_is_directory=True)
             # Fetching ahead is for slow disks; without it a count takes a fifth of the time.
             self.engine = InfiniGramEngine(str(link), eos_token_id=vocab_size, vocab_size=vocab_size + 1,
-                                           token_dtype='u16', ds_prefetch_depth=0, sa_prefetch_depth=0, od_prefetch_depth=0)
+                                           token_dtype='u16', ds_prefetch_depth=0, sa_prefetch_depth=0,
+                                           od_prefetch_depth=0)
         # It takes the shards in the order of their files' names, 10 before 2.
         self.shards = [Shard(Path(folder), k) for k in sorted(range(num_shards), key=str)]
         self.num_tokens = self.count(())

@@ -92,7 +92,7 @@ class Statistics:
 
     def example_points(self, i: int, inputs: list[str], outputs: dict[str, Span],
                        n: int) -> tuple[list[Point], Counter]:
-        """The points of example i. inputs: n-grams. outputs: {n-gram: its place}. -> them, what was left out"""
+        """-> the points of example i, and what was left out. inputs: n-grams; outputs: {n-gram: its place}"""
         keep = np.ones((len(inputs), len(outputs)), bool)
         if self.similar:
             keep = self.similar(inputs, list(outputs))
