@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tbtt import nanogpt
-from tbtt.startup import ROOT
 from tbtt.cli import InvalidSetting, UserError, true_or_false, unknown_name
+from tbtt.startup import ROOT
 
 MOST_STEPS = 10**12
 FLOAT32 = 1e38    # about what the arithmetic can hold

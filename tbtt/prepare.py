@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from tbtt.atomic import write_file
 from tbtt.cli import Parser, UserError
 from tbtt.dataset import Codec
-from tbtt.atomic import write_file
 from tbtt.tasks import MAX_LINES, TASKS, Arithmetic, Task
 
 CHARACTERS = string.ascii_lowercase + string.digits    # of random strings

@@ -22,8 +22,17 @@ import numpy as np
 import torch
 
 from tbtt import nanogpt
-from tbtt.atomic import (COMMIT, TMP, Change, flush_folder, half_made, new_content, recover, write_files,
-                         write_folders)
+from tbtt.atomic import (
+    COMMIT,
+    TMP,
+    Change,
+    flush_folder,
+    half_made,
+    new_content,
+    recover,
+    write_files,
+    write_folders,
+)
 from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.cli import UserError
 from tbtt.config import Config

@@ -18,10 +18,10 @@ import filelock
 import numpy as np
 from tqdm import tqdm
 
+from tbtt.atomic import write_file
 from tbtt.cli import UserError, study_package
 from tbtt.trace.counters import SEPARATOR, InfiniGramCounter, NumpyCounter, build_table
 from tbtt.trace.ngrams import Words
-from tbtt.atomic import write_file
 
 Piece = tuple[np.ndarray | None, int]
 SHARD = 2**26         # tokens, in half a gigabyte of index; sorting it takes twice a gigabyte

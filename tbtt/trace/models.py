@@ -15,9 +15,9 @@ import torch
 from tbtt.cli import UserError, study_package
 from tbtt.device import choose_device
 from tbtt.evaluate import AnswerWindows
+from tbtt.inference import load_model
 from tbtt.trace.examples import Example
 from tbtt.trace.ngrams import Characters, Words, first_of_output
-from tbtt.inference import load_model
 
 MAX_TOKENS = 2**20    # of a forward pass of ours
 MAX_LOGITS = 2**27    # of a forward pass of theirs: half a gigabyte

@@ -8,16 +8,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tbtt.cli import UserError
+from tbtt.dataset import Dataset
+from tbtt.inference import Trained, find_checkpoints
 from tbtt.trace.corpus import Corpus, split
 from tbtt.trace.counters import AnyCounter, NumpyCounter
-from tbtt.dataset import Dataset
 from tbtt.trace.examples import Example, read_examples, task_examples
-from tbtt.trace.ngrams import Characters, Language, Words
-from tbtt.trace.memorization import (DATA_MODELS, DRAWS, FEWEST, LEVEL, ZERO, Point, Similar, Statistics,
-                                     correlate)
+from tbtt.trace.memorization import (
+    DATA_MODELS,
+    DRAWS,
+    FEWEST,
+    LEVEL,
+    ZERO,
+    Point,
+    Similar,
+    Statistics,
+    correlate,
+)
 from tbtt.trace.models import OurModel, TransformersModel
+from tbtt.trace.ngrams import Characters, Language, Words
 from tbtt.trace.similarity import Similarity
-from tbtt.inference import Trained, find_checkpoints
 
 RULES = {
     'points': 'one for each example and distinct n-gram of its output, at its first place there; the model '
