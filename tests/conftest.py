@@ -20,6 +20,8 @@ from tbtt.engine import Engine
 from tbtt.replicas import Replicas
 
 torch.set_num_threads(1)
+# A shell that runs the tests in the background has them ignore Ctrl-C, and with them all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile('tests', deadline=None)    # a busy machine is no fault
 hypothesis.settings.load_profile('tests')
 

@@ -215,6 +215,9 @@ def holder(training, tmp_path):
         prepares = [as_rank(rank, port) for rank in range(2)] if pair else [lambda: None]
         held = [training(**settings, prepare=prepare) for prepare in prepares]
         assert held[0].says('iter      2'), held[0].said()
+        while pair and not (tmp_path / 'run/seed_1338/ckpt.pt').exists():    # the second process tells nothing
+            assert held[1].ended() is None, held[1].said()
+            time.sleep(0.005)
         return held
     return hold
 

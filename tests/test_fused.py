@@ -385,12 +385,14 @@ from tbtt.fused import build, kernel
 from test_fused import SHAPES, new_engine, random_data
 once = build.build
 kernel.build = lambda shape, flags: once(shape, ('-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover'))
-for threads, shape in ((1, SHAPES['paper']), (2, SHAPES['deep']), (2, dict(n_embd=1, block_size=1, batch_size=1))):
+ONE = dict(n_embd=1, block_size=1, batch_size=1)
+LINES = dict(SHAPES['deep'], windows='line', num_seeds=3)
+for threads, vocab_size, shape in ((1, 17, SHAPES['paper']), (2, 40, SHAPES['deep']), (2, 2, LINES), (2, 1, ONE)):
     torch.set_num_threads(threads)
-    for vocab_size in (1, 17, 40):
-        engine = new_engine(random_data(vocab_size), vocab_size, tiny_config(compile='fused', **shape), lively=True)
-        assert train(engine, 0, 3).isfinite().all()
-        engine.forward(torch.zeros(engine.config.block_size, 5, dtype=torch.int64))
+    data = torch.cat([random_data(vocab_size), torch.zeros(1, dtype=torch.int64)])    # the last token ends a line
+    engine = new_engine(data, vocab_size, tiny_config(compile='fused', **shape), lively=True, newline=0)
+    assert train(engine, 0, 3).isfinite().all()
+    engine.forward(torch.zeros(engine.config.block_size, 5, dtype=torch.int64))
 print('clean')
 """
 
