@@ -168,7 +168,7 @@ class Corpus:
         self.record()
 
     def append(self, tokens: np.ndarray) -> None:
-        """Add documents, each with its separator at the end, to the last shard, or a new one if it is full."""
+        """Add documents, each with its separator at the end, to the last shard; a full one begins another."""
         shards = self.manifest['shards']
         if not shards or shards[-1][0] >= self.shard:
             tokens = np.append(np.uint16(SEPARATOR), tokens)
