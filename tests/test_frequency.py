@@ -10,7 +10,7 @@ import eval_frequency
 import plot_frequency
 from tbtt import frequency
 from conftest import TINY, run_script
-from tbtt.run_folder import LATEST
+from tbtt.layout import LATEST
 from tbtt.inference import Trained, load_model
 
 

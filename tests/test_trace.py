@@ -11,7 +11,7 @@ import torch
 from tbtt.cli import Parser
 from tbtt.trace.examples import task_examples
 from tbtt.results import read_results
-from tbtt.run_folder import LATEST
+from tbtt.layout import LATEST
 from tbtt.inference import load_model
 from tbtt.trace.sources import Row
 from test_memorization import occurrences
