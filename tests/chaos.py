@@ -104,7 +104,7 @@ def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dic
         for number, name in ((1, 'stdout'), (2, 'stderr')):
             os.dup2(descriptor, number)
             setattr(sys, name, open(number, 'w', buffering=1, closefd=False))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)    # as tbtt/startup.py has it in a new process
         prepare()
         status = run_script(script, *args, **settings)
     except BaseException:
