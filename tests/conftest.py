@@ -1,4 +1,5 @@
-"""What the tests share: prepared datasets, a small trained run, and scripts run in this process or in their own."""
+"""What the tests share: prepared datasets, a small trained run, and scripts run in this process or in their
+own."""
 import os
 import runpy
 import shutil
@@ -24,14 +25,14 @@ hypothesis.settings.register_profile('tests', deadline=None)    # a busy machine
 hypothesis.settings.load_profile('tests')
 
 HERE = Path(__file__).resolve().parents[1]
-DATASETS = {'as_math': 'math', 'facts_char': 'facts', 'both_math_and_facts': 'both', 'facts_skewed': 'facts_skewed',
-            'both_skewed': 'both_skewed'}
+DATASETS = {'as_math': 'math', 'facts_char': 'facts', 'both_math_and_facts': 'both',
+            'facts_skewed': 'facts_skewed', 'both_skewed': 'both_skewed'}
 # A run of three evaluations in a second.
-TINY = dict(device='cpu', compile=False, max_iters=20, eval_interval=10, log_interval=10, batch_size=16, warmup_iters=2,
-            lr_decay_iters=20)
+TINY = dict(device='cpu', compile=False, max_iters=20, eval_interval=10, log_interval=10, batch_size=16,
+            warmup_iters=2, lr_decay_iters=20)
 # A run that learns most of a small grid in five seconds, in a shape that nanoGPT has a name for.
-LEARNS = dict(TINY, max_iters=300, eval_interval=50, batch_size=128, block_size=8, n_embd=48, n_head=4, mlp_expansion=4,
-              min_lr=1e-3, warmup_iters=20, lr_decay_iters=300)
+LEARNS = dict(TINY, max_iters=300, eval_interval=50, batch_size=128, block_size=8, n_embd=48, n_head=4,
+              mlp_expansion=4, min_lr=1e-3, warmup_iters=20, lr_decay_iters=300)
 
 
 # Where a download without .git has its files, and where a user's own are not looked for.
@@ -40,8 +41,9 @@ SUFFIXES = ('.py', '.md', '.txt', '.toml', '.cff', '')
 
 
 def project_files(root: Path = HERE) -> list[Path]:
-    """The files of the project, relative to `root`: what git tracks, and in a download without .git what is in the
-    project's own folders and not in .gitignore. Nothing that a user trained, prepared or swept beside them."""
+    """The files of the project, relative to `root`: what git tracks, and in a download without .git what is
+    in the project's own folders and not in .gitignore. Nothing that a user trained, prepared or swept beside
+    them."""
     if (root / '.git').exists() and shutil.which('git'):
         done = subprocess.run(['git', '-C', root, 'ls-files', '-z'], capture_output=True, text=True)
         if done.returncode == 0:
@@ -51,7 +53,8 @@ def project_files(root: Path = HERE) -> list[Path]:
     below = [path for name in FOLDERS for path in (root / name).rglob('*') if path.is_file()]
     found = [path.relative_to(root) for path in sorted([*top, *below])]
     return [path for path in found
-            if not any((Path('/') / part).match(pattern) for part in (path, *path.parents) for pattern in ignored)]
+            if not any((Path('/') / part).match(pattern) for part in (path, *path.parents)
+                       for pattern in ignored)]
 
 
 def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HERE) -> Path:
@@ -63,9 +66,12 @@ def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HER
     return target
 
 
+FORKING = ('test_crash.py', 'test_distributed.py', 'test_properties.py')
+
+
 def pytest_collection_modifyitems(items):
     """Tests that fork come first: a process in which others have started threads may fork into a deadlock."""
-    items.sort(key=lambda item: item.path.name not in ('test_crash.py', 'test_distributed.py', 'test_properties.py'))
+    items.sort(key=lambda item: item.path.name not in FORKING)
 
 
 class Result(NamedTuple):
@@ -80,7 +86,8 @@ def options(settings):
 
 def run_script(script, *args, root=HERE, **settings):
     """A script in this process, as python would run it. -> exit status"""
-    argv, path, handlers = sys.argv, list(sys.path), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    argv, path = sys.argv, list(sys.path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv = [str(script), *options(settings), *map(str, args)]
     try:
         runpy.run_path(str(root / script), run_name='__main__')
@@ -95,8 +102,8 @@ def run_script(script, *args, root=HERE, **settings):
 
 def start(script, *args, cwd, root=HERE, **settings):
     """A script in a process of its own. -> Popen"""
-    return subprocess.Popen([sys.executable, root / script, *options(settings), *map(str, args)], cwd=cwd, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, root / script, *options(settings), *map(str, args)], cwd=cwd,
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def shell(script, *args, cwd, root=HERE, **settings):
@@ -122,8 +129,8 @@ def equal_weights(one, other):
 
 
 def tiny_config(**settings):
-    return Config(**{'device': 'cpu', 'compile': 'False', 'batch_size': 16, 'warmup_iters': 2, 'lr_decay_iters': 50,
-                     **settings}).check()
+    return Config(**{'device': 'cpu', 'compile': 'False', 'batch_size': 16, 'warmup_iters': 2,
+                     'lr_decay_iters': 50, **settings}).check()
 
 
 def new_engine(data, vocab_size, config, dtype=torch.float32, newline=None):
