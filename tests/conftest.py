@@ -1,15 +1,22 @@
 """What the tests share: prepared datasets, a small trained run, and scripts run in this process or in their
 own."""
+import atexit
 import os
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ['OMP_NUM_THREADS'] = '1'    # before torch is loaded, and for every process started from here
+if 'PYTEST_XDIST_WORKER' not in os.environ:    # one cache for all processes, and not the user's
+    os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='tbtt_cache_')
+    atexit.register(shutil.rmtree, os.environ['XDG_CACHE_HOME'], ignore_errors=True)
+# Tests that run in the background find Ctrl-C ignored, and so would all processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest

@@ -191,7 +191,8 @@ META = {'vocab_size': 2, 'stoi': {'a': 0, 'b': 1}, 'itos': {0: 'a', 1: 'b'}}
     META | {'tasks': {'math': {'max_operand': 9, 'heldout': [[1, 70]]}}}, META | {'tasks': {'math': 7}},
     META | {'tasks': {'facts': {'facts': [['France']]}}}, META | {'tasks': {'facts': {'facts': 3}}},
     META | {'tasks': {'math': {'heldout': [[5, 7]] * 10**5}}}, META | {'itos': 'a' * 2**22},
-    META | {'tasks': {'facts': {'repeats': [10**9] * 50}}}, META | {'tasks': {'math': {'repeats': [-1] * 200}}},
+    META | {'tasks': {'facts': {'repeats': [10**9] * 50}}},
+    META | {'tasks': {'math': {'repeats': [-1] * 200}}},
     META | {'tasks': {'math': {}}},    # its characters are not in the vocabulary
 ], ids=lambda meta: repr(meta)[:100])
 def test_a_damaged_meta(declined, data, meta):

@@ -39,14 +39,6 @@ def has_fused() -> bool:
         return False
 
 
-@pytest.fixture(scope='module', autouse=True)
-def own_cache(tmp_path_factory):
-    """A cache that the tests of this file share, in place of the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
-        yield
-
-
 pytestmark = pytest.mark.skipif(not has_fused(),
                                 reason='needs a C compiler and a processor with fused multiply-add')
 
