@@ -34,7 +34,7 @@ from tbtt.trace.corpus import Corpus
 from tbtt.dataset import Dataset, texts
 from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.engine import Engine
-from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluation
+from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluator
 from tbtt.trace.memorization import overlap
 from tbtt.paper import EXPERIMENTS, MODELS, tasks_of
 from tbtt.prepare import write_dataset
@@ -65,7 +65,7 @@ class Setup:
         self.slow_model.load_state_dict(self.replicas.state_dict(self.replicas.flat[0]))
         self.slow_optimizer = self.slow_model.optimizer(config)
         self.engine = Engine(self.replicas, self.dataset.train, seeds, config, device, self.dtype)
-        self.evaluation = Evaluation(self.engine.forward, self.dataset, config, self.engine.seeds)
+        self.evaluation = Evaluator.of_run(self.engine.forward, self.dataset, config, self.engine.seeds)
 
     def steps(self, count):
         """`count` steps of ours. -> losses of the last launch (steps, R)"""

@@ -21,7 +21,7 @@ from tbtt.dataset import Dataset
 from tbtt.device import choose_device, choose_dtype, describe_shortage, is_out_of_memory, tokens_per_pass
 from tbtt.distributed import Ranks
 from tbtt.engine import Engine
-from tbtt.evaluate import Evaluation
+from tbtt.evaluate import Evaluator
 from tbtt.progress import Reporter, scores_line
 from tbtt.provenance import provenance
 from tbtt.replicas import Replicas
@@ -48,7 +48,7 @@ class Trainer:
                  ranks: Ranks) -> None:
         self.config, self.dataset, self.device, self.dtype, self.ranks = config, dataset, device, dtype, ranks
 
-    def build(self, folder: RunFolder, seeds: list[SeedFolder]) -> tuple[Engine, Evaluation]:
+    def build(self, folder: RunFolder, seeds: list[SeedFolder]) -> tuple[Engine, Evaluator]:
         """-> the engine of some seeds, which goes on from what the folder holds of them, and their
         evaluation"""
         numbers = [seed.seed for seed in seeds]
@@ -58,7 +58,7 @@ class Trainer:
                         self.ranks, self.dataset.newline)
         engine.load(folder.states(seeds, engine.snapshot()))
         max_tokens = tokens_per_pass(replicas.template.config, len(numbers), self.device)
-        return engine, Evaluation(engine.forward, self.dataset, self.config, engine.seeds, max_tokens)
+        return engine, Evaluator.of_run(engine.forward, self.dataset, self.config, engine.seeds, max_tokens)
 
     def prepare(self, folder: RunFolder, report: Reporter, engine: Engine, first: int) -> None:
         """Get all ready to go, and say so."""

@@ -1,69 +1,65 @@
 """Tasks x model -> one row of results a replica. Evaluating leaves no trace in training: no generator is drawn from."""
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from tbtt import rng
 from tbtt.batches import NOTHING, Batches
-from tbtt.generate import generate
+from tbtt.config import Config
+from tbtt.dataset import Codec, Dataset
+from tbtt.generate import Completions, generate
 from tbtt.order import order_of
 from tbtt.results import ENOUGH, NUM_SAMPLES, score_columns
+from tbtt.tasks import Task
 
 TEMPERATURE, TOP_K = 0.01, 10    # of the paper
 
 
-class Evaluation:
-    """All that is measured of a run's R replicas at an iteration.
-
-    forward: (R, T, B) or (T, B) tokens -> (R, V, T, B) logits. seeds: (R,) int64 on the device of the model. max_tokens:
-    largest number of tokens a replica in one forward pass.
-    """
-
-    def __init__(self, forward, dataset, config, seeds, max_tokens=2**20):
-        self.evaluator = Evaluator(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens)
-        self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds, max_tokens,
-                             config.windows, dataset.newline)
-        self.train, self.val = (data.to(seeds.device, torch.int32) for data in (dataset.train, dataset.val))
-        self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
-        learnable = config.windows == 'any' and self.losses.exact(self.train)
-        self.order = order_of(dataset.train, dataset.newline, config.block_size) if learnable else None
-        self.other = self.order and self.order.other.to(self.train)
-
-    def __call__(self, iteration):
-        """-> a row of results.csv for each replica, as dicts"""
-        train = self.losses(self.train, iteration)
-        val = train if self.same else self.losses(self.val, iteration)
-        rows = [{'iter': iteration, **row, 'train_loss': a, 'val_loss': b}
-                for row, a, b in zip(self.evaluator.rows(iteration), train.tolist(), val.tolist())]
-        if self.order:
-            for row, loss in zip(rows, self.losses(self.other, iteration).tolist()):
-                row['order_learned'] = self.order.learned(row['train_loss'])
-                row['other_order_loss'] = loss
-        return rows
+Forward = Callable[[torch.Tensor], torch.Tensor]    # tokens (R, T, B) or (T, B) -> logits (R, V, T, B)
+Row = dict[str, Any]                                # of results.csv: {column: number}
 
 
 class Evaluator:
-    """Asks the tasks' prompts of R replicas at once.
+    """Asks the tasks' prompts of R replicas at once, and where it is told how takes their losses.
 
-    forward: (R, T, B) tokens -> (R, V, T, B) logits. seeds: (R,) int64 on the device of the model.
-    Raises `UserError` where the codec lacks a character of a task.
+    seeds: (R,) int64 on the device of the model. max_tokens: largest number of tokens a replica in one forward
+    pass. losses: what else is measured at an iteration, a dict of columns a replica. Raises `UserError` where the
+    codec lacks a character of a task.
     """
 
-    def __init__(self, forward, codec, tasks, block_size, seeds, max_tokens=2**20):
-        self.forward, self.codec, self.tasks = forward, codec, tasks
+    def __init__(self, forward: Forward, codec: Codec, tasks: dict[str, Task], block_size: int, seeds: torch.Tensor,
+                 max_tokens: int = 2**20, losses: Callable[[int], list[Row]] | None = None) -> None:
+        self.forward, self.codec, self.tasks, self.losses = forward, codec, tasks, losses
         self.block_size, self.seeds, self.max_tokens = block_size, seeds, max_tokens
         self.prompts = {name: [codec.encode(prompt) for prompt in task.prompts] for name, task in tasks.items()}
         self.answers = {name: AnswerWindows(task, codec, block_size, seeds.device) for name, task in tasks.items()}
 
-    def sample(self, name, iteration):
-        """Sampled answers to a task. -> Completions"""
+    @classmethod
+    def of_run(cls, forward: Forward, dataset: Dataset, config: Config, seeds: torch.Tensor,
+               max_tokens: int = 2**20) -> 'Evaluator':
+        """All that a run measures at an evaluation."""
+        return cls(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens,
+                   DataLosses(forward, dataset, config, seeds, max_tokens))
+
+    def __call__(self, iteration: int) -> list[Row]:
+        """-> a row of results.csv for each replica; what does not apply is left out"""
+        rows = self.ask(iteration)
+        if self.losses:
+            rows = [{'iter': iteration, **row, **found} for row, found in zip(rows, self.losses(iteration))]
+        return rows
+
+    def sample(self, name: str, iteration: int) -> Completions:
+        """Sampled answers to a task."""
         task = self.tasks[name]
         stop = None if task.stop is None else self.codec.stoi[task.stop]
         return generate(self.forward, self.prompts[name], self.seeds, rng.ANSWERS, iteration, num_samples=NUM_SAMPLES,
                         max_new_tokens=task.max_new_tokens, block_size=self.block_size, temperature=TEMPERATURE,
                         top_k=TOP_K, stop=stop, max_tokens=self.max_tokens)
 
-    def right(self, name, completions):
+    def right(self, name: str, completions: Completions) -> np.ndarray:
         """-> (N,) bool array: is each of the distinct completions right?"""
         # Replicas agree a lot: each answer is marked once.
         asked = torch.cat([completions.prompt[:, None], completions.tokens], 1)
@@ -71,8 +67,8 @@ class Evaluator:
         marks = [self.tasks[name].mark(i, self.codec.decode(tokens)) for i, *tokens in distinct.tolist()]
         return np.array(marks)[which.cpu().numpy()]
 
-    def rows(self, iteration):
-        """One dict a replica: the columns of results.csv but `iter` and the losses; what does not apply is left out."""
+    def ask(self, iteration: int) -> list[Row]:
+        """The scores of all tasks, a dict a replica."""
         rows = [{} for _ in self.seeds]
         for name, task in self.tasks.items():
             completions = self.sample(name, iteration)
@@ -97,7 +93,7 @@ class AnswerWindows:
     as it does in generation.
     """
 
-    def __init__(self, task, codec, block_size, device):
+    def __init__(self, task: Task, codec: Codec, block_size: int, device: torch.device) -> None:
         windows, places = {}, []    # (prompt, start) -> column; (column, position, token, prompt)
         for i, (prompt, answer) in enumerate(zip(task.prompts, task.answers)):
             text = codec.encode(prompt + answer)
@@ -111,9 +107,9 @@ class AnswerWindows:
         self.column, self.position, self.token, self.prompt = torch.tensor(places).T.to(device)
 
     @torch.no_grad()
-    def log_probabilities(self, forward, max_tokens):
-        """Of each character of the right answers, teacher-forced at temperature 1, in the order of the prompts (`prompt` says
-        whose it is). -> (R, characters) tensor"""
+    def log_probabilities(self, forward: Forward, max_tokens: int) -> torch.Tensor:
+        """Of each character of the right answers, teacher-forced at temperature 1, in the order of the prompts
+        (`prompt` says whose it is). -> (R, characters)"""
         T, B = self.contexts.shape
         found = []
         step = max(1, max_tokens // T)
@@ -124,23 +120,24 @@ class AnswerWindows:
             found.append(logits.log_softmax(1)[:, self.token[here], torch.arange(int(here.sum()), device=logits.device)])
         return torch.cat(found, 1)
 
-    def log_answers(self, forward, max_tokens):
+    def log_answers(self, forward: Forward, max_tokens: int) -> np.ndarray:
         """Logarithm of the probability of the whole right answer. -> (R, P) float64 array"""
         log_p = self.log_probabilities(forward, max_tokens)
         total = torch.zeros(len(log_p), self.num_prompts, device=log_p.device).index_add_(1, self.prompt, log_p)
         return total.cpu().double().numpy()
 
-    def probabilities(self, forward, max_tokens):
+    def probabilities(self, forward: Forward, max_tokens: int) -> np.ndarray:
         """Probability of the whole right answer. -> (R, P) float64 array"""
         return np.exp(self.log_answers(forward, max_tokens))
 
 
 class Losses:
-    """Mean cross-entropy (nats a character) over a split of the data: over every window where that costs no more than
-    `eval_iters` random batches would, and over those batches where it does. windows, newline: see `Batches`; the order of
-    lines is that of the data."""
+    """Mean cross-entropy (nats a character) over a split of the data: over every window where that costs no more
+    than `eval_iters` random batches would, and over those batches where it does. windows, newline: see `Batches`;
+    the order of lines is that of the data."""
 
-    def __init__(self, forward, block_size, batch_size, eval_iters, seeds, max_tokens=2**20, windows='any', newline=None):
+    def __init__(self, forward: Forward, block_size: int, batch_size: int, eval_iters: int, seeds: torch.Tensor,
+                 max_tokens: int = 2**20, windows: str = 'any', newline: int | None = None) -> None:
         self.forward, self.block_size, self.seeds, self.max_tokens = forward, block_size, seeds, max_tokens
         self.windows, self.newline = windows, newline
         self.num_sampled = batch_size * eval_iters
@@ -150,10 +147,11 @@ class Losses:
         return len(self.batches(data).every()[0]) <= self.num_sampled
 
     def batches(self, data: torch.Tensor) -> Batches:
+        """The windows of data (n,)."""
         return Batches(data, self.block_size, self.windows, newline=self.newline)
 
     @torch.no_grad()
-    def __call__(self, data, iteration):
+    def __call__(self, data: torch.Tensor, iteration: int) -> torch.Tensor:
         """data (n,) -> (R,) float64"""
         batches = self.batches(data)
         starts, weights = batches.every()
@@ -170,3 +168,27 @@ class Losses:
             total = total + (losses.sum(-2) * weight).cpu().double().sum(-1)    # not every device has float64
             count = count + ((y >= 0).sum(-2) * weight).cpu().double().sum(-1)
         return total / count
+
+
+class DataLosses:
+    """The losses of a run's R replicas on its data, and what they say of the order of the lines."""
+
+    def __init__(self, forward: Forward, dataset: Dataset, config: Config, seeds: torch.Tensor,
+                 max_tokens: int) -> None:
+        self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds, max_tokens,
+                             config.windows, dataset.newline)
+        self.train, self.val = (data.to(seeds.device, torch.int32) for data in (dataset.train, dataset.val))
+        self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
+        learnable = config.windows == 'any' and self.losses.exact(self.train)
+        self.order = order_of(dataset.train, dataset.newline, config.block_size) if learnable else None
+        self.other = self.order and self.order.other.to(self.train)
+
+    def __call__(self, iteration: int) -> list[Row]:
+        """-> a dict a replica: train_loss and val_loss, and for a text of lines order_learned and other_order_loss"""
+        train = self.losses(self.train, iteration)
+        val = train if self.same else self.losses(self.val, iteration)
+        rows = [{'train_loss': a, 'val_loss': b} for a, b in zip(train.tolist(), val.tolist())]
+        if self.order:
+            for row, loss in zip(rows, self.losses(self.other, iteration).tolist()):
+                row |= {'order_learned': self.order.learned(row['train_loss']), 'other_order_loss': loss}
+        return rows

@@ -15,8 +15,6 @@ os.environ['OMP_NUM_THREADS'] = '1'    # before torch is loaded, and for every p
 if 'PYTEST_XDIST_WORKER' not in os.environ:    # one cache for all processes, and not the user's
     os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='tbtt_cache_')
     atexit.register(shutil.rmtree, os.environ['XDG_CACHE_HOME'], ignore_errors=True)
-# Tests that run in the background find Ctrl-C ignored, and so would all processes that they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest
@@ -28,6 +26,8 @@ from tbtt.engine import Engine
 from tbtt.replicas import Replicas
 
 torch.set_num_threads(1)
+# A shell that runs the tests in the background has them ignore Ctrl-C, and with them all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile('tests', deadline=None)    # a busy machine is no fault
 hypothesis.settings.load_profile('tests')
 

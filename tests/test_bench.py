@@ -54,7 +54,7 @@ def test_the_slow_twin_gives_the_answers_of_ours_where_nothing_is_left_to_chance
     with torch.no_grad():    # a large head: the most likely character has all the probability
         setup.replicas.flat.mul_(20)
     setup.slow_model.load_state_dict(setup.replicas.state_dict(setup.replicas.flat[0]))
-    evaluator = setup.evaluation.evaluator
+    evaluator = setup.evaluation
     completions = evaluator.sample('facts', 0)
     for i in (0, 25, 49):
         theirs = baseline.slow_generate(setup.slow_model.eval(), codec.encode(task.prompts[i]), 20, 0.01, 10)

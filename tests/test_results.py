@@ -42,8 +42,8 @@ def test_integers_are_written_as_integers_and_what_is_none_or_absent_as_blank():
 def test_the_columns_are_those_of_every_version_and_the_new_ones_stand_behind():
     assert ','.join(result_columns()) == (
         'iter,add_correct,add_total,sub_correct,sub_total,math_acc,heldout_correct,heldout_total,'
-        'facts_correct,facts_total,facts_acc,combined_acc,train_loss,val_loss,seen_prob,heldout_prob,facts_prob,'
-        'heldout_answered,heldout_questions,order_learned,other_order_loss')
+        'facts_correct,facts_total,facts_acc,combined_acc,train_loss,val_loss,seen_prob,heldout_prob,'
+        'facts_prob,heldout_answered,heldout_questions,order_learned,other_order_loss')
 
 
 def test_what_the_evaluator_knows_beyond_the_columns_is_left_out():
