@@ -21,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 
@@ -29,7 +31,7 @@ import numpy as np
 import torch
 
 from tbtt import baseline, figures
-from tbtt.config import ROOT, load_config
+from tbtt.config import ROOT, Config, load_config
 from tbtt.trace.corpus import Corpus
 from tbtt.dataset import Dataset, texts
 from tbtt.device import autocast, choose_device, choose_dtype
@@ -43,7 +45,10 @@ from tbtt.provenance import provenance
 
 SECTIONS = ('step', 'evaluation', 'replicas', 'run', 'trace')
 DEFAULT = SECTIONS[:-1]
-DATASHEET = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12}    # dense bfloat16 operations a second, NVIDIA's datasheets
+# Dense bfloat16 operations a second, of NVIDIA's datasheets.
+DATASHEET = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12}
+Row = dict[str, Any]                            # what was timed, with its times
+Timed = tuple[Callable[[], object], int]        # a function, and how many of its kind one call does
 
 
 class Setup:
@@ -67,59 +72,62 @@ class Setup:
         self.engine = Engine(self.replicas, self.dataset.train, seeds, config, device, self.dtype)
         self.evaluation = Evaluator.of_run(self.engine.forward, self.dataset, config, self.engine.seeds)
 
-    def steps(self, count):
+    def steps(self, count: int) -> torch.Tensor:
         """`count` steps of ours. -> losses of the last launch (steps, R)"""
         for _, losses in self.engine.run(0, count):
             pass
         return losses
 
-    def plain_loop(self):
+    def plain_loop(self) -> baseline.PlainLoop:
         """The same model and step without the axis of replicas."""
         weights = {name: value[0].clone() for name, value in self.replicas.named(self.replicas.flat).items()}
         return baseline.PlainLoop(self.replicas.template, weights, self.config)
 
-    def plain_steps(self, plain, count):
+    def plain_steps(self, plain: baseline.PlainLoop, count: int) -> torch.Tensor:
         """`count` steps of a plain loop on the same batches. -> its last loss"""
         starts, rates = self.engine.stretch(0, count)
         for batch, rate in zip(starts[:, 0, 0].unbind(0), rates.unbind(0)):
             loss = plain(texts(self.engine.data, batch, self.config.block_size + 1), rate)
         return loss
 
-    def slow_steps(self, count):
+    def slow_steps(self, count: int) -> float:
         """The same steps by the slow twin. -> its last loss"""
         self.slow_model.train()
         starts, rates = self.engine.stretch(0, count)
         for batch, rate in zip(starts[:, 0, 0].tolist(), rates.tolist()):
-            loss = baseline.slow_step(self.slow_model, self.slow_optimizer, self.dataset.train, batch, rate, self.config,
-                                  self.dtype)
+            loss = baseline.slow_step(self.slow_model, self.slow_optimizer, self.dataset.train, batch, rate,
+                                      self.config, self.dtype)
         return loss
 
-    def evaluate(self):
+    def evaluate(self) -> list[dict]:
         """An evaluation of ours, losses included. -> rows of results"""
         return self.evaluation(0)
 
-    def slow_evaluate(self):
+    def slow_evaluate(self) -> tuple[dict[str, list[int]], float]:
         """The same by the slow twin, its losses estimated from `eval_iters` batches of each split, as nanoGPT
-        does.
-        -> ({task: right answers by prompt}, loss)"""
+        does. -> ({task: right answers by prompt}, loss)"""
         with autocast(self.device, self.dtype):
             return self.slow_answers_and_loss()
 
-    def slow_answers_and_loss(self):
-        right = {name: baseline.slow_score(self.slow_model, task, self.dataset.codec, NUM_SAMPLES, TEMPERATURE, TOP_K)
+    def slow_answers_and_loss(self) -> tuple[dict[str, list[int]], float]:
+        """As `slow_evaluate`, in whatever dtype is set."""
+        right = {name: baseline.slow_score(self.slow_model, task, self.dataset.codec, NUM_SAMPLES,
+                                           TEMPERATURE, TOP_K)
                  for name, task in self.dataset.tasks.items()}
         for data in (self.dataset.train, self.dataset.val):
-            batches = torch.randint(len(data) - self.config.block_size, (self.config.eval_iters, self.config.batch_size))
+            batches = torch.randint(len(data) - self.config.block_size,
+                                    (self.config.eval_iters, self.config.batch_size))
             loss = baseline.slow_losses(self.slow_model, data, batches)
         return right, loss
 
 
-def synchronise(device):
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU; on a CPU nothing is under way."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
 
-def seconds(function, count, device):
+def seconds(function: Callable[[], object], count: int, device: torch.device) -> float:
     """Wall time of one call over `count`."""
     synchronise(device)
     begin = time.perf_counter()
@@ -128,16 +136,17 @@ def seconds(function, count, device):
     return (time.perf_counter() - begin) / count
 
 
-def in_turn(functions, repeats, device):
+def in_turn(functions: Sequence[Timed], repeats: int, device: torch.device) -> list[dict[str, float]]:
     """Time several (function, count) in turn. -> for each {'median', 'min', 'max'} in milliseconds of one of
     `count`"""
     for function, _ in functions:
         function()    # warm-up
-    times = [[1e3 * seconds(function, count, device) for function, count in functions] for _ in range(repeats)]
+    times = [[1e3 * seconds(function, count, device) for function, count in functions]
+             for _ in range(repeats)]
     return [{'median': statistics.median(each), 'min': min(each), 'max': max(each)} for each in zip(*times)]
 
 
-def step_operations(config, vocab_size):
+def step_operations(config: Config, vocab_size: int) -> int:
     """Floating-point operations of the products of a step: six a weight and token, and attention's."""
     tokens = config.batch_size * config.block_size * config.gradient_accumulation_steps
     C = config.n_embd
@@ -145,14 +154,16 @@ def step_operations(config, vocab_size):
     return tokens * (6 * weights + 12 * config.n_layer * config.block_size * C)
 
 
-def peak(device, dtype):
+def peak(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a large product, measured here."""
     n = 8192 if device.type == 'cuda' else 2048
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     return 2 * n**3 / (in_turn([(lambda: a @ b, 1)], 5, device)[0]['median'] / 1e3)
 
 
-def bench_step(tasks, sizes, folder, device):
+def bench_step(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
+               device: torch.device) -> Iterator[Row]:
+    """A training step beside its twin, one seed; of the MLT also how near it comes to the device's peak."""
     top = peak(device, choose_dtype('auto', device)) if 'MLT' in sizes else None
     for task in tasks:
         for size in sizes:
@@ -170,7 +181,8 @@ def bench_step(tasks, sizes, folder, device):
             row = {'what': f'step {size} {task}', **dict(zip(timed, times)), 'mode': setup.engine.mode,
                    'prepare_s': prepare}
             if large:
-                rate = step_operations(setup.config, setup.dataset.meta['vocab_size']) / (row['ours_ms']['median'] / 1e3)
+                operations = step_operations(setup.config, setup.dataset.meta['vocab_size'])
+                rate = operations / (row['ours_ms']['median'] / 1e3)
                 sheet = next((value for name, value in DATASHEET.items() if device.type == 'cuda'
                               and name in torch.cuda.get_device_name(device)), None)
                 row |= {'tera_operations_per_s': rate / 1e12, 'share_of_measured_peak': rate / top,
@@ -178,7 +190,9 @@ def bench_step(tasks, sizes, folder, device):
             yield row
 
 
-def bench_evaluation(tasks, sizes, folder, device):
+def bench_evaluation(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
+                     device: torch.device) -> Iterator[Row]:
+    """An evaluation beside its twin, of the sizes for which the twin ends soon enough."""
     for task in tasks:
         for size in sizes:
             if size in ('n14', 'n28'):
@@ -188,11 +202,14 @@ def bench_evaluation(tasks, sizes, folder, device):
                 yield {'what': f'evaluation {size} {task}', 'ours_ms': ours, 'slow_ms': obvious}
 
 
-def bench_replicas(tasks, sizes, folder, device):
+def bench_replicas(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
+                   device: torch.device) -> Iterator[Row]:
+    """A step of 1 to 128 seeds at once, and what the axis of replicas costs one seed; always n14 on math."""
     setup = Setup('math', 'n14', folder, device, compile='True')
     setup.engine.prepare()
     plain = setup.plain_loop()
-    ours, without = in_turn([(lambda: setup.steps(200), 200), (lambda: setup.plain_steps(plain, 200), 200)], 9, device)
+    ours, without = in_turn([(lambda: setup.steps(200), 200),
+                             (lambda: setup.plain_steps(plain, 200), 200)], 9, device)
     yield {'what': 'step n14 math, 1 seed, beside a plain loop', 'ours_ms': ours, 'slow_ms': without,
            'mode': setup.engine.mode}
     for num_seeds in (1, 8, 32, 128):
@@ -219,34 +236,40 @@ def bench_run(rows: list[dict], what: str = 'n14 math') -> dict:
 def full_run(task: str, size: str, folder: Path, device: torch.device) -> dict:
     """Train to the end in a process of its own."""
     command = [sys.executable, str(ROOT / 'train_with_eval.py'), f'config/train_{task}_{MODELS[size]}.py',
-               f'--device={device}', f'--dataset={folder / task}', f'--out_dir={folder / "run" / task / size}']
+               f'--device={device}', f'--dataset={folder / task}',
+               f'--out_dir={folder / "run" / task / size}']
     begin = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return {'what': f'run {size} {task}, whole process', 'ours_ms': {'median': 1e3 * (time.perf_counter() - begin)}}
+    return {'what': f'run {size} {task}, whole process',
+            'ours_ms': {'median': 1e3 * (time.perf_counter() - begin)}}
 
 
-def bench_trace(tasks, sizes, folder, device):
+def bench_trace(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
+                device: torch.device) -> Iterator[Row]:
     """What infini-gram takes for a large corpus, and a trace of each dataset, process included."""
     yield from bench_corpus(folder)    # first: the memory of child processes is the largest of all so far
     for task in tasks:
         args = [f'--dataset={folder / task}', f'--out_dir={folder / "traced" / task}', f'--device={device}']
-        untrained = ['train_with_eval.py', f'config/train_{task}_{MODELS["n14"]}.py', '--max_iters=0', '--compile=False']
+        untrained = ['train_with_eval.py', f'config/train_{task}_{MODELS["n14"]}.py', '--max_iters=0',
+                     '--compile=False']
         for command in (untrained, ['analysis/trace_memorization.py']):
             command[0] = str(ROOT / command[0])
             begin = time.perf_counter()
             subprocess.run([sys.executable, *command, *args], check=True, stdout=subprocess.DEVNULL)
-        yield {'what': f'trace n14 {task}, whole process', 'ours_ms': {'median': 1e3 * (time.perf_counter() - begin)}}
+        yield {'what': f'trace n14 {task}, whole process',
+               'ours_ms': {'median': 1e3 * (time.perf_counter() - begin)}}
 
 
 class Ids:
     """The language of a made-up corpus: ids without a text."""
     vocab_size = 50000
 
-    def digest(self):
+    def digest(self) -> str:
+        """One name for all, since there is but one such language."""
         return 'ids'
 
 
-def bench_corpus(folder, num_tokens=25_000_000, num_pairs=10_000):
+def bench_corpus(folder: Path, num_tokens: int = 25_000_000, num_pairs: int = 10_000) -> Iterator[Row]:
     """Index and question a corpus of random tokens with Zipf's frequencies, in documents of 500 tokens."""
     rng = np.random.default_rng(1337)
     frequency = 1 / np.arange(1, Ids.vocab_size)
@@ -258,7 +281,8 @@ def bench_corpus(folder, num_tokens=25_000_000, num_pairs=10_000):
     seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     memory = after.ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
     yield {'what': f'index {num_tokens / 1e6:g} million tokens', 'ours_ms': {'median': 1e3 * seconds},
-           'note': f'sorting takes {after.ru_utime - before.ru_utime:.0f} s of processor time and at most {memory:.0f} MB'}
+           'note': f'sorting takes {after.ru_utime - before.ru_utime:.0f} s of processor time '
+                   f'and at most {memory:.0f} MB'}
     # Bigrams of one document, a pair each: rare and frequent ones as they come.
     places = rng.integers(num_tokens // 500, size=(num_pairs, 1)) * 500 + rng.integers(1, 498, (num_pairs, 2))
     pairs = [[tuple(ids[place:place + 2].tolist()) for place in pair] for pair in places]
@@ -272,21 +296,21 @@ def bench_corpus(folder, num_tokens=25_000_000, num_pairs=10_000):
            'note': f'{sum(times) / 1e3:.1f} s together'}
 
 
-def peak_memory(device):
+def peak_memory(device: torch.device) -> float:
     """Megabytes: of the process, or on a GPU of its tensors."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
 
 
-def milliseconds(times):
+def milliseconds(times: dict[str, float]) -> str:
     """`4.1 (3.9 to 4.3)`; whole milliseconds from 100 on."""
     median, *spread = (f'{times[key]:,.0f}' if times[key] >= 100 else f'{times[key]:.3g}'
                        for key in ('median', 'min', 'max') if key in times)
     return median + (f' ({" to ".join(spread)})' if spread else '')
 
 
-def remark(row):
+def remark(row: Row) -> str:
     """What else there is to say of a row."""
     said = [row[key] for key in ('mode', 'path', 'note') if key in row]    # in older files the mode is `path`
     if 'prepare_s' in row:
@@ -299,7 +323,7 @@ def remark(row):
     return ', '.join(said)
 
 
-def show(row):
+def show(row: Row) -> str:
     """A row for people."""
     twin = row.get('slow_ms')
     line = f'{row["what"]:<62} {milliseconds(row["ours_ms"]):<24}'
@@ -310,21 +334,24 @@ def show(row):
     return f'{line}  {remark(row)}'
 
 
-def report(about):
+def report(about: dict[str, Any]) -> str:
     """The README's table, from what --json printed."""
     rows = []
     for row in about['rows']:
         twin = row.get('slow_ms')
-        against = [milliseconds(twin), f'{twin["median"] / row["ours_ms"]["median"]:.1f}'] if twin else ['', '']
+        against = ['', '']
+        if twin:
+            against = [milliseconds(twin), f'{twin["median"] / row["ours_ms"]["median"]:.1f}']
         rows.append([row['what'], milliseconds(row['ours_ms']), *against, remark(row)])
-    return (f'{about["hardware"]}; torch {about["versions"]["torch"]}, Python {about["versions"]["python"]}; commit '
-            f'{about["commit"]}; peak memory {about["peak_memory_mb"]:.0f} MB. Medians, smallest and largest in brackets.\n\n'
+    return (f'{about["hardware"]}; torch {about["versions"]["torch"]}, Python {about["versions"]["python"]}; '
+            f'commit {about["commit"]}; peak memory {about["peak_memory_mb"]:.0f} MB. Medians, smallest and '
+            'largest in brackets.\n\n'
             + figures.markdown_table(['what', 'ours, ms', 'slow twin, ms', 'times faster', ''], rows))
 
 
-def names(known):
+def names(known: Collection[str]) -> Callable[[str], list[str]]:
     """argparse type: a list such as step,replicas."""
-    def chosen(text):
+    def chosen(text: str) -> list[str]:
         for name in text.split(','):
             if name not in known:
                 raise UserError(f'{name!r} is none of {", ".join(known)}')
@@ -332,12 +359,14 @@ def names(known):
     return chosen
 
 
-def main():
+def main() -> None:
+    """Prepare data, time what is asked for, and print it."""
     parser = Parser(__doc__)
     parser.add_argument('--device', default='auto', help='(default: auto)')
     parser.add_argument('--only', type=names(SECTIONS), default=DEFAULT,
                         help=f'some of {",".join(SECTIONS)} (default: {",".join(DEFAULT)})')
-    parser.add_argument('--tasks', type=names(EXPERIMENTS), default=list(EXPERIMENTS), help='some of math,facts,both')
+    parser.add_argument('--tasks', type=names(EXPERIMENTS), default=list(EXPERIMENTS),
+                        help='some of math,facts,both')
     parser.add_argument('--sizes', type=names(MODELS), default=list(MODELS), help='some of n14,n28,n56,MLT')
     parser.add_argument('--full', action='store_true', help='also train tasks and sizes to their end')
     parser.add_argument('--json', action='store_true', help='one line of JSON instead of the table')
@@ -346,8 +375,10 @@ def main():
     say = (lambda row: None) if args.json else lambda row: print(show(row), flush=True)
     about, rows = provenance(device), []
     if not args.json:
-        print(f'{about["hardware"]}, torch {about["versions"]["torch"]}; milliseconds, medians (smallest to largest)')
-    sections = {'step': bench_step, 'evaluation': bench_evaluation, 'replicas': bench_replicas, 'trace': bench_trace}
+        print(f'{about["hardware"]}, torch {about["versions"]["torch"]}; '
+              'milliseconds, medians (smallest to largest)')
+    sections = {'step': bench_step, 'evaluation': bench_evaluation, 'replicas': bench_replicas,
+                'trace': bench_trace}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with contextlib.redirect_stdout(io.StringIO()):

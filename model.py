@@ -48,9 +48,10 @@ class GPTConfig:
 
 
 class Linear(nn.Linear):
-    """(..., in, T, B) -> (..., out, T, B)"""
+    """A linear layer on features that stand before positions and windows."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in, T, B) -> (..., out, T, B)"""
         y = (self.weight @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
         return y if self.bias is None else y + self.bias[..., None, None]
 
@@ -64,14 +65,15 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., C, T, B) -> (..., C, T, B)"""
         x = x - x.mean(-3, keepdim=True)
         x = x * torch.rsqrt(x.square().mean(-3, keepdim=True) + 1e-5) * self.weight[..., None, None]
         return x if self.bias is None else x + self.bias[..., None, None]
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
-    """Queries (..., D, T, B) of the last T of S positions, keys and values (..., D, S, B) -> (..., D, T,
-    B)"""
+    """Queries (..., D, T, B) of the last T of S positions, keys and values (..., D, S, B)
+    -> (..., D, T, B)"""
     D, T, S = q.shape[-3], q.shape[-2], k.shape[-2]
     scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-4) * D ** -0.5    # (..., T, S, B)
     scores = scores + torch.full((T, S), -torch.inf, device=q.device).triu(1 + S - T)[..., None]
@@ -80,6 +82,8 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) ->
 
 
 class CausalSelfAttention(nn.Module):
+    """Each position looks at itself and at those before it, by `n_head` heads."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_head, self.dropout = config.n_head, config.dropout
@@ -87,6 +91,7 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., C, T, B) -> (..., C, T, B)"""
         C, T = x.shape[-3], x.shape[-2]
         parts = self.c_attn(x).split(C, dim=-3)
         q, k, v = (part.unflatten(-3, (self.n_head, -1)) for part in parts)    # (..., H, D, T, B)
@@ -109,6 +114,8 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.dropout = config.dropout
@@ -116,10 +123,13 @@ class MLP(nn.Module):
         self.c_proj = Linear(config.mlp_expansion * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., C, T, B) -> (..., C, T, B)"""
         return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
 
 
 class Block(nn.Module):
+    """Attention and MLP, each behind a LayerNorm and added to the residual stream."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.ln_1 = LayerNorm(config.n_embd, config.bias)
@@ -128,11 +138,14 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., C, T, B) -> (..., C, T, B)"""
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
 
 class GPT(nn.Module):
+    """The whole model: embeddings, blocks, and the head, initialised as GPT-2 is."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         assert config.n_embd % config.n_head == 0, f'n_embd={config.n_embd}, n_head={config.n_head}'

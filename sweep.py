@@ -35,12 +35,17 @@ def read_arguments() -> tuple[argparse.Namespace, dict[str, str]]:
     """-> the script's own options, and what else was said as {name: text of --name=text}"""
     parser = Parser(__doc__)
     parser.add_argument('sweep', help='a sweep file, such as config/sweep_quick.py')
-    parser.add_argument('--dry_run', action='store_true', help='list the runs, with estimates, and train nothing')
+    parser.add_argument('--dry_run', action='store_true',
+                        help='list the runs, with estimates, and train nothing')
     parser.add_argument('--engine', choices=('local', 'ray'), default='local', help='(default: local)')
-    parser.add_argument('--address', help='of the Ray cluster: auto, or HOST:PORT (default: a cluster of this machine alone)')
-    parser.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N', help='only the I-th of N parts, from 0 on')
-    parser.add_argument('--workers', type=count, help='processes at a time (default: one a core, or one a GPU)')
-    parser.add_argument('--replicas', type=count, help=f'seeds trained together (default: {ON_CPU}; on a GPU as many as fit)')
+    parser.add_argument('--address',
+                        help='of the Ray cluster: auto, or HOST:PORT (default: one of this machine alone)')
+    parser.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N',
+                        help='only the I-th of N parts, from 0 on')
+    parser.add_argument('--workers', type=count,
+                        help='processes at a time (default: one a core, or one a GPU)')
+    parser.add_argument('--replicas', type=count,
+                        help=f'seeds trained together (default: {ON_CPU}; on a GPU as many as fit)')
     parser.add_argument('--sweeps_dir', default='sweeps', help='where sweeps are (default: sweeps)')
     args, rest = parser.parse_known_args(join_values(sys.argv[1:], parser))
     settings = {}
@@ -85,13 +90,15 @@ def report(sweep: Sweep, failures: list[tuple[Job, str]]) -> None:
 
 
 def main() -> int:
+    """Run the jobs. -> 1 where one failed, 128 + the signal where the sweep was stopped, else 0"""
     args, settings = read_arguments()
     check_address(args.address)
     sweep = Sweep(args.sweep, settings, args.sweeps_dir)
     gpus = gpus_of(sweep)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     workers = args.workers or len(gpus) or cores
-    threads = max(1, cores // workers)    # of each, however few jobs there are: it changes the order of summation
+    # Threads of each worker, however few jobs there are: their number changes the order of summation.
+    threads = max(1, cores // workers)
     with tempfile.TemporaryDirectory() as scratch:
         estimates = Estimates(sweep, 'cuda' if gpus else 'cpu', Path(scratch))
         jobs = sweep.jobs(args.replicas or (estimates.seeds_together() if gpus else ON_CPU), args.shard)
@@ -105,7 +112,8 @@ def main() -> int:
           f'{len(jobs) - len(todo)} finished already')
     children = Children()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    environments = [{'OMP_NUM_THREADS': str(threads)} | (gpus[k % len(gpus)] if gpus else {}) for k in range(workers)]
+    environments = [{'OMP_NUM_THREADS': str(threads)} | (gpus[k % len(gpus)] if gpus else {})
+                    for k in range(workers)]
     if args.engine == 'ray':
         ending = on_ray(todo, sweep.prepare, args.address, threads if args.workers else 1)
     else:

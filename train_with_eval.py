@@ -29,6 +29,7 @@ from tbtt.run_folder import RunFolder, SeedFolder
 
 
 def read_settings() -> Config:
+    """The settings of the config files, with those of the command line over them, checked."""
     parser = Parser(__doc__, usage='%(prog)s [config ...] [--key=value ...]')
     parser.add_argument('config', nargs='*', help='config files, such as config/train_math_mini_14.py')
     add_settings(parser)
@@ -125,6 +126,7 @@ class Trainer:
 
 
 def main() -> int:
+    """Train, or with --eval_only=True evaluate once. -> exit status; `UserError` where memory runs out"""
     config = read_settings()
     ranks = Ranks.from_environment(config)
     device = choose_device(config.device, ranks.local)

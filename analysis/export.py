@@ -240,6 +240,7 @@ def write_folder(sources: dict[str, Source], to: Path) -> dict[str, float]:
 
 
 def main() -> None:
+    """Read, convert, write."""
     parser = Parser(__doc__)
     parser.add_argument('--out_dir', default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=LATEST, help=f'checkpoint in that folder (default: {LATEST})')

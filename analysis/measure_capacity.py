@@ -1,20 +1,21 @@
-"""Measure how many bits a model can memorise: train on random answers and random strings, more and more of them.
+"""Measure how many bits a model can memorise: train on more and more random answers and random strings.
 
     python analysis/measure_capacity.py config/sweep_bits_table.py config/sweep_bits_strings.py
-    python analysis/measure_capacity.py config/sweep_bits_table.py --n_embd=14,28 --num_seeds=4 --sweeps_dir=sweeps
-    python analysis/measure_capacity.py config/sweep_bits_table.py --train=False         (what is there already)
+    python analysis/measure_capacity.py config/sweep_bits_table.py --n_embd=14,28 --sweeps_dir=sweeps
+    python analysis/measure_capacity.py config/sweep_bits_table.py --train=False    (what is there already)
 
-Trains the sweeps by sweep.py, which skips what is finished and resumes what is not; --key=value goes to it. Then asks every
-finished seed for the probability of each answer, and writes into --output_dir:
+Trains the sweeps by sweep.py, which skips what is finished and resumes what is not; --key=value goes to it.
+Then asks every finished seed for the probability of each answer, and writes into --output_dir:
 
     bits.csv           a row a seed: the bits that its data offer, and how many of them it has memorised
-    bits_plateau.csv   a row a width: the most bits that it memorises, whatever is offered, and the same a parameter; means
-                       over seeds with half a 95% interval (Student's t). `bends` is 1 where the model leaves at least a
-                       fifth of the largest offer: where it is 0, larger tables may show more
+    bits_plateau.csv   a row a width: the most bits that it memorises, whatever is offered, and the same a
+                       parameter; means over seeds with half a 95% interval (Student's t). `bends` is 1 where
+                       the model leaves at least a fifth of the largest offer: where it is 0, larger tables
+                       may show more
     bits_asked.csv     what the paper's tasks ask for
 
-Memorised bits are the sum over answers of max(0, log2 V + log2 p), of V possible answers. Measuring takes seconds; the
-training of a seed takes as long as any. Draw with analysis/plot_bits.py.
+Memorised bits are the sum over answers of max(0, log2 V + log2 p), of V possible answers. Measuring takes
+seconds; the training of a seed takes as long as any. Draw with analysis/plot_bits.py.
 """
 import csv
 import io
@@ -46,19 +47,22 @@ def train(path: str, overrides: dict[str, str], sweeps_dir: str) -> None:
     options = [f'--{name}={value}' for name, value in overrides.items()]
     command = [sys.executable, str(ROOT / 'sweep.py'), path, f'--sweeps_dir={sweeps_dir}', *options]
     if subprocess.run(command).returncode:
-        raise UserError(f'{path}: the sweep did not finish; call this again to go on, or measure with --train=False')
+        raise UserError(f'{path}: the sweep did not finish; call this again to go on, or measure with '
+                        '--train=False')
 
 
 def measure_seed(folder: Path, dataset: Dataset) -> dict:
     """The row of one finished seed: folder of its checkpoint, and what it was trained on."""
     trained = load_model(folder / LATEST, 'cpu')
     if trained.digest != dataset.digest:
-        raise UserError(f'{folder} was trained on other data than {dataset.folder} holds: prepare them as they were')
+        raise UserError(f'{folder} was trained on other data than {dataset.folder} holds: prepare them as '
+                        'they were')
     questions = questions_of(dataset)
     windows = AnswerWindows(questions, trained.codec, trained.config.block_size, trained.device)
     log2_p = windows.log_answers(trained.forward, 2**20)[0] / np.log(2)
     return {'n_embd': trained.config.n_embd, 'num_params': trained.num_params, 'seed': int(trained.seeds[0]),
-            'iter': trained.iteration, 'answers': len(questions.answers), 'bits_offered': offered_bits(questions),
+            'iter': trained.iteration, 'answers': len(questions.answers),
+            'bits_offered': offered_bits(questions),
             'bits_memorised': float(memorised_bits(log2_p, questions.values))}
 
 
@@ -75,7 +79,7 @@ def measure(sweep: Sweep) -> list[dict]:
 
 
 def plateaus(rows: list[dict]) -> list[dict]:
-    """A row for each width of each sweep: what its seeds memorise at most, of all that was offered to them."""
+    """A row for each width of each sweep: the most that its seeds memorise of what was offered to them."""
     found = []
     for sweep, width in sorted({(row['sweep'], row['n_embd']) for row in rows}):
         ours = [row for row in rows if (row['sweep'], row['n_embd']) == (sweep, width)]
@@ -87,9 +91,16 @@ def plateaus(rows: list[dict]) -> list[dict]:
         mean, half = mean_interval(most)
         found.append({'sweep': sweep, 'n_embd': width, 'num_params': size, 'seeds': len(seeds),
                       'iter': max(row['iter'] for row in ours), 'plateau': mean, 'plateau_half': half,
-                      'bits_per_param': mean / size, 'bits_per_param_half': half / size, 'largest_offer': largest,
-                      'bends': int(np.mean(left) <= ROOM * largest)})
+                      'bits_per_param': mean / size, 'bits_per_param_half': half / size,
+                      'largest_offer': largest, 'bends': int(np.mean(left) <= ROOM * largest)})
     return found
+
+
+def cell(value: str | float) -> str:
+    """A value as a cell of a CSV file, NaN as a blank one."""
+    if isinstance(value, str):
+        return value
+    return '' if value != value else format_number(value)
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -98,8 +109,7 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: value if isinstance(value, str) else '' if value != value else format_number(value)
-                         for name, value in row.items()})
+        writer.writerow({name: cell(value) for name, value in row.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, text.getvalue().encode())
     print(f'wrote {path}')
@@ -109,8 +119,8 @@ def main() -> None:
     """Train, measure, write."""
     parser = Parser(__doc__)
     parser.add_argument('sweeps', nargs='+', help='sweep files, such as config/sweep_bits_table.py')
-    parser.add_argument('--train', type=true_or_false, default=True, metavar='BOOL', help='train what is not finished '
-                        '(default: True)')
+    parser.add_argument('--train', type=true_or_false, default=True, metavar='BOOL',
+                        help='train what is not finished (default: True)')
     parser.add_argument('--sweeps_dir', default='sweeps', help='where sweeps are (default: sweeps)')
     parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
     args, rest = parser.parse_known_args()
@@ -124,7 +134,8 @@ def main() -> None:
             train(path, overrides, args.sweeps_dir)
         rows += measure(sweep)
     if not rows:
-        raise UserError(f'no finished seed of {", ".join(args.sweeps)} in {args.sweeps_dir}: train without --train=False')
+        raise UserError(f'no finished seed of {", ".join(args.sweeps)} in {args.sweeps_dir}: train without '
+                        '--train=False')
     write_rows(args.output_dir / 'bits.csv', rows)
     write_rows(args.output_dir / 'bits_plateau.csv', plateaus(rows))
     write_rows(args.output_dir / 'bits_asked.csv', [{'what': what, 'bits': bits}

@@ -3,9 +3,10 @@
     python analysis/plot_bits.py
     python analysis/plot_bits.py --folder=results/bits --output_dir=results/bits --format=svg
 
-Reads bits.csv, bits_plateau.csv and bits_asked.csv of analysis/measure_capacity.py in --folder and writes bits.png. Beside
-our widths: 3.6 bits a parameter (Morris et al. 2025, arXiv 2505.24832), 2 (Allen-Zhu and Li 2024, arXiv 2404.05405), 2.16
-at widths of 10 to 22 (Song and Ye 2026, arXiv 2605.09724), and what the paper's tasks ask for. Takes seconds.
+Reads bits.csv, bits_plateau.csv and bits_asked.csv of analysis/measure_capacity.py in --folder and writes
+bits.png. Beside our widths: 3.6 bits a parameter (Morris et al. 2025, arXiv 2505.24832), 2 (Allen-Zhu and Li
+2024, arXiv 2404.05405), 2.16 at widths of 10 to 22 (Song and Ye 2026, arXiv 2605.09724), and what the paper's
+tasks ask for. Takes seconds.
 """
 import csv
 import sys
@@ -18,10 +19,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tbtt.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, add_format, legend_once, parameters_axis, save
+from tbtt.figures import (BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, add_format, legend_once,
+                          parameters_axis, save)
 from tbtt.results import parse_number
 
-OTHERS = {'Morris et al. 2025': 3.6, 'Song and Ye 2026': 2.16, 'Allen-Zhu and Li 2024': 2.0}    # bits a parameter
+# Bits a parameter that others have measured.
+OTHERS = {'Morris et al. 2025': 3.6, 'Song and Ye 2026': 2.16, 'Allen-Zhu and Li 2024': 2.0}
 COLORS = (VERMILLION, BLUE, GREEN, ORANGE, PURPLE, SKY)
 MARKERS, DASHES = 'osD^v', ('-', '--', ':', '-.')
 
@@ -29,7 +32,8 @@ Rows = list[dict]
 
 
 def read_rows(path: Path) -> Rows:
-    """A CSV file of texts and numbers; a blank number is NaN. Raises `UserError` where it is not there or has no rows."""
+    """A CSV file of texts and numbers; a blank number is NaN.
+    Raises `UserError` where it is not there or has no rows."""
     try:
         with open(path, newline='', encoding='utf-8') as file:
             rows = list(csv.DictReader(file, strict=True))
@@ -37,10 +41,11 @@ def read_rows(path: Path) -> Rows:
         raise UserError(f'{path}: {error}: write it with analysis/measure_capacity.py') from error
     texts = {'sweep', 'run', 'what'}
     try:
-        return [{name: cell if name in texts else parse_number(cell or 'nan', str(path)) for name, cell in row.items()}
-                for row in rows]
+        return [{name: cell if name in texts else parse_number(cell or 'nan', str(path))
+                 for name, cell in row.items()} for row in rows]
     except TypeError:
-        raise UserError(f'{path}: a line has too few or too many fields: write it with analysis/measure_capacity.py') from None
+        raise UserError(f'{path}: a line has too few or too many fields: write it with '
+                        'analysis/measure_capacity.py') from None
 
 
 def name_of(sweep: str) -> str:
@@ -53,15 +58,17 @@ def draw_offers(axes: Axes, rows: Rows) -> None:
     sweeps, widths = (sorted({row[name] for row in rows}) for name in ('sweep', 'n_embd'))
     for sweep in sweeps:
         for width in widths:
-            style = dict(color=COLORS[widths.index(width) % len(COLORS)], marker=MARKERS[sweeps.index(sweep) % len(MARKERS)])
+            style = dict(color=COLORS[widths.index(width) % len(COLORS)],
+                         marker=MARKERS[sweeps.index(sweep) % len(MARKERS)])
             points = np.array([(row['bits_offered'], row['bits_memorised']) for row in rows
                                if (row['sweep'], row['n_embd']) == (sweep, width)])
             if len(points):
                 axes.scatter(*points.T, s=10, alpha=0.4, linewidth=0, **style)
                 offers = np.unique(points[:, 0])
-                axes.plot(offers, [points[points[:, 0] == offer, 1].mean() for offer in offers], markersize=4, linewidth=1.4,
-                          linestyle=DASHES[sweeps.index(sweep) % len(DASHES)], label=f'{name_of(sweep)}, width {width:.0f}',
-                          **style)
+                means = [points[points[:, 0] == offer, 1].mean() for offer in offers]
+                axes.plot(offers, means, markersize=4, linewidth=1.4,
+                          linestyle=DASHES[sweeps.index(sweep) % len(DASHES)],
+                          label=f'{name_of(sweep)}, width {width:.0f}', **style)
     ends = [min(row['bits_offered'] for row in rows), max(row['bits_offered'] for row in rows)]
     axes.plot(ends, ends, color='0.6', linewidth=1, zorder=0)
     axes.annotate('everything', (ends[1], ends[1]), ha='right', va='bottom', fontsize=8, color='0.4')
@@ -74,19 +81,22 @@ def draw_plateaus(axes: Axes, rows: Rows, asked: Rows) -> None:
     sizes = np.array(sorted({row['num_params'] for row in rows}))
     for sweep in sweeps:
         ours = [row for row in rows if row['sweep'] == sweep]
-        x, y, half = (np.array([row[name] for row in ours]) for name in ('num_params', 'plateau', 'plateau_half'))
+        x, y, half = (np.array([row[name] for row in ours])
+                      for name in ('num_params', 'plateau', 'plateau_half'))
         marker = MARKERS[sweeps.index(sweep) % len(MARKERS)]
         color = COLORS[sweeps.index(sweep) % len(COLORS)]
         axes.errorbar(x, y, np.nan_to_num(half), capsize=3, color=color, linewidth=1.4, zorder=3,
                       linestyle=DASHES[sweeps.index(sweep) % len(DASHES)], label=f'{name_of(sweep)}, plateau')
         for a, b, bends in zip(x, y, (row['bends'] for row in ours)):
-            axes.plot(a, b, marker, color=color, markersize=6, markerfacecolor=color if bends else 'white', zorder=4)
+            axes.plot(a, b, marker, color=color, markersize=6, zorder=4,
+                      markerfacecolor=color if bends else 'white')
     for (name, bits), dashes in zip(OTHERS.items(), DASHES[1:] + DASHES[:1]):
-        axes.plot(sizes, bits * sizes, color='0.55', linewidth=1, linestyle=dashes, label=f'{bits:g} bits a parameter, {name}')
+        axes.plot(sizes, bits * sizes, color='0.55', linewidth=1, linestyle=dashes,
+                  label=f'{bits:g} bits a parameter, {name}')
     for row in asked:
         axes.axhline(row['bits'], color='0.8', linewidth=0.8, zorder=0)
-        axes.annotate(f'{row["what"]}, {row["bits"]:,.0f}', (0.99, row['bits']), xycoords=('axes fraction', 'data'),
-                      ha='right', va='bottom', fontsize=7, color='0.35')
+        axes.annotate(f'{row["what"]}, {row["bits"]:,.0f}', (0.99, row['bits']), ha='right', va='bottom',
+                      xycoords=('axes fraction', 'data'), fontsize=7, color='0.35')
     parameters_axis(axes)
     axes.set(yscale='log', ylabel='Bits')
 
@@ -113,7 +123,8 @@ def main() -> None:
     parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
     add_format(parser)
     args = parser.parse_args()
-    rows, plateaus, asked = (read_rows(args.folder / name) for name in ('bits.csv', 'bits_plateau.csv', 'bits_asked.csv'))
+    rows, plateaus, asked = (read_rows(args.folder / name)
+                             for name in ('bits.csv', 'bits_plateau.csv', 'bits_asked.csv'))
     if not rows or not plateaus:
         raise UserError(f'{args.folder}: no seeds in bits.csv: write it with analysis/measure_capacity.py')
     output = args.output_dir / f'bits.{args.format}'

@@ -1,11 +1,11 @@
-"""Draw the race between rule, table and order: held-out and seen answers and the order learned, over training.
+"""Draw the race between rule, table and order: seen and held-out answers and the order learned in training.
 
     python analysis/plot_race.py sweeps/race/n_embd=14 sweeps/race/n_embd=28 sweeps/race/n_embd=56
     python analysis/plot_race.py math_mini_14 --output_dir=figures --format=svg
 
-Reads results.csv of run folders (of one seed or of many) and writes race.png, a panel a run, smallest width first: the
-median over seeds, and their range as a band. Runs without held-out questions or without an order to be learned lack that
-line. Takes seconds.
+Reads results.csv of run folders (of one seed or of many) and writes race.png, a panel a run, smallest width
+first: the median over seeds, and their range as a band. Runs without held-out questions or without an order
+to be learned lack that line. Takes seconds.
 """
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ SHOWN = ('weight_decay', 'windows', 'line_order')    # in a panel's title, where
 
 def seen_percent(results: Results, task: type) -> np.ndarray:
     """Percent right of the questions of a task that were trained on."""
-    def count(what):
+    def count(what: str) -> np.ndarray:
         return (sum(results[f'{group}_{what}'] for group in task.scored)
                 - np.nan_to_num(results[f'{task.heldout_group}_{what}']))
     return 100 * count('correct') / count('total')
@@ -38,7 +38,8 @@ def read_run(folder: Path) -> tuple[dict, Results]:
     """-> what run.json says of the first seed, the results of all seeds stacked"""
     seeds = find_seeds(folder)
     if not seeds:
-        raise UserError(f'{folder}: no results.csv here or in seed_*: train the run first, or name another folder')
+        raise UserError(f'{folder}: no results.csv here or in seed_*: train the run first, or name another '
+                        'folder')
     return read_info(seeds[0]), stack_seeds([read_results(seed / 'results.csv') for seed in seeds])
 
 
@@ -47,8 +48,9 @@ def title(folder: Path, info: dict, num_seeds: int) -> str:
     config = info.get('config', {})
     parts = [f'width {config["n_embd"]}' if 'n_embd' in config else folder.name]
     parts += [f'{info["num_params"]:,} parameters'] if info.get('num_params') else []
-    parts += [f'{num_seeds} seed{"s" * (num_seeds > 1)}']
-    parts += [f'{name}={config[name]}' for name in SHOWN if config.get(name, FIELDS[name].default) != FIELDS[name].default]
+    parts += [f'{num_seeds} seeds' if num_seeds > 1 else '1 seed']
+    parts += [f'{name}={config[name]}' for name in SHOWN
+              if config.get(name, FIELDS[name].default) != FIELDS[name].default]
     return ', '.join(parts)
 
 
@@ -72,7 +74,8 @@ def draw_run(axes: Axes, results: Results) -> None:
 
 def draw_race(folders: list[Path]) -> Figure:
     """A panel a run."""
-    runs = sorted(((folder, *read_run(folder)) for folder in folders), key=lambda run: run[1].get('num_params') or 0)
+    runs = sorted(((folder, *read_run(folder)) for folder in folders),
+                  key=lambda run: run[1].get('num_params') or 0)
     columns = min(3, len(runs))
     rows = -(-len(runs) // columns)
     figure = Figure(figsize=(0.6 + 4.4 * columns, 0.6 + 3.3 * rows), layout='constrained')

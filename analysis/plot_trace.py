@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt.cli import Parser, UserError, run    # first: it says what is missing
@@ -152,7 +152,7 @@ def draw_sizes(axes: Axes, task: str, models: Sequence[dict]) -> None:
     axes.legend(fontsize=8, frameon=False)
 
 
-def draw_coefficients(axes: Axes, cells: Sequence[tuple[float, dict]], kind: str, **style) -> None:
+def draw_coefficients(axes: Axes, cells: Sequence[tuple[float, dict]], kind: str, **style: Any) -> None:
     """A line through [(x, coefficient)] with its intervals, solid for the task-gram and dashed for the
     infinity-gram model."""
     if cells:

@@ -217,7 +217,8 @@ def allowed(metadata: Any) -> str:
 
 def frequency() -> str:
     """Percent recalled by how often it occurred, a table a dataset."""
-    return '\n\n'.join(frequency_table(read_frequency(RESULTS / dataset / 'frequency.csv')) for dataset in SKEWED)
+    return '\n\n'.join(frequency_table(read_frequency(RESULTS / dataset / 'frequency.csv'))
+                       for dataset in SKEWED)
 
 
 def memorization() -> str:
@@ -303,6 +304,7 @@ def stale_files() -> dict[Path, str]:
 
 
 def main() -> int:
+    """Write what is stale, or with --check only say what is. -> exit status"""
     parser = Parser(__doc__)
     parser.add_argument('--check', action='store_true', help='change nothing; exit status 1 if one is stale')
     args = parser.parse_args()

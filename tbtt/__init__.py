@@ -1,4 +1,4 @@
-"""The library behind the scripts. A script imports from here first, before torch and NumPy: so it can say what is missing."""
+"""The library behind the scripts. They import from here before torch and NumPy, to say what is missing."""
 from tbtt.startup import prepare_script
 
 prepare_script()

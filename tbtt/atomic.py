@@ -33,6 +33,7 @@ class Change(NamedTuple):
 
 
 def tmp_path(folder: Path, change: str, name: str) -> Path:
+    """Where a change writes the new content of the file `name`, beside its place."""
     return folder / f'{name}.{change}{TMP}'
 
 
@@ -79,8 +80,8 @@ def write_file(path: Path | str, content: bytes) -> None:
 
 
 def write_files(folder: Path | str, contents: dict[str, bytes], commit: str = COMMIT) -> None:
-    """Replace several files of a folder as one. contents: {name: bytes}. commit: name of the list, where others
-    write into the folder too."""
+    """Replace several files of a folder as one. contents: {name: bytes}. commit: name of the list, where
+    others write into the folder too."""
     write_folders({Path(folder): contents}, commit)
 
 
@@ -115,6 +116,7 @@ def change_of(name: str, folder: Path, files: dict[Path, list[str]]) -> Change:
 
 
 def write_list(path: Path, change: Change) -> None:
+    """Write the list of a change, as JSON: from now on the change counts as made."""
     write_file(path, json.dumps(change._asdict()).encode())
 
 

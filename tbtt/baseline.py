@@ -5,6 +5,7 @@ A plain (B, T, C) model, a Python slice a row of a batch, torch's own AdamW and 
 between, and one prompt, one sample a call.
 """
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -20,6 +21,8 @@ from tbtt.tasks import Task
 
 
 class Attention(nn.Module):
+    """Causal self-attention by torch's fused kernel."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_head, self.dropout = config.n_head, config.dropout
@@ -27,12 +30,17 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (part.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in self.c_attn(x).chunk(3, -1))
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=True)
+        """(B, T, C) -> (B, T, C)"""
+        q, k, v = (part.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+                   for part in self.c_attn(x).chunk(3, -1))
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return F.dropout(self.c_proj(y.transpose(1, 2).flatten(2)), self.dropout, self.training)
 
 
 class MLP(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.dropout, hidden = config.dropout, config.mlp_expansion * config.n_embd
@@ -40,40 +48,46 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(hidden, config.n_embd, config.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, C) -> (B, T, C)"""
         return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
 
 
 class Block(nn.Module):
+    """Attention and MLP, each behind a LayerNorm and added to the residual stream."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.ln_1, self.ln_2 = (nn.LayerNorm(config.n_embd, bias=config.bias) for _ in range(2))
         self.attn, self.mlp = Attention(config), MLP(config)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, C) -> (B, T, C)"""
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
 
 class NanoGPT(nn.Module):
-    """The model of model.py under the same names of weights, in the layout of nanoGPT: tokens (B, T) -> (B,
-    T, V).
+    """The model of model.py under the same names of weights, in the layout of nanoGPT.
 
     Takes the model_args of a checkpoint; `mlp_expansion` among them is ours, nanoGPT's own would refuse the
     name.
     """
 
-    def __init__(self, **model_args) -> None:
+    def __init__(self, **model_args: Any) -> None:
         super().__init__()
         self.config = config = GPTConfig(**model_args)
         self.transformer = nn.ModuleDict(dict(
-            wte=nn.Embedding(config.vocab_size, config.n_embd), wpe=nn.Embedding(config.block_size, config.n_embd),
+            wte=nn.Embedding(config.vocab_size, config.n_embd),
+            wpe=nn.Embedding(config.block_size, config.n_embd),
             h=nn.ModuleList([Block(config) for _ in range(config.n_layer)]),
             ln_f=nn.LayerNorm(config.n_embd, bias=config.bias)))
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.transformer.wte.weight = self.lm_head.weight
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.transformer.wte(tokens) + self.transformer.wpe(torch.arange(tokens.shape[1], device=tokens.device))
+        """Tokens (B, T) -> logits (B, T, V)"""
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.transformer.wte(tokens) + self.transformer.wpe(positions)
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.transformer.h:
             x = block(x)
@@ -85,8 +99,10 @@ class NanoGPT(nn.Module):
 
     def optimizer(self, config: Config) -> torch.optim.AdamW:
         """AdamW over nanoGPT's two groups: what has two axes decays, what has one does not."""
-        groups = [{'params': [p for p in self.parameters() if p.dim() > 1], 'weight_decay': config.weight_decay},
-                  {'params': [p for p in self.parameters() if p.dim() == 1], 'weight_decay': 0.0}]
+        matrices, vectors = ([p for p in self.parameters() if (p.dim() > 1) == decays]
+                             for decays in (True, False))
+        groups = [{'params': matrices, 'weight_decay': config.weight_decay},
+                  {'params': vectors, 'weight_decay': 0.0}]
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
 
 
@@ -96,7 +112,8 @@ class PlainLoop:
 
     def __init__(self, template: GPT, weights: dict[str, torch.Tensor], config: Config) -> None:
         self.template, self.config = template, config
-        self.state = [weights, *({name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2)), torch.zeros(1)]
+        means, squares = ({name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2))
+        self.state = [weights, means, squares, torch.zeros(1)]
         self.compiled = torch.compile(self.step, dynamic=False)
 
     def __call__(self, windows: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
@@ -109,6 +126,7 @@ class PlainLoop:
 
     def step(self, weights: dict, means: dict, squares: dict, steps: torch.Tensor, windows: torch.Tensor,
              lr: torch.Tensor) -> tuple[torch.Tensor, tuple]:
+        """-> the loss on windows (T + 1, B), and the new weights, means, squares and steps"""
         config = self.config
 
         def mean_loss(weights: dict) -> torch.Tensor:
@@ -130,14 +148,15 @@ class PlainLoop:
         return loss, (*new, steps)
 
 
-def slice_batch(data: torch.Tensor, starts: Iterable[int], block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def slice_batch(data: torch.Tensor, starts: Iterable[int],
+                block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A Python slice a row. -> inputs and targets (B, T)"""
     x = torch.stack([data[i:i + block_size] for i in starts])
     return x, torch.stack([data[i + 1:i + 1 + block_size] for i in starts])
 
 
-def slow_step(model: NanoGPT, optimizer: torch.optim.Optimizer, data: torch.Tensor, starts: list[int], lr: float,
-              config: Config, dtype: torch.dtype = torch.float32) -> float:
+def slow_step(model: NanoGPT, optimizer: torch.optim.Optimizer, data: torch.Tensor, starts: list[int],
+              lr: float, config: Config, dtype: torch.dtype = torch.float32) -> float:
     """One step, its forward pass under autocast to `dtype`; the host waits for its loss."""
     for group in optimizer.param_groups:
         group['lr'] = lr
@@ -165,7 +184,8 @@ def slow_losses(model: NanoGPT, data: torch.Tensor, batches: Iterable) -> float:
 
 
 @torch.no_grad()
-def slow_generate(model: NanoGPT, prompt: list[int], max_new_tokens: int, temperature: float, top_k: int) -> list[int]:
+def slow_generate(model: NanoGPT, prompt: list[int], max_new_tokens: int, temperature: float,
+                  top_k: int) -> list[int]:
     """One sample: nanoGPT's generate. Token ids -> new ones."""
     device, block_size = next(model.parameters()).device, model.config.block_size
     tokens = torch.tensor([prompt], device=device)
@@ -177,9 +197,14 @@ def slow_generate(model: NanoGPT, prompt: list[int], max_new_tokens: int, temper
     return tokens[0, len(prompt):].tolist()
 
 
-def slow_score(model: NanoGPT, task: Task, codec: Codec, num_samples: int, temperature: float, top_k: int) -> list[int]:
+def slow_score(model: NanoGPT, task: Task, codec: Codec, num_samples: int, temperature: float,
+               top_k: int) -> list[int]:
     """Every prompt, every sample on its own. -> right answers, a number a prompt"""
     model.eval()
-    return [sum(task.mark(i, codec.decode(slow_generate(model, codec.encode(prompt), task.max_new_tokens, temperature,
-                                                        top_k))) for _ in range(num_samples))
+
+    def sample(prompt: str) -> str:
+        return codec.decode(slow_generate(model, codec.encode(prompt), task.max_new_tokens, temperature,
+                                          top_k))
+
+    return [sum(task.mark(i, sample(prompt)) for _ in range(num_samples))
             for i, prompt in enumerate(task.prompts)]

@@ -1,4 +1,4 @@
-"""Which windows a batch is made of: anywhere in the text, within a line, or from lines dealt out anew for each."""
+"""Which windows a batch is made of: anywhere in the text, within a line, or of lines dealt anew for each."""
 import torch
 
 from tbtt import rng
@@ -11,11 +11,11 @@ NOTHING = -1    # a token where a window has no more text: no target; what is re
 class Batches:
     """Draws the windows of training batches from a text and cuts them out of it.
 
-    data: (n,) integer tokens. newline: the token that ends a line. windows: 'any', or 'line': each window begins
-    and ends within one line; it has block_size + 1 characters, or is the line itself where that is no longer. Its
-    first character is not predicted. Every line is drawn equally often, and of its windows each.
-    line_order: 'fixed' as in the text, or 'fresh': a window is cut at random from a text of all lines that is dealt
-    out for it alone; every line is equally often at every place. Windows within a line have no order.
+    data: (n,) integer tokens. newline: the token that ends a line. windows: 'any', or 'line': each window
+    begins and ends within one line; it has block_size + 1 characters, or is the line itself where that is no
+    longer. Its first character is not predicted. Every line is drawn equally often, and of its windows each.
+    line_order: 'fixed' as in the text, or 'fresh': a window is cut at random from a text of all lines that is
+    dealt out for it alone; every line is equally often at every place. Windows within a line have no order.
     Raises `UserError` where the text has no such lines.
     """
 
@@ -31,7 +31,8 @@ class Batches:
     def find_lines(self, newline: int | None, setting: str) -> None:
         """Where lines begin and end. `ends` (n,): the end of the line that each character is in."""
         if newline is None or self.data[-1] != newline:
-            raise UserError(f'{setting}: expected a text of lines, the last with its end; prepare such a dataset')
+            raise UserError(f'{setting}: expected a text of lines, the last with its end; prepare such a '
+                            'dataset')
         after = (self.data == newline).nonzero()[:, 0] + 1
         self.first = torch.cat([after.new_zeros(1), after[:-1]])    # (lines,)
         self.length = after - self.first
@@ -46,12 +47,14 @@ class Batches:
         # However short the lines are, and if all but one character of the window come after the first line.
         self.num_lines = 2 + int((self.length.sort().values.cumsum(0) < self.block_size).sum())
         if self.fresh and self.num_lines > len(after):
-            raise UserError(f'{setting}: a window of {self.block_size + 1} characters may span {self.num_lines} '
-                            f'lines, but the text has {len(after)}: choose a smaller block_size')
+            raise UserError(f'{setting}: a window of {self.block_size + 1} characters may span '
+                            f'{self.num_lines} lines, but the text has {len(after)}: choose a smaller '
+                            'block_size')
 
     def draw(self, seeds: torch.Tensor, first: int, last: int, batch_size: int) -> torch.Tensor:
-        """Where the windows of iterations first..last-1 start in the text, of seeds (R,). -> (iterations, R, B);
-        with a fresh order (iterations, R, K, B): where the window starts, and the K - 1 lines that may follow"""
+        """Where the windows of iterations first..last-1 start in the text, of seeds (R,).
+        -> (iterations, R, B); with a fresh order (iterations, R, K, B): where the window starts, and the
+        K - 1 lines that may follow"""
         if self.plain:
             return rng.batch_starts(seeds, first, last, batch_size, len(self.data) - self.block_size)
         iterations = torch.arange(first, last, device=seeds.device)[:, None, None]
@@ -67,8 +70,9 @@ class Batches:
             lines.append(line)
         return torch.stack([start, *(self.first[line] for line in lines[1:])], -2)
 
-    def sample(self, count: int, *keys) -> torch.Tensor:
-        """Starts of random windows of the text in its own order, for each of the keys (see `rng`). -> (..., count)"""
+    def sample(self, count: int, *keys: torch.Tensor | int) -> torch.Tensor:
+        """Starts of random windows of the text in its own order, for each of the keys (see `rng`).
+        -> (..., count)"""
         rows = torch.arange(count, device=self.data.device)
         if not self.by_line:
             return rng.integers(len(self.data) - self.block_size, *keys, rows)
@@ -76,8 +80,8 @@ class Batches:
         return self.first[self.drawn][line] + rng.integers(self.num_windows[line], *keys, rows, rng.OFFSETS)
 
     def cut(self, starts: torch.Tensor) -> torch.Tensor:
-        """Starts as drawn, (..., B) or (..., K, B) -> the windows' text (..., T + 1, B); of a window within a line
-        NOTHING after its end"""
+        """Starts as drawn, (..., B) or (..., K, B) -> the windows' text (..., T + 1, B); of a window within
+        a line NOTHING after its end"""
         if self.plain:
             return texts(self.data, starts, self.block_size + 1)
         place = torch.arange(self.block_size + 1, device=starts.device)[:, None]
@@ -91,7 +95,8 @@ class Batches:
         return text
 
     def every(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All windows of the text in its own order. -> their starts (N,), how much each counts (N,), float32"""
+        """All windows of the text in its own order.
+        -> their starts (N,), how much each counts (N,), float32"""
         if not self.by_line:
             starts = torch.arange(len(self.data) - self.block_size, device=self.data.device)
             return starts, torch.ones_like(starts, dtype=torch.float32)

@@ -6,19 +6,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tbtt.dataset import Dataset
 from tbtt.tasks import Arithmetic, Capitals
 
 
 class Questions(NamedTuple):
-    """Prompts that were trained on, with the answers dealt to them at random, out of `values` possible ones."""
+    """Prompts that were trained on, and the answers dealt to them at random, of `values` possible ones."""
     prompts: list[str]
     answers: list[str]
     values: int
 
 
-def questions_of(dataset) -> Questions:
-    """What there is to memorise in a `Dataset`: of a task the answers; without a task, of each line all but the first
-    character. Such a line is a string of characters that were drawn alike, as data/random_strings has them.
+def questions_of(dataset: Dataset) -> Questions:
+    """What there is to memorise in a `Dataset`: of a task the answers; without a task, of each line all but
+    the first character. Such a line is a string of characters that were drawn alike, as
+    data/random_strings has them.
     """
     for task in dataset.tasks.values():
         seen = [i for i in range(len(task.prompts)) if not task.is_heldout(i)]
@@ -30,8 +32,9 @@ def questions_of(dataset) -> Questions:
 
 
 def memorised_bits(log2_p: np.ndarray, values: int) -> np.ndarray:
-    """Sum over answers of max(0, log2 V + log2 p): by how much the model shortens each answer's code, against one
-    that takes V answers for equally likely. After Morris et al. 2025 (arXiv 2505.24832), an answer at a time.
+    """Sum over answers of max(0, log2 V + log2 p): by how much the model shortens each answer's code, against
+    one that takes V answers for equally likely. After Morris et al. 2025 (arXiv 2505.24832), an answer at a
+    time.
 
     log2_p: (..., P) probabilities of the right answers, as logarithms. values: V. -> (...)
     """
@@ -57,11 +60,13 @@ def order_bits(num_lines: int) -> float:
 
 
 def bits_of_the_papers_tasks() -> dict[str, float]:
-    """What there is to learn by heart in the paper's data, by name. A table's answers are coded by how often each
-    occurs in its operation, the names of capitals by their characters alone (which spelling would shorten)."""
+    """What there is to learn by heart in the paper's data, by name. A table's answers are coded by how often
+    each occurs in its operation, the names of capitals by their characters alone (which spelling would
+    shorten)."""
     arithmetic, facts = Arithmetic(), Capitals()
     groups = arithmetic.groups()
-    results = [[arithmetic.results[i] for i in groups['seen'] if i in groups[sign]] for sign in ('add', 'sub')]
+    results = [[arithmetic.results[i] for i in groups['seen'] if i in groups[sign]]
+               for sign in ('add', 'sub')]
     names = ''.join(f'{capital}\n' for _, capital in facts.facts)
     return {'arithmetic: table of results': sum(map(entropy_bits, results)),
             'arithmetic: order of the lines': order_bits(len(arithmetic.lines())),

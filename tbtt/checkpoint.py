@@ -1,5 +1,5 @@
-"""Checkpoints: nanoGPT's keys and names, and beside them the codec and the tasks, so that nothing else is needed to
-score or sample one."""
+"""Checkpoints: nanoGPT's keys and names, and beside them the codec and the tasks, so that nothing else is
+needed to score or sample one."""
 import io
 import pickle
 import warnings
@@ -21,14 +21,15 @@ KEYS = {'model': dict, 'optimizer': dict, 'model_args': dict, 'iter_num': int, '
 
 
 def to_bytes(checkpoint: dict[str, Any]) -> bytes:
+    """The content of the file of a checkpoint, as torch.save writes it."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return buffer.getvalue()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of ours or of nanoGPT's, on the CPU. Never runs code from the file, and takes no more memory than a
-    few times its size.
+    """A checkpoint of ours or of nanoGPT's, on the CPU. Never runs code from the file, and takes no more
+    memory than a few times its size.
 
     Raises `UserError` for a file that is missing, damaged, or no checkpoint of a GPT.
     """
@@ -45,23 +46,27 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise
     except pickle.UnpicklingError as error:
         reason = str(error).split('GLOBAL ')[-1].split(' was not')[0] if 'GLOBAL' in str(error) else 'damaged'
-        raise UserError(f'{path} cannot be loaded without running code from it ({reason}): it is refused') from error
+        raise UserError(f'{path} cannot be loaded without running code from it ({reason}): it is '
+                        'refused') from error
     except Exception as error:    # a damaged archive raises nearly anything
-        raise UserError(f'{path} is damaged or no checkpoint ({type(error).__name__}: {error})'[:300]) from error
+        reason = f'{type(error).__name__}: {error}'
+        raise UserError(f'{path} is damaged or no checkpoint ({reason})'[:300]) from error
     check_contents(checkpoint, path, len(content))
     return checkpoint
 
 
 def check_archive(content: bytes, path: str | Path) -> None:
-    """Raise `UserError` unless this is an archive as torch.save writes it: nothing compressed, nothing there twice, all
-    checksums right. torch itself would inflate what is compressed, and does not look at the checksums."""
+    """Raise `UserError` unless this is an archive as torch.save writes it: nothing compressed, nothing there
+    twice, all checksums right. torch itself would inflate what is compressed, and does not look at the
+    checksums."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
         raise UserError(f'{path} is no file of torch.save (of torch 1.6 or newer): name a checkpoint')
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
-        if any(member.compress_type for member in members) or sum(member.file_size for member in members) > len(content):
-            raise UserError(f'{path} is compressed, which torch.save never does: it is refused, for it may be too large '
-                            f'for this machine')
+        size = sum(member.file_size for member in members)
+        if any(member.compress_type for member in members) or size > len(content):
+            raise UserError(f'{path} is compressed, which torch.save never does: it is refused, for it may '
+                            'be too large for this machine')
         if (damaged := archive.testzip()) is not None:
             raise UserError(f'{path} is damaged: the checksum of {damaged} is wrong')
 
@@ -80,7 +85,8 @@ def check_contents(checkpoint: Any, path: str | Path, file_size: int) -> None:
     if not 0 <= checkpoint['iter_num'] <= MOST_STEPS:
         raise UserError(f'{path} is damaged: iter_num is {shorten(checkpoint["iter_num"])}')
     # A tensor may repeat few numbers of the file, and would need memory for all of them once it is copied.
-    if bytes_of_tensors([checkpoint['model'], checkpoint['optimizer']]) > 2 * file_size:    # head and embedding are tied
+    # Twice the size is right, for head and embedding are tied.
+    if bytes_of_tensors([checkpoint['model'], checkpoint['optimizer']]) > 2 * file_size:
         raise UserError(f'{path} is damaged: its tensors are larger than the file')
 
 
@@ -102,7 +108,8 @@ def bytes_of_tensors(value: Any) -> int:
 
 
 def build_model(checkpoint: dict[str, Any], path: str | Path) -> GPT:
-    """The GPT of a checkpoint, with its weights. Raises `UserError` where weights and arguments do not fit."""
+    """The GPT of a checkpoint, with its weights.
+    Raises `UserError` where weights and arguments do not fit."""
     args = checkpoint['model_args']
     # nanoGPT saves compiled models under a prefix, and without fused attention its causal mask as attn.bias
     weights = {name.removeprefix('_orig_mod.'): value for name, value in checkpoint['model'].items()
@@ -113,36 +120,40 @@ def build_model(checkpoint: dict[str, Any], path: str | Path) -> GPT:
         with torch.device('meta'):    # shapes only, until they are known to fit
             model = GPT(GPTConfig(**args))
         for name, parameter in model.state_dict().items():
-            if weights[name].shape != parameter.shape or weights[name].dtype not in (torch.float32, torch.float64):
-                raise UserError(f'{path}: {name} is {tuple(weights[name].shape)} of {weights[name].dtype}, expected '
-                                f'{tuple(parameter.shape)} of torch.float32')
+            weight = weights[name]
+            if weight.shape != parameter.shape or weight.dtype not in (torch.float32, torch.float64):
+                raise UserError(f'{path}: {name} is {tuple(weight.shape)} of {weight.dtype}, '
+                                f'expected {tuple(parameter.shape)} of torch.float32')
         model.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, AssertionError,
+            RuntimeError) as error:
         raise UserError(f'{path}: the weights do not fit model_args {args} ({error!r})'[:400]) from error
     model.tie()
     return model
 
 
 def find_meta(checkpoint: dict[str, Any], path: str | Path, dataset: str | None = None) -> Path | None:
-    """The meta.pkl that the characters of a checkpoint are in: None for its own, for nanoGPT's that of `dataset`, by
-    default of the dataset that its config names. Raises `UserError` where there is none, or one too many."""
+    """The meta.pkl that the characters of a checkpoint are in: None for its own, for nanoGPT's that of
+    `dataset`, by default of the dataset that its config names. Raises `UserError` where there is none, or one
+    too many."""
     if 'meta' in checkpoint:
         if dataset is not None:
             raise UserError(f'{path} carries its own characters and tasks: leave --dataset={dataset} out')
         return None
     name = dataset or checkpoint['config'].get('dataset')
     if not isinstance(name, str):
-        raise UserError(f'{path} carries no characters and names no dataset: --dataset=FOLDER names the one with its '
-                        f'meta.pkl')
+        raise UserError(f'{path} carries no characters and names no dataset: --dataset=FOLDER names the one '
+                        'with its meta.pkl')
     places = [folder / name / 'meta.pkl' for folder in (ROOT / 'data', Path('.'))]
     for place in places:
         if place.is_file():
             return place
-    raise UserError(f'{path} carries no characters, and there is neither {places[0]} nor {places[1]}: --dataset=FOLDER '
-                    f'names the folder with its meta.pkl')
+    raise UserError(f'{path} carries no characters, and there is neither {places[0]} nor {places[1]}: '
+                    '--dataset=FOLDER names the folder with its meta.pkl')
 
 
-def codec_of(checkpoint: dict[str, Any], path: str | Path, meta_path: Path | None = None) -> tuple[Codec, dict[str, Task]]:
+def codec_of(checkpoint: dict[str, Any], path: str | Path,
+             meta_path: Path | None = None) -> tuple[Codec, dict[str, Task]]:
     """The characters and the tasks of a checkpoint: its own, or those of a meta.pkl."""
     meta = checkpoint['meta'] if meta_path is None else read_meta(meta_path)
     check_meta(meta, meta_path or path)
@@ -160,7 +171,8 @@ def optimizer_order(shapes: Mapping[str, torch.Size]) -> list[str]:
 def pack_optimizer(replicas: Replicas, config: Config, mean: torch.Tensor, square: torch.Tensor,
                    step: float) -> dict[str, Any]:
     """AdamW's state of one replica, mean and square (parameters,), as torch.optim.AdamW's state dict."""
-    means, squares = ({name: x[0].clone() for name, x in replicas.named(row[None]).items()} for row in (mean, square))
+    means, squares = ({name: x[0].clone() for name, x in replicas.named(row[None]).items()}
+                      for row in (mean, square))
     names = optimizer_order({name: x.shape for name, x in means.items()})
     matrices = sum(means[name].dim() > 1 for name in names)
     groups = [{'params': [torch.empty(0) for _ in names[:matrices]], 'weight_decay': config.weight_decay},
@@ -183,8 +195,8 @@ def unpack_optimizer(model: GPT, optimizer: dict[str, Any],
         if not all(isinstance(state, dict) for state in (optimizer['state'], *optimizer['state'].values())):
             raise TypeError('state')
         states = {name: optimizer['state'][i] for i, name in enumerate(optimizer_order(shapes))}
-        flat = [torch.cat([states[name][key].float().reshape(shape.numel()) for name, shape in shapes.items()])
-                for key in ('exp_avg', 'exp_avg_sq')]
+        flat = [torch.cat([states[name][key].float().reshape(shape.numel())
+                           for name, shape in shapes.items()]) for key in ('exp_avg', 'exp_avg_sq')]
         step, = {float(state['step']) for state in states.values()}
         return *flat, step
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:

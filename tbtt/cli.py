@@ -9,9 +9,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
-OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)    # errors in writing to one; it has no file's name
+# Errors in writing to a stream, which has no file's name.
+OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class UserError(Exception):
@@ -24,22 +25,25 @@ class InvalidSetting(UserError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with `--key=value` and `--key value`, one-line errors, and the nearest option for a mistyped one.
+    """argparse with `--key=value` and `--key value`, one-line errors, and the nearest option for a wrong one.
 
-    `~` in `--key=~/folder`, which bash leaves as it is, is the home, but for the options in `texts`, which are no paths.
+    `~` in `--key=~/folder`, which bash leaves as it is, is the home, but for the options in `texts`, which
+    are no paths.
     """
 
-    def __init__(self, doc: str, texts: Iterable[str] = (), **kwargs) -> None:
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-                         **kwargs)
+    def __init__(self, doc: str, texts: Iterable[str] = (), **kwargs: Any) -> None:
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
+                         allow_abbrev=False, **kwargs)
         self.texts = set(texts)
         self.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
 
     def error(self, message: str) -> NoReturn:
+        """Raises `UserError`: argparse itself would print the usage and end the process."""
         raise UserError(f'{message} (--help lists the options)')
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
                          ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's, with `~` for the home. -> the options, and the words that are none of them"""
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([self.expand_home(word) for word in words], namespace)
 
@@ -51,6 +55,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        """As argparse's. Raises `UserError` for an unknown option, with the nearest one that exists."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             known = [name for action in self._actions for name in action.option_strings]
@@ -59,12 +64,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def join_values(words: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """`--key value` as `--key=value`, for options that the parser does not know: it leaves those to its caller."""
+    """`--key value` as `--key=value`, for options that the parser leaves to its caller."""
     known = {name for action in parser._actions for name in action.option_strings}
     joined = []
     for word in words:
         before = joined[-1] if joined else ''
-        if before.startswith('--') and '=' not in before and before not in known and not word.startswith('--'):
+        waits = before.startswith('--') and '=' not in before and before not in known
+        if waits and not word.startswith('--'):
             joined[-1] += f'={word}'
         else:
             joined.append(word)
@@ -140,7 +146,7 @@ def complain(line: str) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Let what is written to a stream from now on go nowhere: Python would try again when it ends, and complain."""
+    """Let what is written to a stream go nowhere from now on: Python would try again at its end, and fail."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except io.UnsupportedOperation:

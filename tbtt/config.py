@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tbtt import nanogpt
-from tbtt.startup import ROOT
 from tbtt.cli import InvalidSetting, UserError, true_or_false, unknown_name
+from tbtt.startup import ROOT
 
 MOST_STEPS = 10**12
 FLOAT32 = 1e38    # about what the arithmetic can hold
@@ -89,7 +89,8 @@ class Config:
     dtype: str = setting('auto', 'of the arithmetic: auto is bfloat16 on a GPU that has it, float16 on '
                          'others; float32 on a CPU, but bfloat16 where it has that and n_embd is 256 or more',
                          choices=('auto', 'float32', 'bfloat16', 'float16'))
-    compile: str = setting('auto', 'auto (the fastest that works), True, False, or fused (small models on a CPU)',
+    compile: str = setting('auto',
+                           'auto (the fastest that works), True, False, or fused (small models on a CPU)',
                            choices=('auto', 'True', 'False', 'fused'))
 
     def check(self) -> 'Config':
@@ -120,8 +121,9 @@ class Config:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # The groups of --help, each named by its first setting.
-GROUPS = {'out_dir': 'the run', 'n_layer': 'the model', 'windows': 'the windows of a batch', 'batch_size': 'the optimizer',
-          'eval_interval': 'measuring', 'log_interval': 'logging', 'device': 'the machine'}
+GROUPS = {'out_dir': 'the run', 'n_layer': 'the model', 'windows': 'the windows of a batch',
+          'batch_size': 'the optimizer', 'eval_interval': 'measuring', 'log_interval': 'logging',
+          'device': 'the machine'}
 
 
 def check_value(field: dataclasses.Field, value: Any) -> None:

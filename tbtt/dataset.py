@@ -1,4 +1,4 @@
-"""A dataset on disk: `train.bin` and `val.bin` (uint16 tokens), `meta.pkl` (nanoGPT's character codec), and windows."""
+"""A dataset on disk: `train.bin` and `val.bin` (uint16 tokens), `meta.pkl` (nanoGPT's codec), and windows."""
 import hashlib
 import io
 import pickle
@@ -24,6 +24,7 @@ class Codec:
 
     @classmethod
     def of_text(cls, text: str) -> 'Codec':
+        """The codec of the characters of a text, numbered in sorted order."""
         characters = sorted(set(text))
         return cls({c: i for i, c in enumerate(characters)}, dict(enumerate(characters)))
 
@@ -36,15 +37,17 @@ class Codec:
         return [self.stoi[character] for character in text]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """ids -> text. An id without a character (a vocabulary rounded up, as nanoGPT's may be) shows as a mark."""
+        """ids -> text. An id without a character (nanoGPT may round a vocabulary up) shows as a mark."""
         return ''.join(self.itos.get(int(i), '\ufffd') for i in ids)
 
 
 class PlainUnpickler(pickle._Unpickler):    # the one in Python: a damaged index costs the one in C gigabytes
-    """Admits what a meta.pkl is made of (containers, strings, numbers) and no object of any class: no code can run."""
+    """Admits what a meta.pkl is made of (containers, strings, numbers) and no object: no code can run."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f'it holds an object of {module}.{name}, which loading would run as code')
+        """Raises `UnpicklingError` for any class."""
+        raise pickle.UnpicklingError(f'it holds an object of {module}.{name}, which loading would run as '
+                                     'code')
 
 
 def check_meta(meta: Any, path: str | Path) -> dict[str, Any]:
@@ -56,22 +59,25 @@ def check_meta(meta: Any, path: str | Path) -> dict[str, Any]:
     if not (isinstance(stoi, dict) and isinstance(itos, dict) and stoi
             and all(type(c) is str and len(c) == 1 and type(i) is int and i in ids and itos.get(i) == c
                     for c, i in stoi.items())):
-        raise UserError(f'{path}: stoi and itos are not a character codec of {size} tokens: prepare the dataset again')
+        raise UserError(f'{path}: stoi and itos are not a character codec of {size} tokens: prepare the '
+                        'dataset again')
     foreign = meta.keys() - {'vocab_size', 'stoi', 'itos', 'tasks'}
-    if foreign or 'tasks' in meta and not size == len(stoi) == len(itos):    # only others' vocabularies are rounded up
-        raise UserError(f'{path} is damaged (keys {sorted(meta, key=repr)}, vocab_size {size}): prepare the dataset again')
+    # Only others' vocabularies are rounded up.
+    if foreign or 'tasks' in meta and not size == len(stoi) == len(itos):
+        raise UserError(f'{path} is damaged (keys {sorted(meta, key=repr)}, vocab_size {size}): prepare the '
+                        'dataset again')
     if not isinstance(meta.get('tasks', {}), dict):
         raise UserError(f'{path}: tasks is not a dict: prepare the dataset again')
     return meta
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """meta.pkl -> dict with vocab_size, stoi, itos and, if it is ours, tasks. Never runs code from the file."""
+    """meta.pkl -> dict of vocab_size, stoi, itos and, if it is ours, tasks. Never runs code from the file."""
     try:
         content = Path(path).read_bytes()
         if len(content) > LARGEST_META:
-            raise UserError(f'{path} has {len(content):,} bytes, a meta.pkl at most {LARGEST_META:,}: prepare the dataset '
-                            f'again')
+            raise UserError(f'{path} has {len(content):,} bytes, a meta.pkl at most {LARGEST_META:,}: '
+                            'prepare the dataset again')
         meta = PlainUnpickler(io.BytesIO(content)).load()
     except FileNotFoundError:
         raise UserError(f'no {path}: prepare the dataset first') from None
@@ -83,7 +89,8 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def find_dataset(name: str | Path) -> Path:
-    """A dataset's folder: a name under data/, or a folder. Raises `UserError` with the command that prepares it."""
+    """A dataset's folder: a name under data/, or a folder.
+    Raises `UserError` with the command that prepares it."""
     candidates = [ROOT / 'data' / name, Path(name)]
     for folder in candidates:
         if (folder / 'train.bin').is_file():
@@ -92,7 +99,8 @@ def find_dataset(name: str | Path) -> Path:
         if (folder / 'prepare.py').is_file():
             raise UserError(f'dataset {name} is not prepared: python {folder / "prepare.py"}')
     known = sorted(path.parent.name for path in (ROOT / 'data').glob('*/prepare.py'))
-    raise UserError(f'no dataset {name}: expected one of {", ".join(known)}, or a folder with train.bin and val.bin')
+    raise UserError(f'no dataset {name}: expected one of {", ".join(known)}, or a folder with train.bin and '
+                    'val.bin')
 
 
 def read_tokens(path: Path, vocab_size: int, block_size: int) -> torch.Tensor:
@@ -102,7 +110,8 @@ def read_tokens(path: Path, vocab_size: int, block_size: int) -> torch.Tensor:
     except FileNotFoundError:
         raise UserError(f'no {path}: prepare the dataset again') from None
     if len(raw) % 2:
-        raise UserError(f'{path} is cut off: {len(raw)} bytes are no whole number of uint16: prepare the dataset again')
+        raise UserError(f'{path} is cut off: {len(raw)} bytes are no whole number of uint16: prepare the '
+                        'dataset again')
     tokens = np.frombuffer(raw, dtype='<u2')
     if len(tokens) <= block_size:
         raise UserError(f'{path} has {len(tokens)} tokens, too few for block_size={block_size}')
@@ -113,8 +122,8 @@ def read_tokens(path: Path, vocab_size: int, block_size: int) -> torch.Tensor:
 
 
 class Dataset:
-    """name: a name under data/ or a folder. Attributes: meta, codec, tasks, train and val ((n,) int64 tensors),
-    digest (of both, as text)."""
+    """name: a name under data/ or a folder. Attributes: meta, codec, tasks, train and val ((n,) int64
+    tensors), digest (of both, as text)."""
 
     def __init__(self, name: str | Path, block_size: int) -> None:
         self.folder = find_dataset(name)
@@ -126,8 +135,8 @@ class Dataset:
         lines = sorted(''.join(line for task in self.tasks.values() for line in task.lines()).split('\n'))
         for split, tokens in (('train', self.train), ('val', self.val)):
             if self.tasks and sorted(self.codec.decode(tokens.tolist()).split('\n')) != lines:
-                raise UserError(f'{self.folder / split}.bin is cut off, damaged or of other data: its lines are not those '
-                                f'that meta.pkl describes: prepare the dataset again')
+                raise UserError(f'{self.folder / split}.bin is cut off, damaged or of other data: its lines '
+                                'are not those that meta.pkl describes: prepare the dataset again')
         self.newline = self.codec.stoi.get('\n')    # the token that ends a line, or None
         self.stamps = self.read_stamps()
         self.digest = hashlib.sha256(self.train.numpy().tobytes() + self.val.numpy().tobytes()).hexdigest()
@@ -151,6 +160,6 @@ class Dataset:
 
 
 def texts(data: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
-    """data (n,), starts (..., B) -> the `length` tokens from each start on, (..., length, B): the batch is the last axis, as
-    in the model."""
+    """data (n,), starts (..., B) -> the `length` tokens from each start on, (..., length, B): the batch is
+    the last axis, as in the model."""
     return data[starts.unsqueeze(-2) + torch.arange(length, device=data.device)[:, None]]

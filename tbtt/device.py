@@ -14,16 +14,18 @@ from tbtt.cli import UserError
 from tbtt.config import Config
 
 WIDE = 256    # features from which a step is bound by products of matrices, which bfloat16 speeds up on a CPU
-INDEX_BYTES = 2**24    # of the batches' indices that lie ready; making them takes four times that for a moment
-# What the CPU's and the GPU's allocators, and oneDNN, say where memory ran out: none has an exception of its own for it.
-OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory', 'could not create a primitive',
-                 'Storage size calculation overflowed', 'std::bad_alloc')
-MENDED_BY = {'parameters': 'n_embd, n_layer or mlp_expansion', 'activations': 'batch_size, block_size or n_embd',
+INDEX_BYTES = 2**24    # of the batches' indices that lie ready; making them takes four times that
+# What the CPU's and the GPU's allocators, and oneDNN, say where memory ran out: none has an exception for it.
+OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory',
+                 'could not create a primitive', 'Storage size calculation overflowed', 'std::bad_alloc')
+MENDED_BY = {'parameters': 'n_embd, n_layer or mlp_expansion',
+             'activations': 'batch_size, block_size or n_embd',
              'indices of a batch': 'batch_size or gradient_accumulation_steps'}
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """'auto' or a torch device, of several GPUs the one of this rank. Raises `UserError` where it is not there."""
+    """'auto' or a torch device, of several GPUs the one of this rank.
+    Raises `UserError` where it is not there."""
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try:
@@ -39,8 +41,9 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep memory that is freed. It would give the temporaries of a step back to the system and get them
-    again, page by page, zeroed, at the next: up to a third of an evaluation's time. Without glibc this does nothing."""
+    """Have glibc keep memory that is freed. It would give the temporaries of a step back to the system and
+    get them again, page by page, zeroed, at the next: up to a third of an evaluation's time. Without glibc
+    this does nothing."""
     libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
     if hasattr(libc, 'mallopt'):
         M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3    # of malloc.h
@@ -49,8 +52,8 @@ def keep_freed_memory() -> None:
 
 
 def choose_dtype(name: str, device: torch.device, n_embd: int = 0) -> torch.dtype:
-    """The dtype of autocast: for 'auto' bfloat16 on a GPU that has it, float16 on one that has not; on a CPU bfloat16
-    for a model of WIDE features or more where the processor multiplies in it, else float32."""
+    """The dtype of autocast: for 'auto' bfloat16 on a GPU that has it, float16 on one that has not; on a CPU
+    bfloat16 for a model of WIDE features or more where the processor multiplies in it, else float32."""
     if name != 'auto':
         return getattr(torch, name)
     if device.type == 'cpu' and n_embd >= WIDE and multiplies_bfloat16():
@@ -129,10 +132,11 @@ def bytes_of_replica(config: Config, vocab_size: int) -> dict[str, int]:
     tokens = config.batch_size * config.block_size
     params = (config.n_layer * (4 + 2 * config.mlp_expansion) * config.n_embd ** 2
               + (vocab_size + config.block_size) * config.n_embd)
-    # Of each parameter there is the weight, the gradient, two moments, and each of these anew after the step. An index
-    # is int64, and making it takes four times that.
+    # Of each parameter there is the weight, the gradient, two moments, and each of these anew after the step.
+    # An index is int64, and making it takes four times that.
+    features = vocab_size + config.n_layer * (8 + 2 * config.mlp_expansion) * config.n_embd
     return {'parameters': 8 * 4 * params,
-            'activations': 12 * 4 * tokens * (vocab_size + config.n_layer * (8 + 2 * config.mlp_expansion) * config.n_embd),
+            'activations': 12 * 4 * tokens * features,
             'indices of a batch': 4 * 8 * config.batch_size * config.gradient_accumulation_steps}
 
 
@@ -142,7 +146,7 @@ def replicas_that_fit(config: Config, vocab_size: int, memory: float) -> int:
 
 
 def describe_shortage(config: Config, vocab_size: int, device: torch.device) -> str:
-    """What to do where memory ran out: how many replicas would fit, and where not even one does, what is too large."""
+    """What to do where memory ran out: how many replicas would fit, or what is too large for even one."""
     gc.collect()
     if device.type == 'cuda':
         torch.cuda.empty_cache()
@@ -150,10 +154,12 @@ def describe_shortage(config: Config, vocab_size: int, device: torch.device) -> 
     # The estimate may be too good, but as many as were asked for are too many.
     fit = min(replicas_that_fit(config, vocab_size, free), config.num_seeds // 2)
     if fit:
-        return f'out of memory with num_seeds={config.num_seeds}: about {fit} would fit; what is on disk is whole'
+        return (f'out of memory with num_seeds={config.num_seeds}: about {fit} would fit; '
+                'what is on disk is whole')
     largest = max(parts, key=parts.get)
-    return (f'out of memory: one seed takes about {in_words(sum(parts.values()))}, of that {in_words(parts[largest])} for '
-            f'its {largest}, and {in_words(free)} are free: make {MENDED_BY[largest]} smaller; what is on disk is whole')
+    return (f'out of memory: one seed takes about {in_words(sum(parts.values()))}, of that '
+            f'{in_words(parts[largest])} for its {largest}, and {in_words(free)} are free: make '
+            f'{MENDED_BY[largest]} smaller; what is on disk is whole')
 
 
 def in_words(num_bytes: float) -> str:

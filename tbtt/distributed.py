@@ -40,6 +40,7 @@ class Ranks:
 
     @property
     def leader(self) -> bool:
+        """Is this the process of rank 0, which alone prints and writes what all share?"""
         return self.rank == 0
 
     @property

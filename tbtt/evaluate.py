@@ -1,4 +1,4 @@
-"""Tasks x model -> one row of results a replica. Evaluating leaves no trace in training: no generator is drawn from."""
+"""Tasks x model -> a row of results a replica. It leaves no trace in training: no generator is drawn from."""
 from collections.abc import Callable
 from typing import Any
 
@@ -25,17 +25,20 @@ Row = dict[str, Any]                                # of results.csv: {column: n
 class Evaluator:
     """Asks the tasks' prompts of R replicas at once, and where it is told how takes their losses.
 
-    seeds: (R,) int64 on the device of the model. max_tokens: largest number of tokens a replica in one forward
-    pass. losses: what else is measured at an iteration, a dict of columns a replica. Raises `UserError` where the
-    codec lacks a character of a task.
+    seeds: (R,) int64 on the device of the model. max_tokens: largest number of tokens a replica in one
+    forward pass. losses: what else is measured at an iteration, a dict of columns a replica. Raises
+    `UserError` where the codec lacks a character of a task.
     """
 
-    def __init__(self, forward: Forward, codec: Codec, tasks: dict[str, Task], block_size: int, seeds: torch.Tensor,
-                 max_tokens: int = 2**20, losses: Callable[[int], list[Row]] | None = None) -> None:
+    def __init__(self, forward: Forward, codec: Codec, tasks: dict[str, Task], block_size: int,
+                 seeds: torch.Tensor, max_tokens: int = 2**20,
+                 losses: Callable[[int], list[Row]] | None = None) -> None:
         self.forward, self.codec, self.tasks, self.losses = forward, codec, tasks, losses
         self.block_size, self.seeds, self.max_tokens = block_size, seeds, max_tokens
-        self.prompts = {name: [codec.encode(prompt) for prompt in task.prompts] for name, task in tasks.items()}
-        self.answers = {name: AnswerWindows(task, codec, block_size, seeds.device) for name, task in tasks.items()}
+        self.prompts = {name: [codec.encode(prompt) for prompt in task.prompts]
+                        for name, task in tasks.items()}
+        self.answers = {name: AnswerWindows(task, codec, block_size, seeds.device)
+                        for name, task in tasks.items()}
 
     @classmethod
     def of_run(cls, forward: Forward, dataset: Dataset, config: Config, seeds: torch.Tensor,
@@ -55,9 +58,10 @@ class Evaluator:
         """Sampled answers to a task."""
         task = self.tasks[name]
         stop = None if task.stop is None else self.codec.stoi[task.stop]
-        return generate(self.forward, self.prompts[name], self.seeds, rng.ANSWERS, iteration, num_samples=NUM_SAMPLES,
-                        max_new_tokens=task.max_new_tokens, block_size=self.block_size, temperature=TEMPERATURE,
-                        top_k=TOP_K, stop=stop, max_tokens=self.max_tokens)
+        return generate(self.forward, self.prompts[name], self.seeds, rng.ANSWERS, iteration,
+                        num_samples=NUM_SAMPLES, max_new_tokens=task.max_new_tokens,
+                        block_size=self.block_size, temperature=TEMPERATURE, top_k=TOP_K, stop=stop,
+                        max_tokens=self.max_tokens)
 
     def right(self, name: str, completions: Completions) -> np.ndarray:
         """-> (N,) bool array: is each of the distinct completions right?"""
@@ -89,8 +93,8 @@ class Evaluator:
 class AnswerWindows:
     """The windows in which a task's right answers are predicted, each character from the block before it.
 
-    Where prompt and answer fit the block, all characters of an answer share one window; after that the window slides,
-    as it does in generation.
+    Where prompt and answer fit the block, all characters of an answer share one window; after that the window
+    slides, as it does in generation.
     """
 
     def __init__(self, task: Task, codec: Codec, block_size: int, device: torch.device) -> None:
@@ -103,27 +107,31 @@ class AnswerWindows:
                 places.append((column, at - 1 - start, text[at], i))
         self.num_prompts = len(task.prompts)
         T = max(len(tokens) for _, tokens in windows.values())
-        self.contexts = torch.tensor([tokens + [0] * (T - len(tokens)) for _, tokens in windows.values()]).T.to(device)
+        padded = [tokens + [0] * (T - len(tokens)) for _, tokens in windows.values()]
+        self.contexts = torch.tensor(padded).T.to(device)
         self.column, self.position, self.token, self.prompt = torch.tensor(places).T.to(device)
 
     @torch.no_grad()
     def log_probabilities(self, forward: Forward, max_tokens: int) -> torch.Tensor:
-        """Of each character of the right answers, teacher-forced at temperature 1, in the order of the prompts
-        (`prompt` says whose it is). -> (R, characters)"""
+        """Of each character of the right answers, teacher-forced at temperature 1, in the order of the
+        prompts (`prompt` says whose it is). -> (R, characters)"""
         T, B = self.contexts.shape
         found = []
         step = max(1, max_tokens // T)
         for begin in range(0, B, step):
-            here = (self.column >= begin) & (self.column < begin + step)    # columns are in the order of the prompts too
+            # The columns are in the order of the prompts too.
+            here = (self.column >= begin) & (self.column < begin + step)
             logits = forward(self.contexts[:, begin:begin + step])    # (R, V, T, B)
             logits = logits[:, :, self.position[here], self.column[here] - begin].float()
-            found.append(logits.log_softmax(1)[:, self.token[here], torch.arange(int(here.sum()), device=logits.device)])
+            characters = torch.arange(int(here.sum()), device=logits.device)
+            found.append(logits.log_softmax(1)[:, self.token[here], characters])
         return torch.cat(found, 1)
 
     def log_answers(self, forward: Forward, max_tokens: int) -> np.ndarray:
         """Logarithm of the probability of the whole right answer. -> (R, P) float64 array"""
         log_p = self.log_probabilities(forward, max_tokens)
-        total = torch.zeros(len(log_p), self.num_prompts, device=log_p.device).index_add_(1, self.prompt, log_p)
+        total = torch.zeros(len(log_p), self.num_prompts, device=log_p.device)
+        total.index_add_(1, self.prompt, log_p)
         return total.cpu().double().numpy()
 
     def probabilities(self, forward: Forward, max_tokens: int) -> np.ndarray:
@@ -132,12 +140,13 @@ class AnswerWindows:
 
 
 class Losses:
-    """Mean cross-entropy (nats a character) over a split of the data: over every window where that costs no more
-    than `eval_iters` random batches would, and over those batches where it does. windows, newline: see `Batches`;
-    the order of lines is that of the data."""
+    """Mean cross-entropy (nats a character) over a split of the data: over every window where that costs no
+    more than `eval_iters` random batches would, and over those batches where it does. windows, newline: see
+    `Batches`; the order of lines is that of the data."""
 
-    def __init__(self, forward: Forward, block_size: int, batch_size: int, eval_iters: int, seeds: torch.Tensor,
-                 max_tokens: int = 2**20, windows: str = 'any', newline: int | None = None) -> None:
+    def __init__(self, forward: Forward, block_size: int, batch_size: int, eval_iters: int,
+                 seeds: torch.Tensor, max_tokens: int = 2**20, windows: str = 'any',
+                 newline: int | None = None) -> None:
         self.forward, self.block_size, self.seeds, self.max_tokens = forward, block_size, seeds, max_tokens
         self.windows, self.newline = windows, newline
         self.num_sampled = batch_size * eval_iters
@@ -175,8 +184,8 @@ class DataLosses:
 
     def __init__(self, forward: Forward, dataset: Dataset, config: Config, seeds: torch.Tensor,
                  max_tokens: int) -> None:
-        self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds, max_tokens,
-                             config.windows, dataset.newline)
+        self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds,
+                             max_tokens, config.windows, dataset.newline)
         self.train, self.val = (data.to(seeds.device, torch.int32) for data in (dataset.train, dataset.val))
         self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
         learnable = config.windows == 'any' and self.losses.exact(self.train)
@@ -184,7 +193,8 @@ class DataLosses:
         self.other = self.order and self.order.other.to(self.train)
 
     def __call__(self, iteration: int) -> list[Row]:
-        """-> a dict a replica: train_loss and val_loss, and for a text of lines order_learned and other_order_loss"""
+        """-> a dict a replica: train_loss and val_loss; of a text of lines also order_learned and
+        other_order_loss"""
         train = self.losses(self.train, iteration)
         val = train if self.same else self.losses(self.val, iteration)
         rows = [{'train_loss': a, 'val_loss': b} for a, b in zip(train.tolist(), val.tolist())]

@@ -7,6 +7,7 @@ import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def draw_seeds(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, band:
                           alpha=0.15, linewidth=0)
 
 
-def legend_once(figure: Figure, panels: Sequence[Axes] | None = None, **options) -> None:
+def legend_once(figure: Figure, panels: Sequence[Axes] | None = None, **options: Any) -> None:
     """A legend below the figure that names each label of its axes, or of some of them, once."""
     drawn = {name: handle for axes in panels or figure.axes
              for handle, name in zip(*axes.get_legend_handles_labels())}

@@ -1,4 +1,4 @@
-"""Batched sampling: all replicas, prompts and samples at once, one forward pass for every context that differs."""
+"""Batched sampling: all replicas, prompts and samples at once, a forward pass for each different context."""
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ class Completions(NamedTuple):
     row: torch.Tensor        # (R, P, S): which of the N each sample is
 
 
-def next_logits(forward: Callable, text: torch.Tensor, length: torch.Tensor, replica: torch.Tensor, num_replicas: int,
-                block_size: int, max_tokens: int) -> torch.Tensor:
+def next_logits(forward: Callable, text: torch.Tensor, length: torch.Tensor, replica: torch.Tensor,
+                num_replicas: int, block_size: int, max_tokens: int) -> torch.Tensor:
     """Logits of the token after each context.
 
-    text (N, L) int64, length (N,) and replica (N,), in order of the replicas; contexts longer than the block are cropped
-    to their last `block_size` tokens, as nanoGPT does. -> (N, V) float32
+    text (N, L) int64, length (N,) and replica (N,), in order of the replicas; contexts longer than the block
+    are cropped to their last `block_size` tokens, as nanoGPT does. -> (N, V) float32
     """
     device, num_rows = text.device, len(text)
     start = (length - block_size).clamp(min=0)
@@ -47,17 +47,18 @@ def next_logits(forward: Callable, text: torch.Tensor, length: torch.Tensor, rep
 
 @torch.no_grad()
 def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *keys: int, num_samples: int,
-             max_new_tokens: int, block_size: int, temperature: float, top_k: int | None, stop: int | None = None,
-             max_tokens: int = 2**20) -> Completions:
+             max_new_tokens: int, block_size: int, temperature: float, top_k: int | None,
+             stop: int | None = None, max_tokens: int = 2**20) -> Completions:
     """Sample completions.
 
-    forward: (R, T, B) tokens -> (R, V, T, B) logits. prompts: P lists of token ids. seeds: (R,) int64; with `keys` they
-    determine every draw. stop: token id after which a completion is over; when all are, generation ends early.
-    max_tokens: largest number of tokens a replica in one forward pass.
+    forward: (R, T, B) tokens -> (R, V, T, B) logits. prompts: P lists of token ids. seeds: (R,) int64; with
+    `keys` they determine every draw. stop: token id after which a completion is over; when all are,
+    generation ends early. max_tokens: largest number of tokens a replica in one forward pass.
     """
     device, R, P, S = seeds.device, len(seeds), len(prompts), num_samples
     longest = max(map(len, prompts))
-    text = torch.tensor([prompt + [0] * (longest + max_new_tokens - len(prompt)) for prompt in prompts], device=device)
+    width = longest + max_new_tokens
+    text = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts], device=device)
     length = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat(R)
     text, replica = text.repeat(R, 1), torch.arange(R, device=device).repeat_interleave(P)
     prompt = torch.arange(P, device=device).repeat(R)
@@ -71,7 +72,8 @@ def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *
         logits, candidates = logits.topk(min(top_k or vocab_size, vocab_size))
         if step % STEPS == 0:
             steps = torch.arange(step, min(step + STEPS, max_new_tokens), device=device)[:, None, None, None]
-            noise = gumbel(seeds[:, None, None], *keys, steps, sample[:, None], torch.arange(logits.shape[1], device=device))
+            ranks = torch.arange(logits.shape[1], device=device)
+            noise = gumbel(seeds[:, None, None], *keys, steps, sample[:, None], ranks)
         choice = (logits[row] / temperature + noise[step % STEPS].flatten(0, 1)).argmax(1)
         drawn = candidates[row, choice]
         distinct, row = torch.unique(row * vocab_size + drawn, return_inverse=True)

@@ -16,18 +16,18 @@ from tbtt.tasks import TASKS, Task
 
 
 def add_options(parser: Parser, ckpt: str) -> None:
-    """--out_dir, --ckpt, --dataset, --device and --seed. ckpt: the default checkpoint in the folder of the run."""
+    """--out_dir, --ckpt, --dataset, --device, --seed. ckpt: the default checkpoint in the run's folder."""
     parser.add_argument('--out_dir', default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=ckpt, help=f'checkpoint in that folder (default: {ckpt})')
-    parser.add_argument('--dataset', help='whose meta.pkl has the characters and the tasks of a checkpoint of '
-                        "nanoGPT's (default: as its config names it)")
+    parser.add_argument('--dataset', help='whose meta.pkl has the characters and the tasks of a checkpoint '
+                                          "of nanoGPT's (default: as its config names it)")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
     parser.add_argument('--seed', type=seed_number, help='of the samples (default: that of the run)')
 
 
 def find_checkpoints(folder: str | Path, ckpt: str) -> list[Path]:
-    """The folders of one seed each: the folder itself, or those `seed_*` below it. Raises `UserError` where one of these
-    lacks the checkpoint."""
+    """The folders of one seed each: the folder itself, or those `seed_*` below it. Raises `UserError` where
+    one of these lacks the checkpoint."""
     folder = Path(folder)
     seeds = seed_folders(folder)
     if not seeds or (folder / ckpt).exists():
@@ -39,6 +39,7 @@ def find_checkpoints(folder: str | Path, ckpt: str) -> list[Path]:
 
 
 def seed_folders(folder: Path) -> list[Path]:
+    """The folders of single seeds below that of a run, by name; none where it has one seed."""
     return sorted(folder.glob('seed_*'))
 
 
@@ -50,9 +51,10 @@ def seed_number(text: str) -> int:
     return seed
 
 
-def load_model(path: str | Path, device: str = 'auto', seed: int | None = None, dataset: str | None = None) -> 'Trained':
-    """The model of a checkpoint. seed: of its samples, by default that of the run. dataset: that has the characters and
-    tasks of a checkpoint that carries none; which these are is said on standard error.
+def load_model(path: str | Path, device: str = 'auto', seed: int | None = None,
+               dataset: str | None = None) -> 'Trained':
+    """The model of a checkpoint. seed: of its samples, by default that of the run. dataset: that has the
+    characters and tasks of a checkpoint that carries none; which these are is said on standard error.
 
     Raises `UserError` where there is no such checkpoint, or it is damaged.
     """
@@ -94,7 +96,8 @@ class Trained:
         asked = checkpoint['config'].get('dtype', 'auto') if self.device.type == 'cuda' else 'auto'
         self.dtype = choose_dtype(asked, self.device)
         self.replicas = Replicas([model], self.device)
-        self.seeds = torch.tensor([checkpoint['config'].get('seed', 1337) if seed is None else seed], device=self.device)
+        seed = checkpoint['config'].get('seed', 1337) if seed is None else seed
+        self.seeds = torch.tensor([seed], device=self.device)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (1, T, B) -> logits (1, V, T, B)"""
@@ -105,8 +108,8 @@ class Trained:
         """Ask every prompt of a task `NUM_SAMPLES` times, with the draws of the run's own evaluation.
 
         -> (task, right answers (P,), wrong answers {prompt: text of one})
-        A checkpoint that names no tasks (nanoGPT's) is asked the paper's. Raises `UserError` where the vocabulary lacks
-        a character of the task.
+        A checkpoint that names no tasks (nanoGPT's) is asked the paper's. Raises `UserError` where the
+        vocabulary lacks a character of the task.
         """
         task = self.tasks.get(name) or TASKS[name]()
         evaluator = Evaluator(self.forward, self.codec, {name: task}, self.config.block_size, self.seeds)

@@ -1,17 +1,19 @@
 """The order of the lines as something that is learned: exact floors of the loss with and without knowing it.
 
-Training reads one text of lines in one order, through windows that start anywhere. A model may learn the lines,
-and it may learn which line follows which. How much of the second a loss shows is told by two floors. Both are exact
-for windows of block_size + 1 = T + 1 characters, of which the last T are predicted, and in nats a character:
+Training reads one text of lines in one order, through windows that start anywhere. A model may learn the
+lines, and it may learn which line follows which. How much of the second a loss shows is told by two floors.
+Both are exact for windows of block_size + 1 = T + 1 characters, of which the last T are predicted, and in
+nats a character:
 
     known       the least mean loss over all windows of this text, for a predictor that sees only the window:
                 (H(window) - H(its first character)) / T, entropies over the windows of the text
-    unknown     the same where the lines are known and not their order: over windows of an endless text in which
-                every next line is any of the lines, each as likely as it is frequent, whatever came before
+    unknown     the same where the lines are known and not their order: over windows of an endless text in
+                which every next line is any of the lines, each as likely as it is frequent, whatever came
+                before
 
-The mean of the T conditional entropies H(character k | those before it in the window) is that difference over T, by
-the chain rule. A model at `unknown` has learned none of the order, one at `known` all of it, one that does not know
-the lines less than none.
+The mean of the T conditional entropies H(character k | those before it in the window) is that difference over
+T, by the chain rule. A model at `unknown` has learned none of the order, one at `known` all of it, one that
+does not know the lines less than none.
 """
 import math
 import random
@@ -59,8 +61,8 @@ def unknown_floor(lines: Sequence[str], block_size: int) -> float:
 
 
 class Order(NamedTuple):
-    """What is to be learned of the order of a text's lines. other: (n,) tokens, the same lines in another order,
-    which is the same for every order of the text."""
+    """What is to be learned of the order of a text's lines. other: (n,) tokens, the same lines in another
+    order, which is the same for every order of the text."""
     known: float
     unknown: float
     other: torch.Tensor
@@ -72,8 +74,8 @@ class Order(NamedTuple):
 
 
 def order_of(data: torch.Tensor, newline: int | None, block_size: int) -> Order | None:
-    """The order of the lines of a text, (n,) tokens; None where it is no text of lines, is too long, or has no
-    order."""
+    """The order of the lines of a text, (n,) tokens; None where it is no text of lines, is too long, or has
+    no order."""
     if newline is None or len(data) > LARGEST or data[-1] != newline:
         return None
     text = ''.join(map(chr, data.tolist()))

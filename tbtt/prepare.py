@@ -1,34 +1,36 @@
-"""What the datasets' prepare.py scripts share: their options, the files they write, and the check of their counts."""
+"""What the prepare.py scripts share: their options, the files they write, and the check of their counts."""
 import argparse
 import collections
 import math
 import pickle
 import random
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tbtt.atomic import write_file
 from tbtt.cli import Parser, UserError
 from tbtt.dataset import Codec
-from tbtt.atomic import write_file
 from tbtt.tasks import MAX_LINES, TASKS, Arithmetic, Task
 
 CHARACTERS = string.ascii_lowercase + string.digits    # of random strings
 
 
-def pairs(text):
+def pairs(text: str) -> tuple[tuple[int, int], ...]:
     """argparse type of --heldout: '5,7' -> ((5, 7),); '5,7;3,8' -> ((5, 7), (3, 8)); 'none' -> ()"""
     if text == 'none':
         return ()
     try:
         return tuple((int(a), int(b)) for a, b in (pair.split(',') for pair in text.split(';')))
     except ValueError:
-        raise argparse.ArgumentTypeError(f'expected pairs such as 5,7 or 5,7;3,8, or none, got {text!r}') from None
+        raise argparse.ArgumentTypeError(f'expected pairs such as 5,7 or 5,7;3,8, or none, '
+                                         f'got {text!r}') from None
 
 
-def exponent(text):
+def exponent(text: str) -> float:
     """argparse type of --exponent: a finite number, at least 0"""
     try:
         value = float(text)
@@ -39,7 +41,7 @@ def exponent(text):
     return value
 
 
-def num_lines(text):
+def num_lines(text: str) -> int:
     """argparse type of --repeats: '500' -> 500"""
     try:
         value = int(text)
@@ -50,22 +52,22 @@ def num_lines(text):
     return value
 
 
-def zipf(num, exponent, total):
-    """How often each of `num` ranks occurs among about `total` lines: the shares are proportional to rank**-exponent.
+def zipf(num: int, exponent: float, total: int) -> list[int]:
+    """How often each of `num` ranks occurs among about `total` lines, in proportion to rank**-exponent.
 
-    Each count is total * share, rounded to the nearest whole number (a half to the even one), and at least 1: the counts
-    add up to `total` only nearly.
+    Each count is total * share, rounded to the nearest whole number (a half to the even one), and at least 1:
+    the counts add up to `total` only nearly.
     """
     weights = [rank**-exponent for rank in range(1, num + 1)]
     whole = sum(weights)
     return [max(1, round(total * weight / whole)) for weight in weights]
 
 
-def skew(task, exponent, total, seed):
-    """The task with repeats: those of `zipf`, its ranks dealt at random to the prompts that are not held out."""
+def skew(task: Task, exponent: float, total: int, seed: int) -> Task:
+    """The task with repeats: those of `zipf`, dealt at random to the prompts that are not held out."""
     seen = task.groups().get('seen', range(len(task.prompts)))
     counts = zipf(len(seen), exponent, total)
-    # A stream of its own for each task: the facts have the same frequencies with arithmetic beside them and without.
+    # A stream of its own for each task: the facts have the same frequencies with and without arithmetic.
     random.Random(f'{seed} {task.name}').shuffle(counts)
     repeats = dict(zip(seen, counts))
     return type(task)(**task.describe(), repeats=[repeats.get(i, 0) for i in range(len(task.prompts))])
@@ -74,18 +76,18 @@ def skew(task, exponent, total, seed):
 def deal(task: Arithmetic, seed: int) -> Arithmetic:
     """Arithmetic whose results are dealt out to its questions at random: a table without a rule.
 
-    The results that are trained on stay the same, each as often as before; only which question has which changes. A
-    held-out question is dealt one of them too: nothing that is trained on says which.
+    The results that are trained on stay the same, each as often as before; only which question has which
+    changes. A held-out question is dealt one of them too: nothing that is trained on says which.
     """
     seen = task.groups()['seen']
     results = [task.results[i] for i in seen]
     random.Random(f'{seed} results').shuffle(results)
     dealt, draw = dict(zip(seen, results)), random.Random(f'{seed} held-out results')
-    return type(task)(**task.describe(), dealt=[dealt[i] if i in dealt else draw.choice(results or task.results)
-                                                for i in range(len(task.prompts))])
+    return type(task)(**task.describe(), dealt=[
+        dealt[i] if i in dealt else draw.choice(results or task.results) for i in range(len(task.prompts))])
 
 
-def prepare(script, doc, kinds, skewed=False):
+def prepare(script: str, doc: str, kinds: Sequence[str], skewed: bool = False) -> None:
     """Prepare the dataset of `script` with the tasks named in `kinds` ('math', 'facts'), by its command line.
 
     skewed: lines repeat, as often as `zipf` says.
@@ -94,26 +96,31 @@ def prepare(script, doc, kinds, skewed=False):
     if 'math' in kinds:
         parser.add_argument('--heldout', type=pairs, default=((5, 7),), metavar='A,B[;A,B...]',
                             help='pairs of operands that are never trained on, or none (default: 5,7)')
-        parser.add_argument('--answers', choices=('right', 'shuffled'), default='right', help='shuffled deals the results out '
-                            'to the questions at random, once, and asks for what was dealt (default: right)')
-        parser.add_argument('--max_operand', type=int, default=9, help='largest operand, up to 99 (default: 9)')
+        parser.add_argument('--answers', choices=('right', 'shuffled'), default='right',
+                            help='shuffled deals the results out to the questions at random, once, and asks '
+                                 'for what was dealt (default: right)')
+        parser.add_argument('--max_operand', type=int, default=9,
+                            help='largest operand, up to 99 (default: 9)')
     if skewed:
-        parser.add_argument('--exponent', type=exponent, default=1.0, help='rank r is repeated in proportion to r**-EXPONENT; '
-                            '0 repeats all alike (default: 1.0)')
-        parser.add_argument('--repeats', type=num_lines, default=500, help='lines of facts, about: each fact has at least one '
-                            '(default: 500)')
+        parser.add_argument('--exponent', type=exponent, default=1.0,
+                            help='rank r is repeated in proportion to r**-EXPONENT; 0 repeats all alike '
+                                 '(default: 1.0)')
+        parser.add_argument('--repeats', type=num_lines, default=500,
+                            help='lines of facts, about: each fact has at least one (default: 500)')
         if 'math' in kinds:
-            parser.add_argument('--math_repeats', type=num_lines, default=1000, help='lines of arithmetic, about: each '
-                                'expression that is not held out has at least one (default: 1000)')
+            parser.add_argument('--math_repeats', type=num_lines, default=1000,
+                                help='lines of arithmetic, about: each expression that is not held out has '
+                                     'at least one (default: 1000)')
     if len(kinds) > 1:
         parser.add_argument('--order', choices=('blocks', 'mixed'), default='mixed' if skewed else 'blocks',
-                            help='blocks: all arithmetic, then all facts, each in the order that it has alone; mixed: all '
-                            'lines shuffled together (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=1337, help='of the order of lines, and of all that is drawn '
-                        '(default: 1337)')
-    parser.add_argument('--out_dir', default=Path(script).resolve().parent, help='(default: beside the script)')
+                            help='blocks: all arithmetic, then all facts, each in the order that it has '
+                                 'alone; mixed: all lines shuffled together (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=1337,
+                        help='of the order of lines, and of all that is drawn (default: 1337)')
+    add_out_dir(parser, script)
     args = parser.parse_args()
-    tasks = [Arithmetic(args.max_operand, args.heldout) if kind == 'math' else TASKS[kind]() for kind in kinds]
+    tasks = [Arithmetic(args.max_operand, args.heldout) if kind == 'math' else TASKS[kind]()
+             for kind in kinds]
     if 'math' in kinds and args.answers == 'shuffled':
         tasks = [deal(task, args.seed) if task.name == 'math' else task for task in tasks]
     if skewed:
@@ -122,11 +129,18 @@ def prepare(script, doc, kinds, skewed=False):
     write_dataset(args.out_dir, tasks, args.seed, getattr(args, 'order', 'blocks'))
 
 
+def add_out_dir(parser: Parser, script: str) -> None:
+    """The option --out_dir, by default the folder of the script."""
+    parser.add_argument('--out_dir', default=Path(script).resolve().parent,
+                        help='(default: beside the script)')
+
+
 def whole_number(low: int, high: int) -> Callable[[str], int]:
     """An argparse type: a whole number from low to high."""
-    def convert(text):
+    def convert(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f'expected a whole number from {low:,} to {high:,}, got {text!r}')
+            raise argparse.ArgumentTypeError(f'expected a whole number from {low:,} to {high:,}, '
+                                             f'got {text!r}')
         return int(text)
     return convert
 
@@ -135,16 +149,18 @@ def prepare_strings(script: str, doc: str) -> None:
     """Prepare random strings by the command line of `script`."""
     parser = Parser(doc)
     parser.add_argument('--num', type=whole_number(2, MAX_LINES), default=128, help='strings (default: 128)')
-    parser.add_argument('--length', type=whole_number(2, 1000), default=16, help='characters of each (default: 16)')
-    parser.add_argument('--alphabet', type=whole_number(2, len(CHARACTERS)), default=16, help='different characters, each as '
-                        'likely as any other (default: 16)')
+    parser.add_argument('--length', type=whole_number(2, 1000), default=16,
+                        help='characters of each (default: 16)')
+    parser.add_argument('--alphabet', type=whole_number(2, len(CHARACTERS)), default=16,
+                        help='different characters, each as likely as any other (default: 16)')
     parser.add_argument('--seed', type=int, default=1337, help='of the strings (default: 1337)')
-    parser.add_argument('--out_dir', default=Path(script).resolve().parent, help='(default: beside the script)')
+    add_out_dir(parser, script)
     args = parser.parse_args()
     alphabet = CHARACTERS[:args.alphabet]
     if 2 * args.num > len(alphabet)**args.length:
-        raise UserError(f'--num={args.num}: of the {len(alphabet)**args.length} strings of {args.length} characters out of '
-                        f'{len(alphabet)} at most half can be drawn: choose a larger --length or --alphabet')
+        raise UserError(f'--num={args.num}: of the {len(alphabet)**args.length} strings of {args.length} '
+                        f'characters out of {len(alphabet)} at most half can be drawn: choose a larger '
+                        '--length or --alphabet')
     lines, generator = {}, random.Random(args.seed)    # a dict keeps the order in which they were drawn
     while len(lines) < args.num:
         lines[''.join(generator.choices(alphabet, k=args.length)) + '\n'] = None
@@ -152,17 +168,19 @@ def prepare_strings(script: str, doc: str) -> None:
 
 
 def check_counts(task: Task, lines: list[str]) -> None:
-    """Count the lines of a task in a second way: those that it knows how to count, and the lines of each prompt.
+    """Count the lines of a task in a second way, as a whole and those of each prompt.
 
     Raises `AssertionError` with the numbers where they differ.
     """
     task.check(lines)
     lengths = sorted({len(prompt) for prompt in task.prompts}, reverse=True)
     prompts = set(task.prompts)
-    counts = collections.Counter(next((line[:n] for n in lengths if line[:n] in prompts), line) for line in lines)
+    counts = collections.Counter(next((line[:n] for n in lengths if line[:n] in prompts), line)
+                                 for line in lines)
     once = [int(not task.is_heldout(i)) for i in range(len(task.prompts))]
     wanted = collections.Counter(dict(zip(task.prompts, task.repeats or once)))
-    wrong = {prompt: (counts[prompt], wanted[prompt]) for prompt in counts | wanted if counts[prompt] != wanted[prompt]}
+    wrong = {prompt: (counts[prompt], wanted[prompt]) for prompt in counts | wanted
+             if counts[prompt] != wanted[prompt]}
     assert not wrong, f'lines of {task.name} (counted, expected): {wrong}'
 
 
@@ -174,7 +192,7 @@ def shuffled(lines: list[str], seed: int) -> list[str]:
 
 
 def write_dataset(folder: str | Path, tasks: list[Task], seed: int, order: str = 'blocks') -> None:
-    """Shuffle the tasks' lines once, each task's by themselves or (order='mixed') all together, and write them.
+    """Shuffle the tasks' lines once, each task's by themselves or (order='mixed') all together; write them.
 
     Prints the counts.
     """
@@ -192,9 +210,9 @@ def write_dataset(folder: str | Path, tasks: list[Task], seed: int, order: str =
         print_counts(task)
 
 
-def write_lines(folder: str | Path, lines: list[str], characters: str, **about) -> None:
-    """Write lines, in this order, as train.txt, val.txt, train.bin, val.bin and meta.pkl. characters: of the vocabulary.
-    about: more keys of meta.pkl.
+def write_lines(folder: str | Path, lines: list[str], characters: str, **about: Any) -> None:
+    """Write lines, in this order, as train.txt, val.txt, train.bin, val.bin and meta.pkl. characters: of the
+    vocabulary. about: more keys of meta.pkl.
 
     Validation data are the training data, by design: the question is what is recalled and what is held out.
     """
@@ -218,7 +236,8 @@ def print_counts(task: Task) -> None:
         print(f'{task.name}: {sum(task.repeats)} lines, {count} of them {prompt.strip()}')
     if getattr(task, 'dealt', None):
         right, seen = Arithmetic(task.max_operand, task.heldout).results, task.groups()['seen']
-        print(f'results dealt out at random: {sum(task.results[i] == right[i] for i in seen)} of {len(seen)} are right')
+        print(f'results dealt out at random: {sum(task.results[i] == right[i] for i in seen)} of {len(seen)} '
+              'are right')
     if task.heldout_group:
         held = [task.prompts[i] + task.answers[i] for i in task.groups()[task.heldout_group]]
         print(f'held out: {" ".join(held) or "nothing"}')

@@ -62,9 +62,11 @@ class WandbLog:
                               name=config.wandb_run_name or Path(config.out_dir).name)
 
     def log(self, iteration: int, rows: list[dict]) -> None:
+        """Add an evaluation, as the means of its rows over the seeds."""
         self.run.log(means(rows), step=iteration)
 
     def close(self) -> None:
+        """Finish the run, and wait until all of it is uploaded."""
         self.run.finish()
 
 
@@ -76,10 +78,12 @@ class TensorboardLog:
         self.writer = SummaryWriter(Path(config.out_dir) / 'tensorboard')
 
     def log(self, iteration: int, rows: list[dict]) -> None:
+        """Add an evaluation, as the means of its rows over the seeds."""
         for name, value in means(rows).items():
             self.writer.add_scalar(name, value, iteration)
 
     def close(self) -> None:
+        """Write what is not in the file yet."""
         self.writer.close()
 
 
@@ -117,6 +121,7 @@ class Reporter:
         return self
 
     def remember(self, number: int, frame: object) -> None:
+        """As a signal handler: keep the number; the same signal once more ends the process."""
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
 
@@ -170,6 +175,7 @@ class Reporter:
         self.catch_up()
 
     def tell_evaluation(self, iteration: int, rows: list[dict]) -> None:
+        """Print an evaluation, show its scores beside the bar, and hand its rows to the logs."""
         self.tell(f'iter {iteration:6d}: {scores_line(rows)}')
         self.scores = ''
         if 'combined_acc' in rows[0]:

@@ -21,11 +21,13 @@ class Replicas:
         self.template = models[0]
         self.names, parameters = zip(*self.template.named_parameters())
         self.shapes = [parameter.shape for parameter in parameters]
-        self.flat = torch.stack([torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models])
+        self.flat = torch.stack([torch.cat([p.detach().flatten() for p in model.parameters()])
+                                 for model in models])
         self.flat = self.flat.float().to(device)
 
     @classmethod
-    def from_seeds(cls, model_args: dict, seeds: Iterable[int], device: torch.device | str = 'cpu') -> 'Replicas':
+    def from_seeds(cls, model_args: dict, seeds: Iterable[int],
+                   device: torch.device | str = 'cpu') -> 'Replicas':
         """Fresh models, each initialised from its own seed on the CPU: the same weights on every device."""
         models = []
         with torch.random.fork_rng(devices=[]):
@@ -37,7 +39,8 @@ class Replicas:
     def named(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """A buffer shaped like `flat` -> {name: (R, *shape) view}"""
         pieces = flat.split([shape.numel() for shape in self.shapes], dim=1)
-        return {name: piece.unflatten(1, shape) for name, piece, shape in zip(self.names, pieces, self.shapes)}
+        return {name: piece.unflatten(1, shape)
+                for name, piece, shape in zip(self.names, pieces, self.shapes)}
 
     def forward(self, idx: torch.Tensor) -> torch.Tensor:
         """Tokens (R, T, B), or (T, B) for all replicas alike -> logits (R, V, T, B), dropout off."""

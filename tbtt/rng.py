@@ -21,6 +21,7 @@ def shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def mix(x: torch.Tensor) -> torch.Tensor:
+    """SplitMix64's finaliser of each element, int64: one changed bit changes about half of them."""
     x = (x ^ shifted(x, 30)) * MIX_1
     x = (x ^ shifted(x, 27)) * MIX_2
     return x ^ shifted(x, 31)
@@ -41,7 +42,8 @@ def integers(high: int, *keys: torch.Tensor | int) -> torch.Tensor:
 
 def gumbel(*keys: torch.Tensor | int) -> torch.Tensor:
     """Standard Gumbel noise, float32: argmax(logits + gumbel) is a draw from softmax(logits)."""
-    uniform = (shifted(random_bits(*keys), 8).float() + 0.5) / 2**23    # 23 bits: exact in float32, never 0 or 1
+    # 23 bits: exact in float32, never 0 or 1.
+    uniform = (shifted(random_bits(*keys), 8).float() + 0.5) / 2**23
     return -torch.log(-torch.log(uniform))
 
 
@@ -49,7 +51,8 @@ def gumbel(*keys: torch.Tensor | int) -> torch.Tensor:
 BATCHES, ANSWERS, SAMPLES, LOSSES, DROPOUT, LINES, OFFSETS = range(7)
 
 
-def batch_starts(seeds: torch.Tensor, first: int, last: int, batch_size: int, num_windows: int) -> torch.Tensor:
+def batch_starts(seeds: torch.Tensor, first: int, last: int, batch_size: int,
+                 num_windows: int) -> torch.Tensor:
     """Where the windows of the batches of iterations first..last-1 start: (R,) seeds -> (iterations, R,
     batch_size)."""
     iterations = torch.arange(first, last, device=seeds.device)[:, None, None]

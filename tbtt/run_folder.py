@@ -22,8 +22,17 @@ import numpy as np
 import torch
 
 from tbtt import nanogpt
-from tbtt.atomic import (COMMIT, TMP, Change, flush_folder, half_made, new_content, recover, write_files,
-                         write_folders)
+from tbtt.atomic import (
+    COMMIT,
+    TMP,
+    Change,
+    flush_folder,
+    half_made,
+    new_content,
+    recover,
+    write_files,
+    write_folders,
+)
 from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.cli import UserError
 from tbtt.config import Config
@@ -319,6 +328,7 @@ class RunFolder:
         self.writer, self.pending = ThreadPoolExecutor(max_workers=1), None
 
     def path_of(self, seed: int) -> Path:
+        """The folder of a seed: that of the run, or with several seeds one below it."""
         return seed_folder(self.path, seed) if self.config.num_seeds > 1 else self.path
 
     # Looking and locking.
@@ -398,6 +408,7 @@ class RunFolder:
         return [folder for folder in (self.path, *below) if folder not in self.asked and begun(folder)]
 
     def links(self) -> list[Path]:
+        """The seeds' folders that are symbolic links: what they lead to is never overwritten."""
         return [folder for folder in seed_folders(self.path) if folder.is_symlink()]
 
     def to_write(self) -> list[Path]:
@@ -487,6 +498,7 @@ class RunFolder:
 
     @property
     def all_diverged(self) -> bool:
+        """Has each of the seeds that are trained now a loss that is not finite?"""
         return all(seed.diverged is not None for seed in self.leg)
 
     # Writing.
@@ -564,6 +576,7 @@ class RunFolder:
         return self.pending
 
     def write(self, iteration: int, snapshot: Callable[[int], dict], seeds: list[tuple]) -> None:
+        """Replace the files of these seeds as one. seeds: (place among the replicas, seed, row or None)"""
         write_folders({seed.path: {ABOUT: self.describe(seed, iteration),
                                    **seed.next_files(iteration, snapshot(r), row, not seed.closed)}
                        for r, seed, row in seeds})

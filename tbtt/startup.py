@@ -10,24 +10,26 @@ ROOT = Path(__file__).resolve().parent.parent    # the folder of the scripts, wh
 
 
 def is_our_script() -> bool:
-    """Is the program that runs a script of this project? A notebook or another program that imports us is left alone."""
+    """Is the program that runs a script of this project? A notebook or another program that imports us is
+    left alone."""
     path = Path(getattr(sys.modules['__main__'], '__file__', None) or '/').resolve()
     return path.parent == ROOT or any(ROOT / folder in path.parents for folder in ('analysis', 'data'))
 
 
 def prepare_script() -> None:
-    """For a script of this project: one line instead of a traceback until its `main` runs, and plots into files."""
+    """For a script of this project: no traceback until its `main` runs but one line, and plots into files."""
     if is_our_script():
         open_missing_streams()
         os.environ['MPLBACKEND'] = 'agg'    # a notebook exports its own to what it starts
         sys.excepthook = explain_missing_package
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C within the imports of torch; `cli.run` sets it back
+            # For Ctrl-C within the imports of torch; `cli.run` sets it back.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def open_missing_streams() -> None:
-    """Let a stream that the shell closed (`>&-`) go nowhere. Else the next file that is opened has its number, and
-    messages would be written into a checkpoint."""
+    """Let a stream that the shell closed (`>&-`) go nowhere. Else the next file that is opened has its
+    number, and messages would be written into a checkpoint."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
@@ -35,9 +37,10 @@ def open_missing_streams() -> None:
     sys.stderr = sys.stderr or open(2, 'w')
 
 
-def explain_missing_package(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """As `sys.excepthook`: a package of requirements.txt that is missing is one line with the command that installs it,
-    and exit status 2."""
+def explain_missing_package(kind: type[BaseException], error: BaseException,
+                            trace: TracebackType | None) -> None:
+    """As `sys.excepthook`: a package of requirements.txt that is missing is one line with the command that
+    installs it, and exit status 2."""
     required = re.findall(r'^\w+', (ROOT / 'requirements.txt').read_text(encoding='utf-8'), re.MULTILINE)
     name = (getattr(error, 'name', None) or '').split('.')[0]
     if not issubclass(kind, ModuleNotFoundError) or name not in required:
@@ -45,6 +48,7 @@ def explain_missing_package(kind: type[BaseException], error: BaseException, tra
     if (ROOT / '.venv/bin/activate').exists():
         mend = f'source {ROOT}/.venv/bin/activate has the one of runs/quickstart.sh'
     else:
-        mend = f'{sys.executable} -m pip install -r {ROOT}/requirements.txt, or bash {ROOT}/runs/quickstart.sh'
+        mend = (f'{sys.executable} -m pip install -r {ROOT}/requirements.txt, '
+                f'or bash {ROOT}/runs/quickstart.sh')
     print(f'error: this Python lacks the package {name}: {mend}', file=sys.stderr)
     sys.exit(2)

@@ -6,11 +6,12 @@ The lines of facts_skewed, and those of as_math with a Zipf distribution of repe
 
 Which expression has which rank is drawn from --seed, as which fact has. What has rank r among the facts has
 r**-EXPONENT / (sum of that over all ranks) of --repeats lines, among the expressions that are not held out of
---math_repeats lines, rounded to the nearest whole number (a half to the even one), and at least one. How often each
-occurs is in meta.pkl, and so in checkpoints. All lines are shuffled together; --order=blocks puts arithmetic before facts.
+--math_repeats lines, rounded to the nearest whole number (a half to the even one), and at least one. How
+often each occurs is in meta.pkl, and so in checkpoints. All lines are shuffled together; --order=blocks puts
+arithmetic before facts.
 
-Writes train.txt and val.txt (to read), train.bin and val.bin (uint16 tokens) and meta.pkl (the codec and the tasks).
-Training and validation data are the same. Takes a second.
+Writes train.txt and val.txt (to read), train.bin and val.bin (uint16 tokens) and meta.pkl (the codec and the
+tasks). Training and validation data are the same. Takes a second.
 """
 import sys
 from pathlib import Path

@@ -3,8 +3,8 @@ Capitals of 50 countries, one a line: Capital of X is Y.
 
     python data/facts_char/prepare.py
 
-Writes train.txt and val.txt (to read), train.bin and val.bin (uint16 tokens) and meta.pkl (the codec and the tasks).
-Training and validation data are the same. Takes a second.
+Writes train.txt and val.txt (to read), train.bin and val.bin (uint16 tokens) and meta.pkl (the codec and the
+tasks). Training and validation data are the same. Takes a second.
 """
 import sys
 from pathlib import Path

@@ -6,8 +6,8 @@ Random strings, one a line: nothing but memory helps. For measuring how many bit
 
 No string occurs twice. The vocabulary is the alphabet and the newline, whatever occurs.
 
-Writes train.txt and val.txt (to read), train.bin and val.bin (uint16 tokens) and meta.pkl (the codec; there is no task).
-Training and validation data are the same. Takes a second.
+Writes train.txt and val.txt (to read), train.bin and val.bin (uint16 tokens) and meta.pkl (the codec; there
+is no task). Training and validation data are the same. Takes a second.
 """
 import sys
 from pathlib import Path

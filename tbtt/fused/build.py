@@ -77,6 +77,7 @@ def cache_folder() -> Path | None:
 
 
 def digest(content: bytes) -> str:
+    """The first half of its SHA-256, in 32 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 

@@ -18,8 +18,15 @@ import numpy as np
 from tbtt import paper
 from tbtt.figures import markdown_table
 from tbtt.results import answered_text
-from tbtt.stats import (LEVEL, Threshold, mean_interval, newcombe_interval, threshold, welch_interval,
-                        wilson_interval)
+from tbtt.stats import (
+    LEVEL,
+    Threshold,
+    mean_interval,
+    newcombe_interval,
+    threshold,
+    welch_interval,
+    wilson_interval,
+)
 from tbtt.sweep.summary import as_the_paper
 
 MIN_SEEDS = 3      # fewer are not judged

@@ -37,6 +37,7 @@ class Estimates:
         self.steps, self.datasets = {}, {}
 
     def dataset(self, run: Run) -> Dataset:
+        """The data of a run, prepared in `scratch` where they are not there yet; read once."""
         config = run.config()
         key = (config.dataset, config.block_size)
         if key not in self.datasets:
@@ -47,6 +48,7 @@ class Estimates:
         return self.datasets[key]
 
     def vocab_size(self, run: Run) -> int:
+        """Characters that the data of a run have."""
         return self.dataset(run).meta['vocab_size']
 
     def memory(self, run: Run) -> int:
@@ -56,7 +58,8 @@ class Estimates:
     def seeds_together(self) -> int:
         """On a GPU: the seeds of the largest run that its memory holds, whatever else uses it."""
         total = torch.cuda.get_device_properties(0).total_memory
-        return max(1, min(replicas_that_fit(run.config(), self.vocab_size(run), total) for run in self.sweep.runs))
+        return max(1, min(replicas_that_fit(run.config(), self.vocab_size(run), total)
+                          for run in self.sweep.runs))
 
     def step(self, run: Run) -> float:
         """Seconds of a compiled step of one seed, guessed from three eager ones."""
@@ -65,8 +68,10 @@ class Estimates:
         shape = (*args.items(), config.batch_size, config.gradient_accumulation_steps)
         if shape not in self.steps:
             with one_thread():
-                engine = Engine(Replicas.from_seeds(args, [0], self.device), dataset.train, [0], config, self.device,
-                                choose_dtype(config.dtype, self.device, config.n_embd), newline=dataset.newline)
+                replicas = Replicas.from_seeds(args, [0], self.device)
+                dtype = choose_dtype(config.dtype, self.device, config.n_embd)
+                engine = Engine(replicas, dataset.train, [0], config, self.device, dtype,
+                                newline=dataset.newline)
                 for _ in engine.run(0, 1):    # warm-up
                     pass
                 begin = time.perf_counter()

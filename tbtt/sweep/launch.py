@@ -29,6 +29,7 @@ Ended = Iterator[tuple[Job, str | None]]    # jobs as they end, and what went wr
 
 
 def unfinished(job: Job, config: Config) -> list[int]:
+    """The seeds of a job that have not reached max_iters of `config`."""
     return [seed for seed in job.seeds if not finished(seed_folder(job.folder, seed), config)]
 
 
@@ -119,6 +120,8 @@ def do(job: Job, children: Children, env: dict[str, str], tell: Callable[[str], 
 
 
 def train_left(job: Job, children: Children, env: dict[str, str], tell: Callable[[str], None]) -> str | None:
+    """Train a job until none of its seeds is left, and wait for those that others train.
+    -> None, or what went wrong as one line"""
     config, waited_for = job.run.config(), None
     while left := unfinished(job, config):
         before = begun_among(job)
@@ -145,6 +148,7 @@ def wait_for(seeds: list[int], job: Job, children: Children) -> None:
 
 
 def begun_among(job: Job) -> list[int]:
+    """The seeds of a job whose folders hold something already."""
     return [seed for seed in job.seeds if begun(seed_folder(job.folder, seed))]
 
 
@@ -200,8 +204,9 @@ def on_ray(jobs: list[Job], prepare: Callable[[Run], None], address: str | None,
         ray.init(address=address, include_dashboard=False if address is None else None,
                  logging_level='warning', log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise UserError(f'no Ray cluster at {address} lets us in ({" ".join(str(error).split())[:200]}): one with '
-                        f'tokens wants RAY_AUTH_MODE=token, and its own in ~/.ray/auth_token or RAY_AUTH_TOKEN') from None
+        raise UserError(f'no Ray cluster at {address} lets us in ({" ".join(str(error).split())[:200]}): one '
+                        'with tokens wants RAY_AUTH_MODE=token, and its own in ~/.ray/auth_token or '
+                        'RAY_AUTH_TOKEN') from None
     root = str(ROOT)
 
     # A function in a function travels by value, and the job as bytes: a worker finds this project only when

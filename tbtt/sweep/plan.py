@@ -1,4 +1,4 @@
-"""What a sweep trains: a sweep file's axes, the runs that they span, and the jobs that the runs are cut into."""
+"""What a sweep trains: the axes of a sweep file, the runs that they span, and the jobs of these runs."""
 import argparse
 import itertools
 import math
@@ -15,16 +15,18 @@ import filelock
 from tbtt.cli import InvalidSetting, UserError, unknown_name
 from tbtt.config import FIELDS, ROOT, Config, find_file, load_config, names_in, set_value
 
-OWN = {'out_dir', 'dataset', 'init_from', 'overwrite', 'seed', 'num_seeds', 'eval_only'}    # set by the sweep, no axis
+# Set by the sweep, no axis.
+OWN = {'out_dir', 'dataset', 'init_from', 'overwrite', 'seed', 'num_seeds', 'eval_only'}
 ON_CPU = 8     # seeds in one job where nothing else is said: more at once are no faster on a CPU
 MOST = 10**5   # trainings in a sweep: more would not end, and a slip of the keyboard is answered at once
 
 
 @dataclass(frozen=True)
 class Run:
-    """One combination of the axes, for all seeds. base: a config file. axes: {name: value}, of settings and data options,
-    `base` first where there are several. settings: what is said on top of the base. data: options of its prepare.py,
-    which stands in `script`, or None where the dataset is not prepared here. checked: all settings of the run."""
+    """One combination of the axes, for all seeds. base: a config file. axes: {name: value}, of settings and
+    data options, `base` first where there are several. settings: what is said on top of the base. data:
+    options of its prepare.py, which stands in `script`, or None where the dataset is not prepared here.
+    checked: all settings of the run."""
     name: str
     base: str
     axes: dict[str, Any]
@@ -51,13 +53,15 @@ class Job:
 
 
 class Sweep:
-    """A sweep file and what the command line says over it. path: the file; overrides: {name: text} of `--name=text`.
+    """A sweep file and what the command line says over it.
 
-    A sweep file sets `base` (a config file, or {label: config file}), `axes` ({setting: values}), `data` ({option of
-    prepare.py: values}) and any setting that all runs share. Raises `UserError` where it cannot be.
+    path: the file. overrides: {name: text} of `--name=text`. A sweep file sets `base` (a config file, or
+    {label: config file}), `axes` ({setting: values}), `data` ({option of prepare.py: values}) and any setting
+    that all runs share. Raises `UserError` where it cannot be.
     """
 
-    def __init__(self, path: str | Path, overrides: Mapping[str, str] | None = None, root: str | Path = 'sweeps') -> None:
+    def __init__(self, path: str | Path, overrides: Mapping[str, str] | None = None,
+                 root: str | Path = 'sweeps') -> None:
         self.path = find_file(path)
         names = names_in(self.path, {})
         base = names.pop('base', None)
@@ -71,7 +75,8 @@ class Sweep:
         config = replace(Config(), **self.settings)
         self.seed, self.num_seeds = config.seed, config.num_seeds
         if self.seed + self.num_seeds - 1 > (highest := FIELDS['seed'].metadata['high']):
-            raise UserError(f'seed={self.seed} and num_seeds={self.num_seeds}: expected no seed above {highest}')
+            raise UserError(f'seed={self.seed} and num_seeds={self.num_seeds}: '
+                            f'expected no seed above {highest}')
         self.check_values()
         self.folder = (Path(root) / self.path.stem.removeprefix('sweep_')).resolve()
         self.runs = self.expand()
@@ -80,41 +85,47 @@ class Sweep:
     def check_file(self) -> None:
         """What the names of the file are, before the command line changes their values."""
         if not all(isinstance(text, str) for item in self.bases.items() for text in item) or not self.bases:
-            raise UserError(f'{self.path}: base: expected a config file, or several as {{label: config file}}')
+            raise UserError(f'{self.path}: base: expected a config file, '
+                            'or several as {label: config file}')
         for kind in ('axes', 'data'):
             axes = getattr(self, kind)
             if not isinstance(axes, dict) or not all(isinstance(name, str) for name in axes):
                 raise UserError(f'{self.path}: {kind}: expected {{name: list of values}}, the names as texts')
         for name in (*self.axes, *self.settings):
             if name not in FIELDS:
-                raise InvalidSetting(f'{self.path}: {unknown_name("setting", name, [*FIELDS, "base", "axes", "data"])}')
+                wrong = unknown_name('setting', name, [*FIELDS, 'base', 'axes', 'data'])
+                raise InvalidSetting(f'{self.path}: {wrong}')
         for name in (*self.axes, *(set(self.settings) - {'seed', 'num_seeds'})):
             if name in OWN:
                 raise InvalidSetting(f'{self.path}: {name} is chosen by the sweep itself')
 
     def check_values(self) -> None:
-        """The values, wherever they were said, become those of their settings: 0 and 0.0 are one weight decay."""
+        """Make all values those of their settings: as a weight decay, 0 and 0.0 are one value."""
         for kind, name, values in [('axes', *axis) for axis in self.axes.items()] + [
                 ('data', *axis) for axis in self.data.items()]:
             if not isinstance(values, (list, tuple, range)):
-                raise UserError(f'{self.path}: {kind}: {name}: expected a list of values, such as [1, 2], got {values!r:.60}')
+                raise UserError(f'{self.path}: {kind}: {name}: expected a list of values, such as [1, 2], '
+                                f'got {values!r:.60}')
             if not values:
                 raise UserError(f'{self.path}: {kind}: {name}: expected a list of values, none of them empty')
         self.check_size()
-        self.axes = {name: [self.convert(name, value) for value in values] for name, values in self.axes.items()}
+        self.axes = {name: [self.convert(name, value) for value in values]
+                     for name, values in self.axes.items()}
         for kind, name, values in [('axes', *axis) for axis in self.axes.items()] + [
                 ('data', *axis) for axis in self.data.items()]:
             if None in values:
-                raise UserError(f'{self.path}: {kind}: {name}: None is no value: leave it out, or say which is meant')
+                raise UserError(f'{self.path}: {kind}: {name}: None is no value: leave it out, or say which '
+                                'is meant')
             if len({str(value) for value in values}) < len(values):
                 raise UserError(f'{self.path}: {kind}: {name} has a value twice')
 
     def check_size(self) -> None:
-        """Raise `UserError` for more trainings than a sweep may have, before anything is made for each of them."""
+        """Raise `UserError` for more trainings than a sweep may have, before each of them costs anything."""
         runs = len(self.bases) * math.prod(map(len, (*self.axes.values(), *self.data.values())))
         if runs * self.num_seeds > MOST:
-            raise UserError(f'{self.path}: {runs:,} combinations of the axes with num_seeds={self.num_seeds} are '
-                            f'{runs * self.num_seeds:,} trainings: ask for fewer, a sweep has at most {MOST:,}')
+            raise UserError(f'{self.path}: {runs:,} combinations of the axes with num_seeds={self.num_seeds} '
+                            f'are {runs * self.num_seeds:,} trainings: ask for fewer, a sweep has at most '
+                            f'{MOST:,}')
 
     def convert(self, name: str, value: Any) -> Any:
         """A setting's value as a run would have it."""
@@ -126,18 +137,19 @@ class Sweep:
         return getattr(config, name)
 
     def check_names(self) -> None:
-        """Raise `UserError` unless every run has a folder of its own, and none that would be hidden or elsewhere."""
+        """Raise `UserError` unless every run has a folder of its own, neither hidden nor elsewhere."""
         names = Counter(run.name for run in self.runs)
         for name in (self.folder.name, *names):
             if name.startswith('.') or name in ('data', 'summary.csv') and name in names:
-                raise UserError(f'{self.path}: no run can be named {name}: choose another label, or another name of the '
-                                f'file')
+                raise UserError(f'{self.path}: no run can be named {name}: choose another label, or another '
+                                'name of the file')
         (name, count), = names.most_common(1)
         if count > 1:
-            raise UserError(f'{self.path}: two runs would be named {name}: choose labels and values that differ')
+            raise UserError(f'{self.path}: two runs would be named {name}: choose labels and values that '
+                            'differ')
 
     def override(self, name: str, text: str) -> None:
-        """`--name=text`: of an axis the values, separated by commas (of a data option by blanks); else a setting."""
+        """`--name=text`: of an axis its values, between commas (of a data option, blanks); else a setting."""
         if name == 'base':
             known = self.bases
             self.bases = {label: known[label] for label in text.split(',') if label in known}
@@ -154,7 +166,8 @@ class Sweep:
             else:
                 raise UserError(f'--{name}={text}: {name} is no axis of {self.path}, so it has one value')
         else:
-            raise UserError(unknown_name('option', f'--{name}', [f'--{known}' for known in (*FIELDS, *self.data, 'base')]))
+            options = [f'--{known}' for known in (*FIELDS, *self.data, 'base')]
+            raise UserError(unknown_name('option', f'--{name}', options))
 
     def expand(self) -> list[Run]:
         """The product of the axes in the order of the file."""
@@ -172,9 +185,9 @@ class Sweep:
                 runs.append(self.new_run(name or Path(base).stem, base, base_config, axes, settings, data))
         return runs
 
-    def new_run(self, name: str, base: str, base_config: Config, axes: dict[str, Any], settings: dict[str, Any],
-                data: dict[str, str]) -> Run:
-        """Raises `UserError` where the settings cannot be, or there are options for data that are not prepared here."""
+    def new_run(self, name: str, base: str, base_config: Config, axes: dict[str, Any],
+                settings: dict[str, Any], data: dict[str, str]) -> Run:
+        """Raises `UserError` for settings that cannot be, or options of data that are not prepared here."""
         config = replace(base_config)
         for setting, value in settings.items():
             set_value(config, setting, value)
@@ -183,13 +196,14 @@ class Sweep:
             options = ''.join(f'_{name}={value}' for name, value in data.items())
             config.dataset = str(self.folder / 'data' / in_a_path(f'{config.dataset}{options}'))
         elif data:
-            raise UserError(f'{self.path}: the dataset {config.dataset} has no prepare.py below data/, so it has no options')
+            raise UserError(f'{self.path}: the dataset {config.dataset} has no prepare.py below data/, so it '
+                            'has no options')
         else:
             script = None
         return Run(name, base, axes, {**settings, 'dataset': config.dataset}, data, script, config.check())
 
     def prepare(self, run: Run, folder: Path | None = None) -> Path:
-        """Prepare the data of a run, where that has not been done. folder: another place than that of the sweep.
+        """Prepare the data of a run, where that has not been done. folder: another place than the sweep's.
         -> the folder of the data"""
         place = folder or Path(run.config().dataset)
         if run.script is None:
@@ -207,17 +221,19 @@ class Sweep:
     def jobs(self, replicas: int, part: tuple[int, int] = (0, 1)) -> list[Job]:
         """The seeds of every run that are the i-th of n parts', part = (i, n), at most `replicas` together
 
-        What a part has does not depend on `replicas`, which differs between machines: all parts together are the sweep.
+        What a part has does not depend on `replicas`, which differs between machines: all parts together are
+        the sweep.
         """
         i, n = part
         R, S = len(self.runs), self.num_seeds
-        order = [run for first in range(min(n, R)) for run in self.runs[first::n]]    # runs of all sizes to every part
+        # Runs of all sizes to every part.
+        order = [run for first in range(min(n, R)) for run in self.runs[first::n]]
         begin, end = i * R * S // n, (i + 1) * R * S // n    # as equal as can be, and each run in few parts
         jobs = []
         for k, run in enumerate(order):
             seeds = range(self.seed + max(0, begin - k * S), self.seed + min(S, end - k * S))
-            jobs += [Job(run, self.folder / run.name, tuple(seeds[j:j + replicas]), len(seeds[j:j + replicas]) == S)
-                     for j in range(0, len(seeds), replicas)]
+            groups = [tuple(seeds[j:j + replicas]) for j in range(0, len(seeds), replicas)]
+            jobs += [Job(run, self.folder / run.name, group, len(group) == S) for group in groups]
         return jobs
 
 

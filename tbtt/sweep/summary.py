@@ -16,10 +16,22 @@ import numpy as np
 from tbtt import paper
 from tbtt.atomic import write_file
 from tbtt.cli import UserError
-from tbtt.results import (NUM_SAMPLES, ORDER_COLUMNS, Results, answered_bounds, best_row, counted_groups,
-                          find_seeds,
-                          format_number, heldout_groups, last_row, parse_number, read_info, read_lines,
-                          read_results)
+from tbtt.results import (
+    NUM_SAMPLES,
+    ORDER_COLUMNS,
+    Results,
+    answered_bounds,
+    best_row,
+    counted_groups,
+    find_seeds,
+    format_number,
+    heldout_groups,
+    last_row,
+    parse_number,
+    read_info,
+    read_lines,
+    read_results,
+)
 from tbtt.tasks import TASKS, Task
 
 if TYPE_CHECKING:    # both load torch: who only reads a summary does without
@@ -82,7 +94,7 @@ def summarise_run(sweep: 'Sweep', run: 'Run') -> list[dict]:
     if not found:
         return []
     sweep.prepare(run)    # the folder may have come here without its data
-    from tbtt.dataset import Dataset    # see above
+    from tbtt.dataset import Dataset  # see above
 
     config = run.config()
     dataset = Dataset(config.dataset, config.block_size)

@@ -1,9 +1,9 @@
 """A corpus from its files to what the counters read: tokens with separators between the documents.
 
-The files are text (a line is a document), JSONL (the field `text` of a line is one) or uint16 tokens (.bin, a separator
-ends a document). What is made of them lies in a folder beside the first: `tokenized.0`, `offset.0` and, for infini-gram,
-`table.0`; beyond SHARD tokens also `tokenized.1`, ... Nothing of it is ever in memory as a whole but one piece of the
-text and, while infini-gram sorts it, one shard.
+The files are text (a line is a document), JSONL (the field `text` of a line is one) or uint16 tokens (.bin, a
+separator ends a document). What is made of them lies in a folder beside the first: `tokenized.0`, `offset.0`
+and, for infini-gram, `table.0`; beyond SHARD tokens also `tokenized.1`, ... Nothing of it is ever in memory
+as a whole but one piece of the text and, while infini-gram sorts it, one shard.
 """
 import hashlib
 import json
@@ -18,14 +18,14 @@ import filelock
 import numpy as np
 from tqdm import tqdm
 
+from tbtt.atomic import write_file
 from tbtt.cli import UserError, study_package
 from tbtt.trace.counters import SEPARATOR, InfiniGramCounter, NumpyCounter, build_table
 from tbtt.trace.ngrams import Words
-from tbtt.atomic import write_file
 
 Piece = tuple[np.ndarray | None, int]
 SHARD = 2**26         # tokens, in half a gigabyte of index; sorting it takes twice a gigabyte
-PIECE = 2**21         # bytes of a corpus that are tokenized at once; a longer line of text becomes several documents
+PIECE = 2**21         # bytes of a corpus that are tokenized at once; a longer line is several documents
 LONGEST = 2**27       # bytes of a line of JSONL, which cannot be read in parts
 SMALL = 2**21         # tokens up to which NumPy counts, where nothing else is asked for
 ENGINES = ('auto', 'numpy', 'infini-gram')
@@ -35,8 +35,8 @@ KEYS = {'of', 'file', 'byte', 'shards', 'digests'}    # of the manifest
 
 
 def split(ids: np.ndarray, separator: int) -> np.ndarray:
-    """A dataset's token ids -> the uint16 tokens of its documents, which the id `separator` ends, as the counters take
-    them."""
+    """A dataset's token ids -> the uint16 tokens of its documents, which the id `separator` ends, as the
+    counters take them."""
     tokens = np.asarray(ids, np.uint16).copy()
     tokens[tokens == separator] = SEPARATOR
     return without_empty(np.concatenate([[SEPARATOR], tokens, [SEPARATOR]]).astype(np.uint16), before=0)
@@ -51,13 +51,13 @@ def without_empty(tokens: np.ndarray, before: int) -> np.ndarray:
 class Corpus:
     """The index of a corpus on the disk, built or brought up to date when it is made.
 
-    files: its paths. language: the `Words` that its tokens are of. separator: the id that ends a document in a .bin.
-    Raises `UserError` for files that cannot be read, hold nothing, or hold ids that the tokenizer lacks; and for an index
-    that is not what was written.
+    files: its paths. language: the `Words` that its tokens are of. separator: the id that ends a document in
+    a .bin. Raises `UserError` for files that cannot be read, hold nothing, or hold ids that the tokenizer
+    lacks; and for an index that is not what was written.
     """
 
-    def __init__(self, files: Iterable[str | Path], language: Words, separator: int | None = None, engine: str = 'auto',
-                 shard: int = SHARD, piece: int = PIECE) -> None:
+    def __init__(self, files: Iterable[str | Path], language: Words, separator: int | None = None,
+                 engine: str = 'auto', shard: int = SHARD, piece: int = PIECE) -> None:
         self.files, self.language, self.separator = [Path(file) for file in files], language, separator
         self.engine, self.shard, self.piece = engine, shard, piece
         for file in self.files:
@@ -75,6 +75,7 @@ class Corpus:
             self.build()
 
     def stamps(self) -> list[list[str | int]]:
+        """[path, bytes, time of the last change] of each file of the corpus, which tell what has changed."""
         return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
 
     def build(self) -> None:
@@ -111,6 +112,7 @@ class Corpus:
         return sum(tokens for tokens, _ in self.manifest['shards'])
 
     def read_manifest(self) -> dict[str, Any]:
+        """What index.json says, {'of': None} where there is none. Raises `UserError` for a damaged one."""
         path = self.folder / MANIFEST
         try:
             manifest = json.loads(path.read_bytes()) if path.exists() else {'of': None}
@@ -121,10 +123,12 @@ class Corpus:
         return manifest
 
     def damaged(self, name: str) -> UserError:
-        return UserError(f'the index {self.folder} is damaged ({name}): delete the folder, and it is built anew')
+        """The error to raise where that file of the index is not what was written."""
+        return UserError(f'the index {self.folder} is damaged ({name}): delete the folder, and it is built '
+                         'anew')
 
     def check_files(self) -> None:
-        """Raise `UserError` where a finished file is not what was written, or an unfinished one is shorter."""
+        """Raise `UserError` where a finished file is not what was written, or an unfinished one shorter."""
         for k, counts in enumerate(self.manifest['shards']):
             for name, written in ((f'tokenized.{k}', 2 * counts[0]), (f'offset.{k}', 8 * counts[1])):
                 path = self.folder / name
@@ -147,8 +151,8 @@ class Corpus:
         """Append the documents of the files to the shards, piece by piece, from where the manifest says."""
         sizes = [file.stat().st_size for file in self.files]
         at, byte = self.manifest['file'], self.manifest['byte']
-        with tqdm(total=sum(sizes), initial=sum(sizes[:at]) + byte, unit='B', unit_scale=True, desc='tokenizing',
-                  dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+        with tqdm(total=sum(sizes), initial=sum(sizes[:at]) + byte, unit='B', unit_scale=True,
+                  desc='tokenizing', dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
             while at < len(self.files):
                 pieces = read_ids if self.files[at].suffix == '.bin' else read_lines
                 told = byte
@@ -164,14 +168,15 @@ class Corpus:
         self.record()
 
     def append(self, tokens: np.ndarray) -> None:
-        """Add documents, each with its separator at the end, to the last shard, or to a new one where that is full."""
+        """Add documents, each with its separator at the end, to the last shard; a full one begins another."""
         shards = self.manifest['shards']
         if not shards or shards[-1][0] >= self.shard:
             tokens = np.append(np.uint16(SEPARATOR), tokens)
             shards.append([0, 0])
         tokens = without_empty(tokens, before=SEPARATOR if shards[-1][0] else 0)
         offsets = 2 * (shards[-1][0] + np.flatnonzero(tokens == SEPARATOR).astype('<u8'))
-        for i, (name, values, size) in enumerate((('tokenized', tokens.astype('<u2'), 2), ('offset', offsets, 8))):
+        parts = (('tokenized', tokens.astype('<u2'), 2), ('offset', offsets, 8))
+        for i, (name, values, size) in enumerate(parts):
             path = self.folder / f'{name}.{len(shards) - 1}'
             written = shards[-1][i] * size
             with open(path, 'r+b' if path.exists() else 'wb') as file:
@@ -186,11 +191,13 @@ class Corpus:
         """What counts in it."""
         if self.engine == 'infini-gram':
             return InfiniGramCounter(self.folder, len(self.manifest['shards']), self.language.vocab_size)
-        shards = [np.fromfile(self.folder / f'tokenized.{k}', '<u2') for k in range(len(self.manifest['shards']))]
+        shards = [np.fromfile(self.folder / f'tokenized.{k}', '<u2')
+                  for k in range(len(self.manifest['shards']))]
         return NumpyCounter(without_empty(np.concatenate(shards), before=0))
 
 
 def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
     sha = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(2**20):
@@ -199,10 +206,12 @@ def file_digest(path: Path) -> str:
 
 
 def read_lines(file: Path, byte: int, piece: int, language: Words, separator: int | None) -> Iterator[Piece]:
-    """Documents of a text or JSONL file from a byte on. Yields (uint16 tokens of some, each document with a separator at
-    its end, the byte behind them); in between (None, a byte), where time has passed and nothing is complete.
+    """Documents of a text or JSONL file from a byte on. Yields (uint16 tokens of some, each document with a
+    separator at its end, the byte behind them); in between (None, a byte), where time has passed and nothing
+    is complete.
 
-    What is tokenized at once takes a hundred times its size: a document of more than `piece` bytes becomes several.
+    What is tokenized at once takes a hundred times its size: a document of more than `piece` bytes becomes
+    several.
     """
     with open(file, 'rb') as lines:
         lines.seek(byte)
@@ -217,13 +226,14 @@ def read_lines(file: Path, byte: int, piece: int, language: Words, separator: in
 
 
 def next_lines(lines: BinaryIO, piece: int, whole: bool) -> list[bytes]:
-    """Lines of about `piece` bytes together, from where a file stands; of a longer line only as much, unless it has to be
-    `whole`. Raises `UserError` for a line that is too long to be read as a whole."""
+    """Lines of about `piece` bytes together, from where a file stands; of a longer line only as much, unless
+    it has to be `whole`. Raises `UserError` for a line that is too long to be read as a whole."""
     some, size, longest = [], 0, LONGEST if whole else piece
     while size < piece and (line := lines.readline(longest)):
         if len(line) == longest and not line.endswith(b'\n') and lines.peek(1):
             if whole:
-                raise UserError(f'{lines.name}: a line of more than {LONGEST:,} bytes: make several documents of it')
+                raise UserError(f'{lines.name}: a line of more than {LONGEST:,} bytes: make several '
+                                'documents of it')
             line = line[:place_to_cut(line)]
             lines.seek(len(line) - longest, os.SEEK_CUR)
         some.append(line)
@@ -232,7 +242,7 @@ def next_lines(lines: BinaryIO, piece: int, whole: bool) -> list[bytes]:
 
 
 def place_to_cut(text: bytes | str) -> int:
-    """Where a text goes on in another document: before its last blank, else between its last two characters."""
+    """Where a text goes on in another document: before its last blank, else between its last characters."""
     blank, end = (b' ', len(text) - 1) if isinstance(text, bytes) else (' ', len(text))
     while isinstance(text, bytes) and end > 1 and text[end] & 0xC0 == 0x80:    # within a character in UTF-8
         end -= 1
@@ -275,7 +285,8 @@ def document(line: bytes, file: Path) -> str:
     except UnicodeDecodeError as error:    # a ValueError too
         raise UserError(f'{file} is no UTF-8 text ({error.reason} in {line[:40]!r})') from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f'{file}: expected a JSON object with the field text in each line, got {line[:80]!r}') from error
+        raise UserError(f'{file}: expected a JSON object with the field text in each line, got '
+                        f'{line[:80]!r}') from error
 
 
 def read_ids(file: Path, byte: int, piece: int, language: Words, separator: int) -> Iterator[Piece]:
@@ -286,7 +297,8 @@ def read_ids(file: Path, byte: int, piece: int, language: Words, separator: int)
         return
     ids = np.memmap(file, '<u2', 'r')
     if not any((ids[i:i + piece] == separator).any() for i in range(0, len(ids), piece)):
-        raise UserError(f'{file} holds no separator {separator}: it would be one document, in which all stands together')
+        raise UserError(f'{file} holds no separator {separator}: it would be one document, in which all '
+                        'stands together')
     start, size = byte // 2, piece // 2
     while start < len(ids):
         some = np.array(ids[start:start + size])
@@ -298,8 +310,9 @@ def read_ids(file: Path, byte: int, piece: int, language: Words, separator: int)
             some = some[:ends[-1] + 1]
         wrong = (some >= language.vocab_size) & (some != separator)
         if wrong.any():
-            raise UserError(f'{file} holds token {some[wrong.argmax()]} at {start + wrong.argmax()}, the tokenizer ends at '
-                            f'{language.vocab_size - 1}: corpus and model do not share a tokenizer')
+            raise UserError(f'{file} holds token {some[wrong.argmax()]} at {start + wrong.argmax()}, the '
+                            f'tokenizer ends at {language.vocab_size - 1}: corpus and model do not share a '
+                            'tokenizer')
         start, size = start + len(some), piece // 2
         some[some == separator] = SEPARATOR
         yield (some if some[-1] == SEPARATOR else np.append(some, np.uint16(SEPARATOR))), 2 * start

@@ -1,11 +1,12 @@
 """Where n-grams of tokens occur in a corpus: a plain counter in NumPy, and infini-gram, behind one interface.
 
-A corpus is uint16 tokens with SEPARATOR before each document and after the last; nothing else may contain it. Both
-counters have
-    count(gram)        number of places where the tokens `gram` stand; of () the number of all tokens, separators included
-    documents(gram, whole)    the numbers of the documents that hold it, a sorted (k,) int64 array without duplicates;
-                       whole(before, after) -> (k,) bool says of the tokens beside k places which of these count, None that
-                       all do
+A corpus is uint16 tokens with SEPARATOR before each document and after the last; nothing else may contain it.
+Both counters have
+    count(gram)        number of places where the tokens `gram` stand; of () the number of all tokens,
+                       separators included
+    documents(gram, whole)    the numbers of the documents that hold it, a sorted (k,) int64 array without
+                       duplicates; whole(before, after) -> (k,) bool says of the tokens beside k places which
+                       of these count, None that all do
 """
 import bisect
 import math
@@ -39,28 +40,33 @@ class NumpyCounter:
     def find(self, gram: Sequence[int]) -> tuple[int, int]:
         """-> first and last place + 1 among the sorted suffixes of those that begin with `gram`"""
         wanted = np.array(gram, '>u2').tobytes()
-        beginning = lambda place: self.bytes[2 * place:2 * place + len(wanted)]
-        return tuple(side(self.suffixes, wanted, key=beginning) for side in (bisect.bisect_left, bisect.bisect_right))
+
+        def beginning(place: int) -> bytes:
+            return self.bytes[2 * place:2 * place + len(wanted)]
+        return tuple(side(self.suffixes, wanted, key=beginning)
+                     for side in (bisect.bisect_left, bisect.bisect_right))
 
     def count(self, gram: Sequence[int]) -> int:
+        """How often the tokens `gram` stand in the corpus; of () the number of all tokens."""
         first, last = self.find(gram)
         return last - first
 
     def documents(self, gram: Sequence[int], whole: Whole | None = None) -> np.ndarray:
+        """The numbers of the documents that hold `gram`, where `whole` lets it count: sorted, (k,) int64."""
         first, last = self.find(gram)
         places = standing_alone(self.tokens, np.sort(self.suffixes[first:last]), len(gram), whole)
         return np.unique(self.document[places])
 
 
 def standing_alone(tokens: np.ndarray, places: np.ndarray, length: int, whole: Whole | None) -> np.ndarray:
-    """The places of an n-gram of that length, sorted, that count by the tokens beside them; a separator is on either side of
-    a document, so that there are some."""
+    """The places of an n-gram of that length, sorted, that count by the tokens beside them; a separator is on
+    either side of a document, so that there are some."""
     return places if whole is None else places[whole(tokens[places - 1], tokens[places + length])]
 
 
 def sort_suffixes(tokens: np.ndarray, longest: int) -> np.ndarray:
-    """(n,) tokens -> (n,) their places, in the order of the first `longest` tokens from there on. Prefix doubling (Manber
-    and Myers, 1990): ranks of 2k tokens from those of k."""
+    """(n,) tokens -> (n,) their places, in the order of the first `longest` tokens from there on. Prefix
+    doubling (Manber and Myers, 1990): ranks of 2k tokens from those of k."""
     n, length = len(tokens), 1
     rank = np.unique(tokens, return_inverse=True)[1]
     while length < longest and rank.max() < n - 1:
@@ -72,30 +78,32 @@ def sort_suffixes(tokens: np.ndarray, longest: int) -> np.ndarray:
 
 
 class InfiniGramCounter:
-    """Counts by the package infini-gram in the index of a folder, whose shards lie on the disk, not in memory.
+    """Counts by the package infini-gram in the index of a folder, whose shards stay on the disk.
 
-    num_shards: of `tokenized.0`, `offset.0`, `table.0`, ... in the folder; the tables are built by `build_table`.
+    num_shards: of `tokenized.0`, `offset.0`, `table.0`, ... in the folder; `build_table` builds the tables.
     """
 
     def __init__(self, folder: Path, num_shards: int, vocab_size: int) -> None:
         """Raises `UserError` where the package is missing."""
         InfiniGramEngine = study_package('infini_gram.engine').InfiniGramEngine
-        # Its engine looks for "table", "offset", "tokenized" and "metadata" anywhere in a path, and crashes on a folder of
-        # that name: it gets a path without them. Once the files are mapped, the link is not needed any more.
+        # Its engine looks for "table", "offset", "tokenized" and "metadata" anywhere in a path, and crashes
+        # on a folder of that name: it gets a path without them. Once the files are mapped, the link is not
+        # needed any more.
         with tempfile.TemporaryDirectory(prefix='ngrams_', dir=plain_folder()) as temporary:
             link = Path(temporary) / 'index'
             link.symlink_to(Path(folder).resolve(), target_is_directory=True)
             # Fetching ahead is for slow disks; without it a count takes a fifth of the time.
-            self.engine = InfiniGramEngine(str(link), eos_token_id=vocab_size, vocab_size=vocab_size + 1, token_dtype='u16',
-                                           ds_prefetch_depth=0, sa_prefetch_depth=0, od_prefetch_depth=0)
+            self.engine = InfiniGramEngine(str(link), eos_token_id=vocab_size, vocab_size=vocab_size + 1,
+                                           token_dtype='u16', ds_prefetch_depth=0, sa_prefetch_depth=0,
+                                           od_prefetch_depth=0)
         # It takes the shards in the order of their files' names, 10 before 2.
         self.shards = [Shard(Path(folder), k) for k in sorted(range(num_shards), key=str)]
         self.num_tokens = self.count(())
         self.num_documents = sum(shard.num_documents for shard in self.shards)
         # What it cannot read counts as nothing.
         if self.num_tokens != sum(len(shard.table) - 1 for shard in self.shards) + 1:
-            raise UserError(f'{folder} is damaged: infini-gram finds {self.num_tokens} tokens in it: delete it, and it is '
-                            f'built anew')
+            raise UserError(f'{folder} is damaged: infini-gram finds {self.num_tokens} tokens in it: delete '
+                            'it, and it is built anew')
 
     def ask(self, method: str, gram: Sequence[int]) -> dict[str, Any]:
         """Its methods take lists of Python's own numbers, and return their errors."""
@@ -104,11 +112,14 @@ class InfiniGramCounter:
         return answer
 
     def count(self, gram: Sequence[int]) -> int:
-        between = 0 if gram else len(self.shards) - 1    # separators that end a shard where the next begins with one
+        """How often the tokens `gram` stand in the corpus; of () the number of all tokens."""
+        # The next shard begins with a separator where one has ended with it.
+        between = 0 if gram else len(self.shards) - 1
         return self.ask('count', gram)['count'] - between
 
     def documents(self, gram: Sequence[int], whole: Whole | None = None) -> np.ndarray:
-        # Not by find_cnf or count_cnf, whose co-occurrences are wrong (2.6.0): from the places of the n-gram itself.
+        """The numbers of the documents that hold `gram`, where `whole` lets it count: sorted, (k,) int64."""
+        # From the places of the n-gram itself: find_cnf and count_cnf have wrong co-occurrences (2.6.0).
         found, before = [], 0
         for shard, (first, last) in zip(self.shards, self.ask('find', gram)['segment_by_shard']):
             found.append(shard.documents(first, last, len(gram), whole) + before)
@@ -127,8 +138,8 @@ class Shard:
         self.num_documents = len(self.offsets) - 1
 
     def documents(self, first: int, last: int, length: int, whole: Whole | None) -> np.ndarray:
-        """The documents of the suffixes first to last - 1, which begin with an n-gram of that length, sorted, without
-        duplicates."""
+        """The documents of the suffixes first to last - 1, which begin with an n-gram of that length, sorted,
+        without duplicates."""
         pointers = np.zeros((last - first, 8), 'u1')
         pointers[:, :self.table.shape[1]] = self.table[first:last]
         places = np.sort(pointers.view('<u8')[:, 0]).astype(np.int64) // 2
@@ -146,18 +157,21 @@ def pointer_width(num_bytes: int) -> int:
 
 
 def build_table(folder: Path, k: int) -> None:
-    """Sort the suffixes of shard k, `tokenized.k`, into `table.k`: by one call of infini-gram's own program, in about ten
-    bytes of memory a byte. (Its indexing script, which calls it in pieces, corrupts the tables of small files.)"""
+    """Sort the suffixes of shard k, `tokenized.k`, into `table.k`: by one call of infini-gram's own program,
+    in about ten bytes of memory a byte. (Its indexing script, which calls it in pieces, corrupts the tables
+    of small files.)"""
     program = Path(study_package('infini_gram').__file__).parent / 'rust_indexing'
     num_bytes = (folder / f'tokenized.{k}').stat().st_size
     with tempfile.TemporaryDirectory(prefix='parts_', dir=folder) as parts:
         command = [program, 'make-part', '--data-file', folder / f'tokenized.{k}', '--parts-dir', parts,
-                   '--start-byte', 0, '--end-byte', num_bytes, '--ratio', pointer_width(num_bytes), '--token-width', 2]
+                   '--start-byte', 0, '--end-byte', num_bytes, '--ratio', pointer_width(num_bytes),
+                   '--token-width', 2]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         made = list(Path(parts).iterdir())
         whole = num_bytes // 2 * pointer_width(num_bytes)
         if done.returncode or len(made) != 1 or made[0].stat().st_size != whole:
-            raise UserError(f'infini-gram could not index {folder / f"tokenized.{k}"} (status {done.returncode}): '
+            raise UserError(f'infini-gram could not index {folder / f"tokenized.{k}"} '
+                            f'(status {done.returncode}): '
                             f'{done.stderr.strip()[-200:] or "no table of the right size"}')
         os.replace(made[0], folder / f'table.{k}')
 
@@ -167,4 +181,5 @@ def plain_folder() -> str:
     for folder in (tempfile.gettempdir(), '/tmp'):
         if not any(word in folder for word in ('table', 'offset', 'tokenized', 'metadata')):
             return folder
-    raise UserError(f'infini-gram crashes on paths such as {tempfile.gettempdir()}: set TMPDIR to another folder')
+    raise UserError(f'infini-gram crashes on paths such as {tempfile.gettempdir()}: '
+                    'set TMPDIR to another folder')

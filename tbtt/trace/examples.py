@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tbtt.cli import UserError
 from tbtt.tasks import Task
@@ -20,7 +20,7 @@ SEGMENT = re.compile(r'<seg\b[^>]*>(.*?)</seg>', re.DOTALL | re.IGNORECASE)
 
 
 class Example(NamedTuple):
-    """task: whose examples are counted together. prompt: all that stands before the output where a model is asked."""
+    """task: whose examples are counted together. prompt: all that a model is given before the output."""
     task: str
     input: str
     output: str
@@ -28,8 +28,8 @@ class Example(NamedTuple):
 
 
 def task_examples(tasks: dict[str, Task]) -> list[Example]:
-    """The prompts and right answers of our tasks, without the blanks and line ends around an answer; what is held out of
-    training is a task of its own."""
+    """The prompts and right answers of our tasks, without the blanks and line ends around an answer; what is
+    held out of training is a task of its own."""
     found = []
     for name, task in tasks.items():
         heldout = set(task.groups().get('heldout', ()))
@@ -44,8 +44,8 @@ def read_examples(files: Sequence[str | Path], task: str | None, template: str =
     Raises `UserError` for files without the fields, and for a template that does not end in the output.
     """
     if not template.endswith(OUTPUT) or template == OUTPUT:
-        raise UserError(f'--template={template!r}: no prompt would hold the n-grams of the output at its end: let it be a '
-                        f'text that ends in {OUTPUT}, such as {TEMPLATE!r}')
+        raise UserError(f'--template={template!r}: no prompt would hold the n-grams of the output at its '
+                        f'end: let it be a text that ends in {OUTPUT}, such as {TEMPLATE!r}')
     pairs = FORMATS[task or 'examples']([Path(file) for file in files])
     if not pairs:
         raise UserError(f'{files[0]}: no example in it')
@@ -54,7 +54,8 @@ def read_examples(files: Sequence[str | Path], task: str | None, template: str =
         for name, text in zip(('input', 'output'), pair):
             if not (isinstance(text, str) and text.strip() and is_unicode(text)):
                 raise UserError(f'{", ".join(map(str, files))}: example {i + 1} has no text as its {name}')
-    return [Example(task or 'examples', question.strip(), answer.strip(), before.replace('{input}', question.strip()))
+    pairs = [(question.strip(), answer.strip()) for question, answer in pairs]
+    return [Example(task or 'examples', question, answer, before.replace('{input}', question))
             for question, answer in pairs]
 
 
@@ -67,6 +68,7 @@ def is_unicode(text: str) -> bool:
 
 
 def read_text(file: Path) -> str:
+    """The text of a file in UTF-8. Raises `UserError` where it is not there or no such text."""
     try:
         return file.read_text(encoding='utf-8-sig')
     except FileNotFoundError:
@@ -85,16 +87,22 @@ def fields(files: list[Path], *names: str) -> Pairs:
                     entry = json.loads(line)
                     pairs.append(tuple(entry[name] for name in names))
                 except (KeyError, TypeError, ValueError, RecursionError) as error:
-                    raise UserError(f'{file}: line {number}: expected a JSON object with the fields {" and ".join(names)}, '
-                                    f'got {line[:80]!r}') from error
+                    raise UserError(f'{file}: line {number}: expected a JSON object with the fields '
+                                    f'{" and ".join(names)}, got {line[:80]!r}') from error
     return pairs
 
 
 def gsm8k(files: list[Path]) -> Pairs:
-    """JSONL with question and answer; the answer without what the calculator writes, and its last line, `#### 72`, as a
-    sentence of its own."""
-    return [(question, CALCULATION.sub('', answer).replace('####', 'The answer is') if isinstance(answer, str) else answer)
-            for question, answer in fields(files, 'question', 'answer')]
+    """JSONL with question and answer; the answer without what the calculator writes, and its last line,
+    `#### 72`, as a sentence of its own."""
+    return [(question, spoken(answer)) for question, answer in fields(files, 'question', 'answer')]
+
+
+def spoken(answer: Any) -> Any:
+    """An answer of GSM8K as a person would say it; what is no text as it is."""
+    if not isinstance(answer, str):
+        return answer
+    return CALCULATION.sub('', answer).replace('####', 'The answer is')
 
 
 def triviaqa(files: list[Path]) -> Pairs:
@@ -102,27 +110,29 @@ def triviaqa(files: list[Path]) -> Pairs:
     pairs = []
     for file in files:
         try:
-            pairs += [(entry['Question'], entry['Answer']['Value']) for entry in json.loads(read_text(file))['Data']]
+            pairs += [(entry['Question'], entry['Answer']['Value'])
+                      for entry in json.loads(read_text(file))['Data']]
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise UserError(f'{file}: expected JSON with Data, a list of Question and Answer with a Value, as TriviaQA is '
-                            f'published ({error!r})') from error
+            raise UserError(f'{file}: expected JSON with Data, a list of Question and Answer with a Value, '
+                            f'as TriviaQA is published ({error!r})') from error
     return pairs
 
 
 def mmlu(files: list[Path]) -> Pairs:
-    """CSV without a header: question, four choices, the letter of the right one. The input is the question alone: with the
-    choices it would hold the output."""
+    """CSV without a header: question, four choices, the letter of the right one. The input is the question
+    alone: with the choices it would hold the output."""
     pairs = []
     for file in files:
         for number, row in enumerate(read_csv(file), 1):
             if len(row) != 6 or row[5].strip() not in ('A', 'B', 'C', 'D'):
-                raise UserError(f'{file}: row {number}: expected a question, four choices and a letter from A to D, as MMLU '
-                                f'is published, got {len(row)} fields')
+                raise UserError(f'{file}: row {number}: expected a question, four choices and a letter from '
+                                f'A to D, as MMLU is published, got {len(row)} fields')
             pairs.append((row[0], row['ABCD'.index(row[5].strip()) + 1]))
     return pairs
 
 
 def read_csv(file: Path) -> list[list[str]]:
+    """The rows of a CSV file, each a list of its cells. Raises `UserError` where it is none."""
     try:
         return list(csv.reader(io.StringIO(read_text(file), newline='')))
     except csv.Error as error:
@@ -130,10 +140,10 @@ def read_csv(file: Path) -> list[list[str]]:
 
 
 def translation(files: list[Path]) -> Pairs:
-    """Two files, the source and its translation: WMT's SGML, a segment an example, or plain text, a line an example."""
+    """Two files, the source and its translation: a line an example, or in WMT's SGML a segment."""
     if len(files) != 2:
-        raise UserError(f'translation takes two files, the source and its translation: --examples=SOURCE TRANSLATION, got '
-                        f'{len(files)}')
+        raise UserError(f'translation takes two files, the source and its translation: --examples=SOURCE '
+                        f'TRANSLATION, got {len(files)}')
     sides = []
     for file in files:
         text = read_text(file)
@@ -142,10 +152,10 @@ def translation(files: list[Path]) -> Pairs:
         else:
             sides.append(text.removesuffix('\n').split('\n'))
     if len(sides[0]) != len(sides[1]):
-        raise UserError(f'{files[0]} has {len(sides[0])} segments, {files[1]} has {len(sides[1])}: they do not belong '
-                        f'together')
+        raise UserError(f'{files[0]} has {len(sides[0])} segments, {files[1]} has {len(sides[1])}: they do '
+                        'not belong together')
     return list(zip(*sides))
 
 
-FORMATS = {'examples': lambda files: fields(files, 'input', 'output'), 'translation': translation, 'triviaqa': triviaqa,
-           'mmlu': mmlu, 'gsm8k': gsm8k}
+FORMATS = {'examples': lambda files: fields(files, 'input', 'output'), 'translation': translation,
+           'triviaqa': triviaqa, 'mmlu': mmlu, 'gsm8k': gsm8k}

@@ -1,8 +1,9 @@
-"""Distributional memorization (Wang et al., arXiv 2407.14985): does a model give an answer the probability that the
-statistics of its training data give it?
+"""Distributional memorization (Wang et al., arXiv 2407.14985): does a model give an answer the probability
+that the statistics of its training data give it?
 
-One rule for zeros: an n-gram that is not there above the line of a probability counts as half an occurrence. What is below
-the line is never zero: an n-gram of the input that is nowhere in the corpus says nothing, and is left out of the mean.
+One rule for zeros: an n-gram that is not there above the line of a probability counts as half an occurrence.
+What is below the line is never zero: an n-gram of the input that is nowhere in the corpus says nothing, and
+is left out of the mean.
 """
 import bisect
 import math
@@ -28,7 +29,8 @@ MATRIX = 2048         # points up to which all draws are computed at once
 ZERO = 0.5            # the count that stands for none
 CACHED = 2**28        # bytes of documents' numbers that are kept
 COEFFICIENTS = ('spearman', 'kendall')
-DATA_MODELS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}    # that give the data's probabilities
+# Those that give the data's probabilities.
+DATA_MODELS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}
 
 
 def computed(cell: dict, kind: str, name: str = 'spearman') -> dict | None:
@@ -51,8 +53,8 @@ class Point(NamedTuple):
 
 
 class Statistics:
-    """What a corpus says of examples. similar(inputs, outputs) -> (inputs, outputs) bool: the pairs that are kept; None
-    keeps all."""
+    """What a corpus says of examples. similar(inputs, outputs) -> (inputs, outputs) bool: the pairs that are
+    kept; None keeps all."""
 
     def __init__(self, counter: AnyCounter, language: Language, examples: Sequence[Example],
                  similar: Similar | None = None) -> None:
@@ -64,7 +66,8 @@ class Statistics:
         """The documents that hold an n-gram, in any spelling: a sorted array without duplicates."""
         if gram in self.cache:
             return self.cache[gram]
-        found = [self.counter.documents(tokens, self.language.whole(tokens)) for tokens in self.language.spellings(gram)]
+        found = [self.counter.documents(tokens, self.language.whole(tokens))
+                 for tokens in self.language.spellings(gram)]
         found = found[0] if len(found) == 1 else np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
         self.cache[gram] = found
         self.cached += found.nbytes
@@ -89,13 +92,17 @@ class Statistics:
 
     def example_points(self, i: int, inputs: list[str], outputs: dict[str, Span],
                        n: int) -> tuple[list[Point], Counter]:
-        keep = self.similar(inputs, list(outputs)) if self.similar else np.ones((len(inputs), len(outputs)), bool)
+        """-> the points of example i, and what was left out. inputs: n-grams; outputs: {n-gram: its place}"""
+        keep = np.ones((len(inputs), len(outputs)), bool)
+        if self.similar:
+            keep = self.similar(inputs, list(outputs))
         given = [self.documents(gram) for gram in inputs]
         points, left_out = [], Counter()
         for (gram, (start, end)), kept in zip(outputs.items(), keep.T):
             documents = self.documents(gram)
             first, last = self.answers[i].tokens_between(start, end)
-            counts = [(overlap(each, documents), len(each)) for each, pair in zip(given, kept) if pair and len(each)]
+            counts = [(overlap(each, documents), len(each))
+                      for each, pair in zip(given, kept) if pair and len(each)]
             if first == last:
                 left_out['output n-grams that the tokenizer drops'] += 1
             elif not kept.any():
@@ -104,14 +111,15 @@ class Statistics:
                 left_out['output n-grams whose n-grams of the input do not occur in the corpus'] += 1
             else:
                 log_p = [math.log((both or ZERO) / one) for both, one in counts]
-                points.append(Point(i, gram, first, last, len(counts), sum(not both for both, _ in counts), len(documents),
-                                    math.fsum(log_p) / len(log_p), float(self.answers[i].log_p[first:last].sum()),
+                points.append(Point(i, gram, first, last, len(counts), sum(not both for both, _ in counts),
+                                    len(documents), math.fsum(log_p) / len(log_p),
+                                    float(self.answers[i].log_p[first:last].sum()),
                                     int(self.answers[i].zero[first:last].sum())))
         return points, left_out
 
 
 class Answer:
-    """The tokens of an example's output at their place behind the prompt, and their infinity-gram probabilities.
+    """The tokens of an example's output behind its prompt, and their infinity-gram probabilities.
 
     log_p: (tokens,) natural logarithms. zero: (tokens,) bool, where no occurrence is behind one.
     """
@@ -131,8 +139,8 @@ class Answer:
 
 
 def infinity_gram(counter: AnyCounter, ids: Sequence[int], i: int) -> tuple[int, int]:
-    """-> how often token i follows the longest suffix of those before it that occurs in the corpus, and how often that
-    occurs. The end of a document is a token too."""
+    """-> how often token i follows the longest suffix of those before it that occurs in the corpus, and how
+    often that occurs. The end of a document is a token too."""
     length = bisect.bisect_left(range(1, i + 1), True, key=lambda n: not counter.count(tuple(ids[i - n:i])))
     return counter.count(tuple(ids[i - length:i + 1])), counter.count(tuple(ids[i - length:i]))
 
@@ -147,11 +155,12 @@ def overlap(one: np.ndarray, other: np.ndarray) -> int:
 
 def correlate(data: np.ndarray, models: np.ndarray, example: np.ndarray, seed: int,
               draws: int = DRAWS) -> dict[str, Any]:
-    """Rank correlations of log-probabilities of N points by the data, (N,), and by the S seeds of a model, (S, N).
+    """Rank correlations of log-probabilities of N points by the data, (N,), and S seeds of a model, (S, N).
 
-    example: (N,) which one a point is of. -> {'spearman', 'kendall', 'generalization': {'coefficient': mean over the seeds,
-    'interval': of it, 'seeds': each}, ...}; 'p' of each seed is scipy's, which takes points for independent. The interval
-    is the bootstrap's (percentiles), over examples with all their points. Or {'not computed': why}.
+    example: (N,) which one a point is of. -> {'spearman', 'kendall', 'generalization': {'coefficient': mean
+    over the seeds, 'interval': of it, 'seeds': each}, ...}; 'p' of each seed is scipy's, which takes points
+    for independent. The interval is the bootstrap's (percentiles), over examples with all their points.
+    Or {'not computed': why}.
     """
     if len(data) < FEWEST:
         return {'not computed': f'{len(data)} points are too few, {FEWEST} are needed'}
@@ -166,7 +175,8 @@ def correlate(data: np.ndarray, models: np.ndarray, example: np.ndarray, seed: i
     drawn = np.mean([resampled(data, model, weights, which) for model in models], axis=0)    # (2, draws)
     found = {name: {'coefficient': float(np.mean([each[i].statistic for each in exact])),
                     'interval': np.nanpercentile(drawn[i], [50 - LEVEL / 2, 50 + LEVEL / 2]).tolist(),
-                    'seeds': [float(each[i].statistic) for each in exact], 'p': [float(each[i].pvalue) for each in exact]}
+                    'seeds': [float(each[i].statistic) for each in exact],
+                    'p': [float(each[i].pvalue) for each in exact]}
              for i, name in enumerate(COEFFICIENTS)}
     kendall = found['kendall']
     return found | {'draws': draws, 'generalization': {'coefficient': (1 - kendall['coefficient']) / 2,
@@ -175,28 +185,30 @@ def correlate(data: np.ndarray, models: np.ndarray, example: np.ndarray, seed: i
 
 
 def draw_examples(example: np.ndarray, seed: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Samples of as many examples as there are, drawn with replacement. -> how often each of E examples is in each: (draws,
-    E), and which of them each point is of: (N,)"""
+    """Samples of as many examples as there are, drawn with replacement. -> how often each of E examples is in
+    each: (draws, E), and which of them each point is of: (N,)"""
     which = np.unique(example, return_inverse=True)[1]
     E = which.max() + 1
     return np.random.default_rng(seed).multinomial(E, np.full(E, 1 / E), size=draws), which
 
 
 def resampled(x: np.ndarray, y: np.ndarray, weights: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Spearman's and Kendall's (tau-b) coefficients of samples that hold point i weights[d, which[i]] times. -> (2, draws),
-    NaN where one of the two is constant"""
+    """Spearman's and Kendall's (tau-b) coefficients of samples that hold point i weights[d, which[i]] times.
+    -> (2, draws), NaN where x or y is constant"""
     with np.errstate(divide='ignore', invalid='ignore'):
         if len(x) > MATRIX:    # all pairs of points would be too many
             return np.array([one_sample(np.repeat(x, w[which]), np.repeat(y, w[which])) for w in weights]).T
         w = weights[:, which].astype(np.float32)    # exact: sums of less than 2^24 whole numbers
         a, b = (np.sign(z[:, None] - z).astype(np.float32) for z in (x, y))
-        ranks = [(w @ sign.T).astype(float) for sign in (a, b)]    # twice the rank of each point, less its mean
+        # Twice the rank of each point, less its mean.
+        ranks = [(w @ sign.T).astype(float) for sign in (a, b)]
         pairs = [(w * (w @ matrix)).sum(1, dtype=float) for matrix in (a * b, abs(a), abs(b))]
         squares = [(w * one * other).sum(1) for one, other in (ranks, ranks[:1] * 2, ranks[1:] * 2)]
         return np.array([each[0] / np.sqrt(each[1] * each[2]) for each in (squares, pairs)])
 
 
 def one_sample(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Spearman's and Kendall's (tau-b) coefficients of points (N,); NaN where x or y is constant."""
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan, np.nan
     return stats.spearmanr(x, y).statistic, stats.kendalltau(x, y).statistic

@@ -1,8 +1,8 @@
-"""How probable a model holds the outputs of examples, token by token: our checkpoints, and causal models of `transformers`.
+"""How probable our checkpoints, and causal models of `transformers`, hold the outputs of examples by token.
 
 Both have `name`, `parameters`, `seed` (None where there is none), `language` (tbtt/trace/ngrams.py) and
-    log_probabilities(examples)    for each example the natural log-probabilities of its output's tokens, teacher-forced
-                                   behind its prompt, (tokens,) float64
+    log_probabilities(examples)    for each example the natural log-probabilities of its output's tokens,
+                                   teacher-forced behind its prompt, (tokens,) float64
 """
 import warnings
 from pathlib import Path
@@ -15,9 +15,9 @@ import torch
 from tbtt.cli import UserError, study_package
 from tbtt.device import choose_device
 from tbtt.evaluate import AnswerWindows
+from tbtt.inference import load_model
 from tbtt.trace.examples import Example
 from tbtt.trace.ngrams import Characters, Words, first_of_output
-from tbtt.inference import load_model
 
 MAX_TOKENS = 2**20    # of a forward pass of ours
 MAX_LOGITS = 2**27    # of a forward pass of theirs: half a gigabyte
@@ -58,8 +58,8 @@ class TransformersModel:
         self.language = Words(self.tokenizer, name)
         vocab_size = self.model.get_input_embeddings().num_embeddings
         if self.language.vocab_size > vocab_size:
-            raise UserError(f'{name}: a tokenizer of {self.language.vocab_size} tokens for a model of {vocab_size}: they do '
-                            f'not belong together')
+            raise UserError(f'{name}: a tokenizer of {self.language.vocab_size} tokens for a model of '
+                            f'{vocab_size}: they do not belong together')
         self.context = getattr(self.model.config, 'max_position_embeddings', None)
         self.check_causal()
         encoded = self.tokenizer('a', return_special_tokens_mask=True)
@@ -69,7 +69,7 @@ class TransformersModel:
 
     @torch.no_grad()
     def check_causal(self) -> None:
-        """Raise `UserError` for an encoder, which would see the answer: transformers loads those as causal models too."""
+        """Raise `UserError` for an encoder, which sees the answer: transformers loads it as causal too."""
         one, other = self.model(input_ids=torch.tensor([[0, 0], [0, 1]], device=self.device)).logits[:, 0]
         if not torch.allclose(one, other, rtol=1e-4, atol=1e-4):
             raise UserError(f'{self.name} is no causal model: it sees the tokens that it should predict')
@@ -81,7 +81,8 @@ class TransformersModel:
         Raises `UserError` where the output alone does not fit.
         """
         texts = [self.tokens(i, example) for i, example in enumerate(examples)]
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))    # texts of about one length pad little
+        # Texts of about one length pad little.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))
         found = [None] * len(texts)
         while order:
             longest = len(texts[order[-1]][0])
@@ -89,7 +90,7 @@ class TransformersModel:
             batch, order = order[-size:], order[:-size]
             ids = torch.zeros(len(batch), longest, dtype=torch.long)
             mask = torch.zeros_like(ids)
-            for row, i in enumerate(batch):    # padded on the right: what comes after a token does not change it
+            for row, i in enumerate(batch):    # padded on the right: what comes after changes no token
                 length = len(texts[i][0])
                 ids[row, :length], mask[row, :length] = torch.tensor(texts[i][0]), 1
             logits = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).logits
@@ -105,12 +106,12 @@ class TransformersModel:
         ids, spans = self.language.encode(example.prompt + example.output)
         ids, start = self.before + ids, len(self.before) + first_of_output(spans, example)
         if not start:
-            raise UserError(f'example {i + 1} ({example.output[:40]!r}): no token stands before its output: ask more of '
-                            f'{self.name} with --template')
+            raise UserError(f'example {i + 1} ({example.output[:40]!r}): no token stands before its output: '
+                            f'ask more of {self.name} with --template')
         crop = max(0, len(ids) - self.context) if self.context else 0
         if start - crop < 1:
-            raise UserError(f'example {i + 1} ({example.output[:40]!r}): its output has {len(ids) - start} tokens and '
-                            f'{start} before it, {self.name} takes {self.context} together')
+            raise UserError(f'example {i + 1} ({example.output[:40]!r}): its output has {len(ids) - start} '
+                            f'tokens and {start} before it, {self.name} takes {self.context} together')
         return ids[crop:], start - crop
 
 
@@ -122,8 +123,12 @@ def load(kind: Any, name: str, download: bool, **settings: Any) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            return kind.from_pretrained(name, local_files_only=not download, trust_remote_code=False, **settings)
+            return kind.from_pretrained(name, local_files_only=not download, trust_remote_code=False,
+                                        **settings)
     except Exception as error:    # a folder that is no model raises nearly anything
         reason = str(error).strip().split('\n')[0] or type(error).__name__
-        hint = '' if download or Path(name).exists() else '; --download fetches models from the Hugging Face hub'
-        raise UserError(f'{name}: no model or tokenizer of transformers could be loaded ({reason[:200]}){hint}') from error
+        hint = '; --download fetches models from the Hugging Face hub'
+        if download or Path(name).exists():
+            hint = ''
+        raise UserError(f'{name}: no model or tokenizer of transformers could be loaded '
+                        f'({reason[:200]}){hint}') from error

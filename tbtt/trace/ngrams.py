@@ -17,13 +17,15 @@ if TYPE_CHECKING:    # both load torch, which a script that only draws does with
     from tbtt.trace.examples import Example
 
 Span = tuple[int, int]    # of characters, from the first to behind the last
-LETTER = r'[\w\p{M}]'                                # with the marks on it: accents, vowels of Arabic, of Indian scripts
-WORD = fr"{LETTER}+(?:['’.,-]{LETTER}+)*"            # it's, co-operation, 3.14; the punctuation around them is no part
+# A letter with the marks on it: accents, the vowels of Arabic and of Indian scripts.
+LETTER = r'[\w\p{M}]'
+# it's, co-operation, 3.14; the punctuation around them is no part.
+WORD = fr"{LETTER}+(?:['’.,-]{LETTER}+)*"
 
 
 def grams(text: str, n: int, language: 'Language') -> dict[str, Span]:
-    """{n-gram: its first place in the text (start, end)}; a text of fewer than n units is one. n-grams of words are the
-    text from the first to the last of them, whatever stands between."""
+    """{n-gram: its first place in the text (start, end)}; a text of fewer than n units is one. n-grams of
+    words are the text from the first to the last of them, whatever stands between."""
     units = language.units(text)
     n = min(n, len(units))
     found = {}
@@ -34,8 +36,8 @@ def grams(text: str, n: int, language: 'Language') -> dict[str, Span]:
 
 
 def first_of_output(spans: Sequence[Span], example: Example) -> int:
-    """Index of the first token with a character of the output; their number where it has none: a tokenizer may drop
-    characters."""
+    """Index of the first token with a character of the output; their number where it has none: a tokenizer
+    may drop characters."""
     return next((i for i, (_, end) in enumerate(spans) if end > len(example.prompt)), len(spans))
 
 
@@ -47,6 +49,7 @@ class Characters:
         self.codec, self.vocab_size = codec, max(codec.itos) + 1
 
     def units(self, text: str) -> list[Span]:
+        """The place of each character."""
         return [(i, i + 1) for i in range(len(text))]
 
     def encode(self, text: str) -> tuple[list[int], list[Span]]:
@@ -62,13 +65,15 @@ class Characters:
         return None
 
     def digest(self) -> str:
+        """The same for two codecs where they number the same characters alike."""
         return hashlib.sha256(json.dumps(self.codec.stoi, sort_keys=True).encode()).hexdigest()
 
 
 class Words:
     """Units are words, tokens those of a fast tokenizer of `transformers`.
 
-    Raises `UserError` for a tokenizer that cannot say where its tokens stand, or has more of them than uint16 can count.
+    Raises `UserError` for a tokenizer that cannot say where its tokens stand, or has more of them than uint16
+    can count.
     """
     unit = 'words'
 
@@ -76,15 +81,18 @@ class Words:
         self.tokenizer, self.vocab_size = tokenizer, len(tokenizer)
         self.regex = study_package('regex')
         if not tokenizer.is_fast:
-            raise UserError(f'{name}: its tokenizer has no fast version, which says where in the text a token stands')
+            raise UserError(f'{name}: its tokenizer has no fast version, which says where in the text a '
+                            'token stands')
         if self.vocab_size >= SEPARATOR:
-            raise UserError(f'{name}: a vocabulary of {self.vocab_size:,} tokens; the counters take up to {SEPARATOR - 1:,}, '
-                            f'as many as uint16 holds')
+            raise UserError(f'{name}: a vocabulary of {self.vocab_size:,} tokens; the counters take up to '
+                            f'{SEPARATOR - 1:,}, as many as uint16 holds')
 
     def units(self, text: str) -> list[Span]:
+        """The places of the words of a text, in its order."""
         return [match.span() for match in self.regex.finditer(WORD, text)]
 
     def encode(self, text: str) -> tuple[list[int], list[Span]]:
+        """-> ids, and for each the (start, end) of its characters"""
         encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
         return encoded['input_ids'], encoded['offset_mapping']
 
@@ -93,31 +101,35 @@ class Words:
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)['input_ids']
 
     def spellings(self, gram: str) -> list[tuple[int, ...]]:
-        """A word has other tokens after a blank than at the start of a text, and some tokenizers have others again for it
-        after a bracket, where no blank is added to what is no start."""
+        """A word has other tokens after a blank than at the start of a text, and some tokenizers have others
+        again for it after a bracket, where no blank is added to what is no start."""
         after_blank, at_start, inside, end = self.encode_all([' ' + gram, gram, '\n' + gram, '\n'])
-        found = [after_blank, at_start] + [inside[len(end):]] * (inside[:len(end)] == end)
+        found = [after_blank, at_start]
+        if inside[:len(end)] == end:
+            found.append(inside[len(end):])
         return sorted({tuple(tokens) for tokens in found if tokens})
 
     def whole(self, tokens: Sequence[int]) -> Whole | None:
-        """-> whole(before, after), which says whether these tokens are words of their own between those: `is` is none in
-        Par-is."""
+        """-> whole(before, after), which says whether these tokens are words of their own between those: `is`
+        is none in Par-is."""
         begins, ends = self.letters
         return lambda before, after: ~begins[after] & ~(ends[before] & begins[tokens[0]])
 
     @functools.cached_property
     def letters(self) -> np.ndarray:
-        """Which tokens begin, and which end, with a letter of a word that goes on from, or to, another token. -> (65536,)
-        bool each"""
+        """Which tokens begin, and which end, with a letter of a word that goes on from, or to, another token.
+        -> (65536,) bool each"""
         found = np.zeros((2, 2**16), bool)
-        decode = lambda ids: self.tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
-        alone, twice = (decode([[i] * times for i in range(self.vocab_size)]) for times in (1, 2))
+        alone, twice = (self.tokenizer.batch_decode([[i] * times for i in range(self.vocab_size)],
+                                                    clean_up_tokenization_spaces=False) for times in (1, 2))
         for i, (one, two) in enumerate(zip(alone, twice)):
-            text = two[len(one):]    # behind another: its own blank, or sign that it continues a word, has its effect
+            # Behind another, where its own blank, or the sign that it continues a word, has its effect.
+            text = two[len(one):]
             found[:, i] = [bool(text and self.regex.match(LETTER, side)) for side in (text[:1], text[-1:])]
         return found
 
     def digest(self) -> str:
+        """The same for two tokenizers where they make the same tokens of every text."""
         return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Which n-grams mean related things: the cosine similarity of their embeddings, by a model of the package `transformers`."""
+"""Which n-grams mean related things: cosine similarity of embeddings by a model of `transformers`."""
 import numpy as np
 import torch
 
@@ -11,8 +11,9 @@ LONGEST = 512    # tokens of one, where a model has no limit: more are cut off
 
 
 class Similarity:
-    """similarity(inputs, outputs) -> (inputs, outputs) bool array: pairs of at least `threshold`. An embedding is the mean of
-    the model's last hidden states over the tokens of a text; each text is embedded once."""
+    """similarity(inputs, outputs) -> (inputs, outputs) bool array: pairs of at least `threshold`. An
+    embedding is the mean of the model's last hidden states over the tokens of a text; each text is embedded
+    once."""
 
     def __init__(self, name: str, threshold: float, device: str, download: bool = False) -> None:
         transformers = study_package('transformers')
@@ -23,8 +24,10 @@ class Similarity:
         self.tokenizer.padding_side = 'right'    # the positions of a text begin with it
         if self.tokenizer.pad_token is None:    # what stands there is masked
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(0)
-        if self.model.config.is_encoder_decoder or len(self.tokenizer) > self.model.get_input_embeddings().num_embeddings:
-            raise UserError(f'{name}: --embedding_model takes an encoder or a causal model, with its own tokenizer')
+        vocab_size = self.model.get_input_embeddings().num_embeddings
+        if self.model.config.is_encoder_decoder or len(self.tokenizer) > vocab_size:
+            raise UserError(f'{name}: --embedding_model takes an encoder or a causal model, with its own '
+                            'tokenizer')
         self.length = min(self.tokenizer.model_max_length,
                           getattr(self.model.config, 'max_position_embeddings', None) or LONGEST)
 
@@ -36,11 +39,13 @@ class Similarity:
             some = new[begin:begin + BATCH]
             batch = self.tokenizer(some, return_tensors='pt', padding=True, truncation=True,
                                    max_length=self.length).to(self.device)
-            hidden = self.model(input_ids=batch['input_ids'], attention_mask=batch['attention_mask']).last_hidden_state
+            hidden = self.model(input_ids=batch['input_ids'],
+                                attention_mask=batch['attention_mask']).last_hidden_state
             mask = batch['attention_mask'][..., None]
             mean = (hidden * mask).sum(1) / mask.sum(1)
             self.known |= zip(some, torch.nn.functional.normalize(mean, dim=-1).cpu())
         return torch.stack([self.known[text] for text in texts])
 
     def __call__(self, inputs: list[str], outputs: list[str]) -> np.ndarray:
+        """-> (inputs, outputs) bool: which pairs are similar"""
         return (self.embed(inputs) @ self.embed(outputs).T >= self.threshold).numpy()
