@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests, in the environment of the quickstart.
-#   bash runs/test.sh [pytest's options]
+# All tests, in the environment of the quickstart, on all cores.
+#   bash runs/test.sh [pytest's options]      -m "not slow": the quick part; -n 0: in one process
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements-dev.txt
-exec "$python" -m pytest -q "$@"
+exec "$python" -m pytest -q -n auto --dist worksteal "$@"

@@ -4,11 +4,12 @@ import io
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from model import GPT, GPTConfig
 from tbtt.cli import UserError
@@ -107,6 +108,17 @@ def bytes_of_tensors(value: Any) -> int:
     return total
 
 
+class NoInit(TorchFunctionMode):
+    """Within it weights are not drawn: on the meta device that would import torch's compiler, for nothing."""
+
+    def __torch_function__(self, func: Callable, types: object, args: tuple = (),
+                           kwargs: dict | None = None) -> object:
+        kwargs = kwargs or {}
+        if func is torch.nn.init.normal_:
+            return args[0] if args else kwargs['tensor']
+        return func(*args, **kwargs)
+
+
 def build_model(checkpoint: dict[str, Any], path: str | Path) -> GPT:
     """The GPT of a checkpoint, with its weights.
     Raises `UserError` where weights and arguments do not fit."""
@@ -117,7 +129,7 @@ def build_model(checkpoint: dict[str, Any], path: str | Path) -> GPT:
     if not isinstance(args.get('n_layer'), int) or args['n_layer'] > len(weights):
         raise UserError(f'{path}: model_args {args} do not fit its {len(weights)} weights')
     try:
-        with torch.device('meta'):    # shapes only, until they are known to fit
+        with torch.device('meta'), NoInit():    # shapes only, until they are known to fit
             model = GPT(GPTConfig(**args))
         for name, parameter in model.state_dict().items():
             weight = weights[name]

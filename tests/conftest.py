@@ -1,14 +1,20 @@
-"""What the tests share: prepared datasets, a small trained run, and scripts run in this process or in their own."""
+"""What the tests share: prepared datasets, a small trained run, and scripts run in this process or in their
+own."""
+import atexit
 import os
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ['OMP_NUM_THREADS'] = '1'    # before torch is loaded, and for every process started from here
+if 'PYTEST_XDIST_WORKER' not in os.environ:    # one cache for all processes, and not the user's
+    os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='tbtt_cache_')
+    atexit.register(shutil.rmtree, os.environ['XDG_CACHE_HOME'], ignore_errors=True)
 
 import hypothesis
 import pytest
@@ -26,14 +32,14 @@ hypothesis.settings.register_profile('tests', deadline=None)    # a busy machine
 hypothesis.settings.load_profile('tests')
 
 HERE = Path(__file__).resolve().parents[1]
-DATASETS = {'as_math': 'math', 'facts_char': 'facts', 'both_math_and_facts': 'both', 'facts_skewed': 'facts_skewed',
-            'both_skewed': 'both_skewed'}
+DATASETS = {'as_math': 'math', 'facts_char': 'facts', 'both_math_and_facts': 'both',
+            'facts_skewed': 'facts_skewed', 'both_skewed': 'both_skewed'}
 # A run of three evaluations in a second.
-TINY = dict(device='cpu', compile=False, max_iters=20, eval_interval=10, log_interval=10, batch_size=16, warmup_iters=2,
-            lr_decay_iters=20)
+TINY = dict(device='cpu', compile=False, max_iters=20, eval_interval=10, log_interval=10, batch_size=16,
+            warmup_iters=2, lr_decay_iters=20)
 # A run that learns most of a small grid in five seconds, in a shape that nanoGPT has a name for.
-LEARNS = dict(TINY, max_iters=300, eval_interval=50, batch_size=128, block_size=8, n_embd=48, n_head=4, mlp_expansion=4,
-              min_lr=1e-3, warmup_iters=20, lr_decay_iters=300)
+LEARNS = dict(TINY, max_iters=300, eval_interval=50, batch_size=128, block_size=8, n_embd=48, n_head=4,
+              mlp_expansion=4, min_lr=1e-3, warmup_iters=20, lr_decay_iters=300)
 
 
 # Where a download without .git has its files, and where a user's own are not looked for.
@@ -42,8 +48,9 @@ SUFFIXES = ('.py', '.md', '.txt', '.toml', '.cff', '')
 
 
 def project_files(root: Path = HERE) -> list[Path]:
-    """The files of the project, relative to `root`: what git tracks, and in a download without .git what is in the
-    project's own folders and not in .gitignore. Nothing that a user trained, prepared or swept beside them."""
+    """The files of the project, relative to `root`: what git tracks, and in a download without .git what is
+    in the project's own folders and not in .gitignore. Nothing that a user trained, prepared or swept beside
+    them."""
     if (root / '.git').exists() and shutil.which('git'):
         done = subprocess.run(['git', '-C', root, 'ls-files', '-z'], capture_output=True, text=True)
         if done.returncode == 0:
@@ -53,7 +60,8 @@ def project_files(root: Path = HERE) -> list[Path]:
     below = [path for name in FOLDERS for path in (root / name).rglob('*') if path.is_file()]
     found = [path.relative_to(root) for path in sorted([*top, *below])]
     return [path for path in found
-            if not any((Path('/') / part).match(pattern) for part in (path, *path.parents) for pattern in ignored)]
+            if not any((Path('/') / part).match(pattern) for part in (path, *path.parents)
+                       for pattern in ignored)]
 
 
 def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HERE) -> Path:
@@ -65,9 +73,12 @@ def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HER
     return target
 
 
+FORKING = ('test_crash.py', 'test_distributed.py', 'test_properties.py')
+
+
 def pytest_collection_modifyitems(items):
     """Tests that fork come first: a process in which others have started threads may fork into a deadlock."""
-    items.sort(key=lambda item: item.path.name not in ('test_crash.py', 'test_distributed.py', 'test_properties.py'))
+    items.sort(key=lambda item: item.path.name not in FORKING)
 
 
 class Result(NamedTuple):
@@ -82,7 +93,8 @@ def options(settings):
 
 def run_script(script, *args, root=HERE, **settings):
     """A script in this process, as python would run it. -> exit status"""
-    argv, path, handlers = sys.argv, list(sys.path), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    argv, path = sys.argv, list(sys.path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv = [str(script), *options(settings), *map(str, args)]
     try:
         runpy.run_path(str(root / script), run_name='__main__')
@@ -97,8 +109,8 @@ def run_script(script, *args, root=HERE, **settings):
 
 def start(script, *args, cwd, root=HERE, **settings):
     """A script in a process of its own. -> Popen"""
-    return subprocess.Popen([sys.executable, root / script, *options(settings), *map(str, args)], cwd=cwd, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, root / script, *options(settings), *map(str, args)], cwd=cwd,
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def shell(script, *args, cwd, root=HERE, **settings):
@@ -124,8 +136,8 @@ def equal_weights(one, other):
 
 
 def tiny_config(**settings):
-    return Config(**{'device': 'cpu', 'compile': 'False', 'batch_size': 16, 'warmup_iters': 2, 'lr_decay_iters': 50,
-                     **settings}).check()
+    return Config(**{'device': 'cpu', 'compile': 'False', 'batch_size': 16, 'warmup_iters': 2,
+                     'lr_decay_iters': 50, **settings}).check()
 
 
 def new_engine(data, vocab_size, config, dtype=torch.float32, newline=None):

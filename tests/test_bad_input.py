@@ -1,4 +1,5 @@
-"""A user's mistake: one line on standard error that says what to do, exit status 2, and nothing changed on disk."""
+"""A user's mistake: one line on standard error that says what to do, exit status 2, and nothing changed on
+disk."""
 import copy
 import importlib.util
 import os
@@ -34,7 +35,8 @@ def is_one_line(err, says):
 
 @pytest.fixture
 def refused(command, tmp_path):
-    """refused(script, *args, says=..., **settings): asserts that the script declines, in words that contain `says`."""
+    """refused(script, *args, says=..., **settings): asserts that the script declines, in words that contain
+    `says`."""
     def run(script, *args, says, status=2, **settings):
         before = contents(tmp_path)
         result = command(script, *args, **settings)
@@ -96,8 +98,9 @@ def test_a_negative_number_is_never_a_setting(declined, name):
     declined(f'--{name}=-1', says=[f'{name}=-1', 'expected'])
 
 
-@pytest.mark.parametrize('name', ['n_layer', 'n_head', 'n_embd', 'mlp_expansion', 'block_size', 'batch_size', 'num_seeds',
-                                  'eval_interval', 'eval_iters', 'log_interval', 'gradient_accumulation_steps'])
+@pytest.mark.parametrize('name', ['n_layer', 'n_head', 'n_embd', 'mlp_expansion', 'block_size', 'batch_size',
+                                  'num_seeds', 'eval_interval', 'eval_iters', 'log_interval',
+                                  'gradient_accumulation_steps'])
 def test_zero_where_there_must_be_one(declined, name):
     declined(f'--{name}=0', says=[f'{name}=0', 'at least 1'])
 
@@ -180,14 +183,16 @@ META = {'vocab_size': 2, 'stoi': {'a': 0, 'b': 1}, 'itos': {0: 'a', 1: 'b'}}
 
 
 @pytest.mark.parametrize('meta', [
-    b'', b'not a pickle', pickle.dumps(META)[:-5], [], {}, {'vocab_size': 2}, META | {'stoi': {}}, META | {'itos': ['a']},
-    META | {'vocab_size': 1}, META | {'vocab_size': '2'}, META | {'vocab_size': 10**9}, META | {'stoi': {'a': 0, 'b': 2}},
-    META | {'stoi': {'ab': 0}}, META | {'itos': {0: 'a', 1: 'c'}}, META | {'stoi': {'a': [0]}}, META | {'tasks': 3},
+    b'', b'not a pickle', pickle.dumps(META)[:-5], [], {}, {'vocab_size': 2}, META | {'stoi': {}},
+    META | {'itos': ['a']}, META | {'vocab_size': 1}, META | {'vocab_size': '2'},
+    META | {'vocab_size': 10**9}, META | {'stoi': {'a': 0, 'b': 2}}, META | {'stoi': {'ab': 0}},
+    META | {'itos': {0: 'a', 1: 'c'}}, META | {'stoi': {'a': [0]}}, META | {'tasks': 3},
     META | {'tasks': {'chess': {}}}, META | {'tasks': {'math': {'max_operand': 'many'}}},
     META | {'tasks': {'math': {'max_operand': 9, 'heldout': [[1, 70]]}}}, META | {'tasks': {'math': 7}},
     META | {'tasks': {'facts': {'facts': [['France']]}}}, META | {'tasks': {'facts': {'facts': 3}}},
     META | {'tasks': {'math': {'heldout': [[5, 7]] * 10**5}}}, META | {'itos': 'a' * 2**22},
-    META | {'tasks': {'facts': {'repeats': [10**9] * 50}}}, META | {'tasks': {'math': {'repeats': [-1] * 200}}},
+    META | {'tasks': {'facts': {'repeats': [10**9] * 50}}},
+    META | {'tasks': {'math': {'repeats': [-1] * 200}}},
     META | {'tasks': {'math': {}}},    # its characters are not in the vocabulary
 ], ids=lambda meta: repr(meta)[:100])
 def test_a_damaged_meta(declined, data, meta):
@@ -217,7 +222,8 @@ def goes_on(refused, small_math, copy_of_learned):
     """goes_on(says=..., **settings): resuming the run is refused."""
     def run(*args, says, status=2, **settings):
         args_of_run = dict(load(copy_of_learned / 'ckpt_best_math.pt')['config'])
-        kept = {name: args_of_run[name] for name in FIELDS if name not in ('out_dir', 'init_from', 'wandb_run_name')}
+        kept = {name: args_of_run[name] for name in FIELDS
+                if name not in ('out_dir', 'init_from', 'wandb_run_name')}
         resumed = dict(out_dir=copy_of_learned, init_from='resume', max_iters=400)
         refused(TRAIN, *args, says=says, status=status, **kept | resumed | settings)
     return run
@@ -233,7 +239,8 @@ def test_a_folder_that_holds_anything_of_another_run(refused, small_math, tmp_pa
     (tmp_path / 'run/seed_3').mkdir(parents=True)
     (tmp_path / 'run' / name).touch()
     for seeds in (1, 3):
-        refused(TRAIN, says='holds another run', dataset=small_math, out_dir=tmp_path / 'run', num_seeds=seeds, **TINY)
+        refused(TRAIN, says='holds another run', dataset=small_math, out_dir=tmp_path / 'run',
+                num_seeds=seeds, **TINY)
 
 
 def test_a_folder_that_is_a_file(refused, small_math, tmp_path):
@@ -249,7 +256,8 @@ def test_a_folder_that_cannot_be_made(refused, small_math, tmp_path, make):
 
 
 def test_a_summary_that_is_not_there(refused, tmp_path):
-    refused('analysis/make_claims.py', tmp_path / 'summary.csv', says=[str(tmp_path / 'summary.csv'), 'sweep.py'])
+    refused('analysis/make_claims.py', tmp_path / 'summary.csv',
+            says=[str(tmp_path / 'summary.csv'), 'sweep.py'])
 
 
 def test_a_folder_into_which_another_training_writes(goes_on, copy_of_learned):
@@ -260,8 +268,8 @@ def test_a_folder_into_which_another_training_writes(goes_on, copy_of_learned):
 @pytest.mark.parametrize('settings, says', [
     (dict(n_embd=44), 'n_embd=48'), (dict(learning_rate=2e-2), 'learning_rate=0.01'),
     (dict(eval_interval=7), 'eval_interval'),
-    (dict(batch_size=64), 'batch_size=128'), (dict(mlp_expansion=2), 'mlp_expansion'), (dict(seed=1338), 'seed=1337'),
-    (dict(num_seeds=2), 'num_seeds=2')], ids=str)
+    (dict(batch_size=64), 'batch_size=128'), (dict(mlp_expansion=2), 'mlp_expansion'),
+    (dict(seed=1338), 'seed=1337'), (dict(num_seeds=2), 'num_seeds=2')], ids=str)
 def test_a_run_goes_on_only_as_it_was(goes_on, settings, says):
     goes_on(says=says, **settings)
 
@@ -278,7 +286,8 @@ def test_a_run_goes_on_only_with_its_own_characters(goes_on, copy_of_learned, da
 def test_there_is_no_run_to_go_on_with(declined, refused, small_math, tmp_path):
     declined(init_from='resume', says='no run in')
     (tmp_path / 'empty').mkdir()
-    refused(TRAIN, says='no checkpoint', dataset=small_math, out_dir=tmp_path / 'empty', init_from='resume', **TINY)
+    refused(TRAIN, says='no checkpoint', dataset=small_math, out_dir=tmp_path / 'empty', init_from='resume',
+            **TINY)
 
 
 def test_results_that_are_damaged(goes_on, copy_of_learned):
@@ -304,7 +313,8 @@ def test_results_of_an_iteration_that_cannot_be(refused, copy_of_learned, number
     path = copy_of_learned / 'results.csv'
     lines = path.read_text().splitlines()
     path.write_text('\n'.join([*lines[:-1], number + ',' + lines[-1].split(',', 1)[1]]) + '\n')
-    refused('plot_results.py', model_folder=copy_of_learned, says=[str(path), f'line {len(lines)}', 'whole number of steps'])
+    refused('plot_results.py', model_folder=copy_of_learned,
+            says=[str(path), f'line {len(lines)}', 'whole number of steps'])
 
 
 # Checkpoints.
@@ -371,7 +381,8 @@ DAMAGE = {
     'codec too large': lambda path, _: change(path, 'meta', 'vocab_size', value=99),
     'damaged codec': lambda path, _: change(path, 'meta', 'stoi', value={'a': 'b'}),
     'damaged tasks': lambda path, _: change(path, 'meta', 'tasks', value={'math': 3}),
-    'too many pairs': lambda path, _: change(path, 'meta', 'tasks', value={'math': {'heldout': [[5, 7]] * 10**5}}),
+    'too many pairs': lambda path, _: change(path, 'meta', 'tasks',
+                                             value={'math': {'heldout': [[5, 7]] * 10**5}}),
     'compressed': lambda path, _: compress(path, b'\0' * 2**26),
     'one file many times': lambda path, _: repeat_in_archive(path),
     'weights of one number': lambda path, _: spread_weights(path, 2**15),
@@ -418,43 +429,51 @@ def test_a_folder_of_many_seeds_asks_for_one(refused, tmp_path, script):
 # Other options.
 
 @pytest.mark.parametrize('option, says', [
-    ('--start=<1*2', ["'*'", 'vocabulary']), ('--start=', 'empty'), ('--start=FILE:nowhere.txt', 'nowhere.txt'),
-    ('--num_samples=0', 'num_samples'), ('--num_samples=-1', 'num_samples'), ('--temperature=0', 'temperature'),
+    ('--start=<1*2', ["'*'", 'vocabulary']), ('--start=', 'empty'),
+    ('--start=FILE:nowhere.txt', 'nowhere.txt'), ('--num_samples=0', 'num_samples'),
+    ('--num_samples=-1', 'num_samples'), ('--temperature=0', 'temperature'),
     ('--temperature=nan', 'temperature'), ('--top_k=0', 'top_k'), ('--max_new_tokens=few', 'max_new_tokens'),
-    ('--seed=x', 'seed'), ('--num_sample=1', 'did you mean --num_samples?'), ('--device=tpu9', 'tpu9'), ('more', 'more')])
+    ('--seed=x', 'seed'), ('--num_sample=1', 'did you mean --num_samples?'), ('--device=tpu9', 'tpu9'),
+    ('more', 'more')])
 def test_a_wrong_option_of_sampling(refused, learned, option, says):
     refused('sample.py', option, out_dir=learned, says=says)
 
 
 def test_a_prompt_file_that_is_no_text(refused, learned, tmp_path):
     (tmp_path / 'prompt').write_bytes(b'<1+\xff')
-    refused('sample.py', out_dir=learned, start=f'FILE:{tmp_path / "prompt"}', says=[str(tmp_path / 'prompt'), 'UTF-8'])
+    refused('sample.py', out_dir=learned, start=f'FILE:{tmp_path / "prompt"}',
+            says=[str(tmp_path / 'prompt'), 'UTF-8'])
 
 
 @pytest.mark.parametrize('name, option, says', [
     ('as_math', '--max_operand=0', ['max_operand=0', '1 to 99']), ('as_math', '--max_operand=100', '1 to 99'),
     ('as_math', '--max_operand=x', 'max_operand'), ('as_math', '--heldout=5', ['5,7', "'5'"]),
     ('as_math', '--heldout=5,7,8', '5,7,8'), ('as_math', '--heldout=5,77', ['(5, 77)', '0 to 9']),
-    ('as_math', '--heldout=-1,3', '(-1, 3)'), ('as_math', '--heldout=', 'heldout'), ('as_math', '--seed=x', 'seed'),
-    ('both_math_and_facts', '--held_out=5,7', 'did you mean --heldout?'), ('facts_char', '--heldout=5,7', '--heldout'),
+    ('as_math', '--heldout=-1,3', '(-1, 3)'), ('as_math', '--heldout=', 'heldout'),
+    ('as_math', '--seed=x', 'seed'), ('both_math_and_facts', '--held_out=5,7', 'did you mean --heldout?'),
+    ('facts_char', '--heldout=5,7', '--heldout'),
     ('facts_char', 'more', 'more'), ('facts_char', '--repeats=9', '--repeats'),
-    ('facts_skewed', '--exponent=-0.5', ['exponent', 'at least 0', "'-0.5'"]), ('facts_skewed', '--exponent=nan', 'finite'),
-    ('both_skewed', '--exponent=inf', 'finite'), ('facts_skewed', '--exponent=steep', "'steep'"),
-    ('facts_skewed', '--repeats=0', ['repeats', 'from 1 to 1,000,000', "'0'"]), ('both_skewed', '--repeats=2.5', "'2.5'"),
-    ('both_skewed', '--math_repeats=-1', 'math_repeats'), ('both_skewed', '--math_repeats=1000001', '1,000,000'),
-    ('both_skewed', '--heldout=5,77', '(5, 77)'), ('facts_skewed', '--math_repeats=9', 'did you mean --repeats?')])
+    ('facts_skewed', '--exponent=-0.5', ['exponent', 'at least 0', "'-0.5'"]),
+    ('facts_skewed', '--exponent=nan', 'finite'), ('both_skewed', '--exponent=inf', 'finite'),
+    ('facts_skewed', '--exponent=steep', "'steep'"),
+    ('facts_skewed', '--repeats=0', ['repeats', 'from 1 to 1,000,000', "'0'"]),
+    ('both_skewed', '--repeats=2.5', "'2.5'"), ('both_skewed', '--math_repeats=-1', 'math_repeats'),
+    ('both_skewed', '--math_repeats=1000001', '1,000,000'), ('both_skewed', '--heldout=5,77', '(5, 77)'),
+    ('facts_skewed', '--math_repeats=9', 'did you mean --repeats?')])
 def test_a_wrong_option_of_preparing(refused, tmp_path, name, option, says):
     refused(f'data/{name}/prepare.py', option, out_dir=tmp_path / 'new', says=says)
 
 
 def test_nothing_is_left_to_train_on(refused, tmp_path):
-    refused('data/as_math/prepare.py', out_dir=tmp_path / 'new', max_operand=1, heldout='0,0;0,1;1,1', says='heldout')
+    refused('data/as_math/prepare.py', out_dir=tmp_path / 'new', max_operand=1, heldout='0,0;0,1;1,1',
+            says='heldout')
 
 
 # Through real processes.
 
 @pytest.mark.parametrize('script, args, says', [
-    (TRAIN, ['--n_embdd=14'], 'did you mean --n_embd?'), ('sample.py', ['--out_dir=nowhere'], 'nowhere/ckpt.pt')])
+    (TRAIN, ['--n_embdd=14'], 'did you mean --n_embd?'),
+    ('sample.py', ['--out_dir=nowhere'], 'nowhere/ckpt.pt')])
 def test_the_shell_sees_one_line_and_status_2(tmp_path, script, args, says):
     result = shell(script, *args, cwd=tmp_path)
     assert (result.status, result.out) == (2, '') and is_one_line(result.err, [says])

@@ -1,4 +1,5 @@
-"""Memorised bits: of a model that is the table and of one that knows nothing, what is offered, and the scripts."""
+"""Memorised bits: of a model that is the table and of one that knows nothing, what is offered, and the
+scripts."""
 import csv
 import math
 from collections import Counter
@@ -30,7 +31,8 @@ def strings(tmp_path_factory):
 @pytest.fixture(scope='module')
 def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp('table') / 'data'
-    assert run_script('data/as_math/prepare.py', answers='shuffled', heldout='none', max_operand=4, out_dir=folder) == 0
+    assert run_script('data/as_math/prepare.py', answers='shuffled', heldout='none', max_operand=4,
+                      out_dir=folder) == 0
     return Dataset(folder, 9)
 
 
@@ -47,7 +49,8 @@ def forward_of(questions, codec, block_size, knows):
     nexts = {}
     for prompt, answer in zip(questions.prompts, questions.answers):
         for at in range(len(prompt), len(prompt + answer)):
-            nexts.setdefault((prompt + answer)[:at][-block_size:], []).append(codec.stoi[(prompt + answer)[at]])
+            nexts.setdefault((prompt + answer)[:at][-block_size:],
+                             []).append(codec.stoi[(prompt + answer)[at]])
 
     def forward(tokens):
         logits = torch.zeros(1, len(codec.stoi), *tokens.shape)
@@ -69,7 +72,8 @@ def test_through_the_windows_of_evaluation_the_table_has_what_is_offered_and_ign
     block_size = 9 if name == 'table' else 6
     windows = AnswerWindows(questions, dataset.codec, block_size, torch.device('cpu'))
     models = [forward_of(questions, dataset.codec, block_size, knows) for knows in (True, False)]
-    found = [memorised_bits(windows.log_answers(model, 2**20)[0] / math.log(2), questions.values) for model in models]
+    found = [memorised_bits(windows.log_answers(model, 2**20)[0] / math.log(2), questions.values)
+             for model in models]
     assert found[0] == pytest.approx(offered_bits(questions), rel=1e-5) and found[0] > 100
     assert found[1] == 0
 
@@ -82,9 +86,11 @@ def test_what_is_offered_is_what_can_be_known():
 
 def test_questions_are_the_table_without_what_is_held_out_or_the_lines(table, strings, math_data):
     assert len(questions_of(table).prompts) == 50 and questions_of(table).values == 13
-    assert len(questions_of(math_data).prompts) == 196 and not {'<5+7=', '<7-5='} & set(questions_of(math_data).prompts)
+    prompts = questions_of(math_data).prompts
+    assert len(prompts) == 196 and not {'<5+7=', '<7-5='} & set(prompts)
     found = questions_of(strings)
-    assert found.values == 4**5 and len(found.prompts) == 40 and {len(answer) for answer in found.answers} == {6}
+    assert found.values == 4**5 and len(found.prompts) == 40 and {len(answer)
+                                                                  for answer in found.answers} == {6}
 
 
 def test_the_papers_tasks_ask_for_what_was_computed_elsewhere():
@@ -104,23 +110,27 @@ def test_random_strings_are_random_different_and_have_the_vocabulary_of_the_alph
     assert texts[0] == texts[1] != texts[2] and Dataset(tmp_path / 'a', 3).meta['vocab_size'] == 10
 
 
-@pytest.mark.parametrize('options, says', [({'num': 3, 'length': 2, 'alphabet': 2}, '--num=3'), ({'num': 'many'}, '--num'),
-                                           ({'length': 1}, '--length'), ({'alphabet': 99}, '--alphabet')])
+@pytest.mark.parametrize('options, says',
+                         [({'num': 3, 'length': 2, 'alphabet': 2}, '--num=3'), ({'num': 'many'}, '--num'),
+                          ({'length': 1}, '--length'), ({'alphabet': 99}, '--alphabet')])
 def test_strings_that_cannot_be_are_refused(command, tmp_path, options, says):
     result = command('data/random_strings/prepare.py', out_dir=tmp_path / 'x', **options)
-    assert result.status == 2 and says in result.err and result.err.count('\n') <= 2 and not (tmp_path / 'x').exists()
+    assert result.status == 2 and says in result.err
+    assert result.err.count('\n') <= 2 and not (tmp_path / 'x').exists()
 
 
 @pytest.fixture(scope='module')
 def measured(tmp_path_factory):
     """The folder in which two tiny sweeps were trained and measured."""
     folder = tmp_path_factory.mktemp('measured')
-    tiny = ''.join(f'{name} = {value!r}\n' for name, value in {**TINY, 'compile': 'False', 'windows': 'line'}.items())
+    tiny = ''.join(f'{name} = {value!r}\n'
+                   for name, value in {**TINY, 'compile': 'False', 'windows': 'line'}.items())
     (folder / 'sweep_bits_table.py').write_text(
         "base = 'config/train_math_mini_14.py'\naxes = {'n_embd': [4]}\nnum_seeds = 2\n"
         "data = {'answers': ['shuffled'], 'heldout': ['none'], 'max_operand': [1, 3]}\n" + tiny)
     (folder / 'sweep_bits_strings.py').write_text(
-        "base = 'config/random_strings.py'\naxes = {'n_embd': [4]}\nnum_seeds = 1\ndata = {'num': [4]}\n" + tiny)
+        "base = 'config/random_strings.py'\naxes = {'n_embd': [4]}\nnum_seeds = 1\ndata = {'num': [4]}\n"
+        + tiny)
     paths = [folder / f'sweep_bits_{name}.py' for name in ('table', 'strings')]
     result = shell('analysis/measure_capacity.py', *paths, cwd=folder)
     assert result.status == 0, result.err
@@ -141,8 +151,8 @@ def test_measuring_trains_writes_and_does_nothing_twice(measured):
         ('bits_strings', '4', '1'), ('bits_table', '4', '2')]
     assert plateaus[0]['plateau_half'] == '' and float(plateaus[1]['plateau_half']) >= 0
     before = (measured / 'bits.csv').read_bytes()
-    again = shell('analysis/measure_capacity.py', measured / 'sweep_bits_table.py', measured / 'sweep_bits_strings.py',
-                  '--train=False', cwd=measured)
+    again = shell('analysis/measure_capacity.py', measured / 'sweep_bits_table.py',
+                  measured / 'sweep_bits_strings.py', '--train=False', cwd=measured)
     assert again.status == 0 and (measured / 'bits.csv').read_bytes() == before
 
 

@@ -42,7 +42,8 @@ def capture(engine, size):
     before = State(*(x.clone() for x in engine.state))
     captured = Captured(engine.step, engine.state, *engine.example(), size=size)
     captured.graph.owner, captured.graph.state = captured, engine.state
-    assert torch.equal(engine.state.step, before.step + captured.warm_up + size)    # what a stub executes in capturing
+    # what a stub executes in capturing
+    assert torch.equal(engine.state.step, before.step + captured.warm_up + size)
     torch._foreach_copy_(engine.state, before)
     return captured
 
@@ -58,7 +59,8 @@ def test_the_captured_step_feeds_every_batch_and_rate_in_their_order(no_gpu, mat
     assert torch.equal(torch.cat(launches), losses) and torch.equal(several.state.params, single.state.params)
 
 
-def test_a_capture_that_does_not_step_is_found_out_and_leaves_the_state_as_it_was(no_gpu, monkeypatch, math_data):
+def test_a_capture_that_does_not_step_is_found_out_and_leaves_the_state_as_it_was(no_gpu, monkeypatch,
+                                                                                  math_data):
     monkeypatch.setattr(Graph, 'replay', lambda self: None)
     engine = new_engine(math_data.train, 17, tiny_config())
     before = State(*(x.clone() for x in engine.state))
@@ -88,15 +90,18 @@ def on_cuda(math_data, dtype, **settings):
     config = tiny_config(**{'device': 'cuda', 'max_iters': 1000, 'num_seeds': 3, **settings})
     seeds = list(range(config.seed, config.seed + config.num_seeds))
     device = torch.device('cuda')
-    engine = Engine(Replicas.from_seeds(config.model_args(17), seeds, device), math_data.train, seeds, config, device, dtype)
+    engine = Engine(Replicas.from_seeds(config.model_args(17), seeds, device), math_data.train, seeds, config,
+                    device, dtype)
     engine.prepare()
     return engine
 
 
 @on_a_gpu
-@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 2e-2)])
+@pytest.mark.parametrize('dtype, tolerance',
+                         [(torch.float32, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 2e-2)])
 def test_captured_compiled_and_eager_agree_with_the_cpu(math_data, dtype, tolerance):
-    ours = torch.cat([losses for _, losses in new_engine(math_data.train, 17, tiny_config(num_seeds=3)).run(0, 60)])
+    ours = torch.cat([losses
+                      for _, losses in new_engine(math_data.train, 17, tiny_config(num_seeds=3)).run(0, 60)])
     for compile in ('False', 'True'):
         engine = on_cuda(math_data, dtype, compile=compile)
         assert engine.mode == ('compiled and captured' if compile == 'True' else 'eager (compile=False)')

@@ -33,7 +33,8 @@ SCRIPTS = [str(path) for path in project_files() if path.suffix == '.py'
 
 @pytest.fixture(scope='session')
 def clone(tmp_path_factory):
-    """A fresh copy of the project, with the datasets prepared and two runs trained by the README's commands."""
+    """A fresh copy of the project, with the datasets prepared and two runs trained by the README's
+    commands."""
     root = copy_project(tmp_path_factory.mktemp('clone') / 'project', leave_out=('tests', 'results'))
     for name in DATASETS:
         assert run_script(f'data/{name}/prepare.py', root=root) == 0
@@ -57,13 +58,14 @@ def test_tests_pass_after_training_in_the_clone(clone, tmp_path):
     root = copy_project(tmp_path / 'project')
     for name in ('math_mini_14', 'facts_mini_28', 'data/as_math'):
         shutil.copytree(clone / name, root / name, dirs_exist_ok=True)
-    for name in ('sweeps/quick/n_embd=6/seed_1337/results.csv', 'results/mine/results.csv', 'mine.py', 'grid_math.png',
-                 'out/ckpt.pt'):
+    for name in ('sweeps/quick/n_embd=6/seed_1337/results.csv', 'results/mine/results.csv', 'mine.py',
+                 'grid_math.png', 'out/ckpt.pt'):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text('of a user')
     before = contents(root)
-    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/test_commands.py', '-k',
-                           'prepare_and_train or sample_as_in'], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
+                           'tests/test_commands.py', '-k', 'prepare_and_train or sample_as_in'], cwd=root,
+                          capture_output=True, text=True)
     assert done.returncode == 0 and '2 passed' in done.stdout, done.stdout
     assert {name: content for name, content in contents(root).items() if '__pycache__' not in name} == before
 
@@ -71,9 +73,11 @@ def test_tests_pass_after_training_in_the_clone(clone, tmp_path):
 def test_the_tests_see_what_git_tracks_and_nothing_beside_it(tmp_path):
     root = copy_project(tmp_path / 'project')
     files = project_files(root)
-    assert {Path('model.py'), Path('tbtt/cli.py'), Path('data/as_math/prepare.py'), Path('tests/conftest.py')} <= set(files)
-    for name in ('math_mini_14/ckpt.pt', 'another/ckpt.pt', 'data/as_math/train.bin', 'data/as_math/train.txt',
-                 'sweeps/quick/summary.csv', 'tbtt/__pycache__/cli.pyc', 'corpus.txt.ngrams_0/index.json', 'plot.png'):
+    assert {Path('model.py'), Path('tbtt/cli.py'), Path('data/as_math/prepare.py'),
+            Path('tests/conftest.py')} <= set(files)
+    for name in ('math_mini_14/ckpt.pt', 'another/ckpt.pt', 'data/as_math/train.bin',
+                 'data/as_math/train.txt', 'sweeps/quick/summary.csv', 'tbtt/__pycache__/cli.pyc',
+                 'corpus.txt.ngrams_0/index.json', 'plot.png'):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     assert project_files(root) == files    # as downloaded, without .git
@@ -87,9 +91,12 @@ def test_the_tests_see_what_git_tracks_and_nothing_beside_it(tmp_path):
 
 def test_prepare_and_train_leave_what_the_readme_says(clone):
     for name in DATASETS:
-        assert {'train.bin', 'val.bin', 'train.txt', 'val.txt', 'meta.pkl'} <= set(contents(clone / 'data' / name))
-    assert {'ckpt.pt', 'ckpt_best_math.pt', 'results.csv', 'run.json'} <= set(contents(clone / 'math_mini_14'))
-    assert {'ckpt.pt', 'ckpt_best_facts.pt', 'results.csv', 'run.json'} <= set(contents(clone / 'facts_mini_28'))
+        assert {'train.bin', 'val.bin', 'train.txt', 'val.txt',
+                'meta.pkl'} <= set(contents(clone / 'data' / name))
+    assert {'ckpt.pt', 'ckpt_best_math.pt', 'results.csv',
+            'run.json'} <= set(contents(clone / 'math_mini_14'))
+    assert {'ckpt.pt', 'ckpt_best_facts.pt', 'results.csv',
+            'run.json'} <= set(contents(clone / 'facts_mini_28'))
     assert not (clone / 'facts_mini_28/ckpt_best_math.pt').exists()
 
 
@@ -112,7 +119,8 @@ def test_sample_as_in_the_readme(clone):
     out = succeed(clone, 'sample.py', '--out_dir=math_mini_14', '--num_samples=5', '--max_new_tokens=3',
                   '--ckpt=ckpt_best_math.pt', '--start=<7-5')
     samples = out.removesuffix('---------------\n').split('\n---------------\n')
-    assert len(samples) == 5 and all(sample.startswith('<7-5') and len(sample.rstrip('\n')) <= 7 for sample in samples)
+    assert len(samples) == 5 and all(sample.startswith('<7-5') and len(sample.rstrip('\n')) <= 7
+                                     for sample in samples)
 
 
 def test_eval_capitals_as_in_the_readme(clone):
@@ -126,7 +134,8 @@ def test_eval_as_math_from_another_folder_with_values_after_a_blank(clone, tmp_p
     assert not contents(tmp_path)
 
 
-def test_training_from_another_folder_writes_there_and_finds_data_and_configs_beside_the_scripts(clone, tmp_path):
+def test_training_from_another_folder_writes_there_and_finds_data_and_configs_beside_the_scripts(
+        clone, tmp_path):
     before = contents(clone)
     settings = [part for option in options(TINY) for part in option.split('=')]
     succeed(clone, 'train_with_eval.py', 'config/train_both_mini_14.py', *settings, cwd=tmp_path)
@@ -153,7 +162,8 @@ def test_a_signal_ends_training_cleanly_with_everything_saved(command, small_mat
 
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_a_script_without_its_packages_names_the_command_that_installs_them(script, tmp_path):
-    command = [sys.executable, '-S', HERE / script, '--help']    # -S: as a Python in which nothing is installed
+    # -S: as a Python in which nothing is installed
+    command = [sys.executable, '-S', HERE / script, '--help']
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == '', done
     assert re.fullmatch(r'error: this Python lacks the package \w+: .+\n', done.stderr), done.stderr
@@ -174,8 +184,8 @@ sys.meta_path.insert(0, Interrupt())
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_ctrl_c_during_the_imports_leaves_no_traceback(script, tmp_path):
     (tmp_path / 'sitecustomize.py').write_text(SLOW_IMPORT)
-    done = subprocess.run([sys.executable, HERE / script, '--help'], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    done = subprocess.run([sys.executable, HERE / script, '--help'], cwd=tmp_path, capture_output=True,
+                          text=True, env={**os.environ, 'PYTHONPATH': str(tmp_path)})
     assert done.returncode == -signal.SIGINT and (done.stdout, done.stderr) == ('', ''), done
 
 
@@ -197,12 +207,13 @@ def test_help_of_a_real_process_ends_well(tmp_path):
 
 @pytest.mark.parametrize('twin', ['', '_wd'])
 @pytest.mark.parametrize('model', ['mini_14', 'mini_28', 'mini_56', 'mlt'])
-@pytest.mark.parametrize('task, dataset', [('math', 'as_math'), ('facts', 'facts_char'), ('both', 'both_math_and_facts')])
+@pytest.mark.parametrize('task, dataset',
+                         [('math', 'as_math'), ('facts', 'facts_char'), ('both', 'both_math_and_facts')])
 def test_every_config_trains(command, datasets, tmp_path, monkeypatch, task, dataset, model, twin):
     monkeypatch.chdir(tmp_path)
     smaller = dict(n_layer=2, n_embd=12) if model == 'mlt' else {}
-    result = command('train_with_eval.py', f'config/train_{task}_{model}{twin}.py', dataset=datasets[dataset], max_iters=1,
-                     batch_size=4, device='cpu', compile=False, **smaller)
+    result = command('train_with_eval.py', f'config/train_{task}_{model}{twin}.py', dataset=datasets[dataset],
+                     max_iters=1, batch_size=4, device='cpu', compile=False, **smaller)
     assert result.status == 0, result.err
     best = {'math': {'math'}, 'facts': {'facts'}, 'both': {'math', 'facts'}}[task] | {'combined'}
     folder = tmp_path / f'{task}_{model}{twin}'
@@ -211,10 +222,11 @@ def test_every_config_trains(command, datasets, tmp_path, monkeypatch, task, dat
 
 @pytest.mark.parametrize('model', ['mini_14', 'mini_28', 'mini_56'])
 @pytest.mark.parametrize('task', ['facts_skewed', 'both_skewed'])
-def test_every_config_with_frequencies_trains_and_its_checkpoints_know_them(command, datasets, tmp_path, monkeypatch, task,
-                                                                            model):
+def test_every_config_with_frequencies_trains_and_its_checkpoints_know_them(command, datasets, tmp_path,
+                                                                            monkeypatch, task, model):
     monkeypatch.chdir(tmp_path)
-    settings = dict(dataset=datasets[task], device='cpu', compile=False, batch_size=4, eval_iters=1)    # losses of few windows
+    # losses of few windows
+    settings = dict(dataset=datasets[task], device='cpu', compile=False, batch_size=4, eval_iters=1)
     result = command('train_with_eval.py', f'config/train_{task}_{model}.py', max_iters=1, **settings)
     assert result.status == 0, result.err
     described = load(tmp_path / f'{task}_{model}/ckpt.pt')['meta']['tasks']
@@ -225,8 +237,8 @@ def test_every_config_with_frequencies_trains_and_its_checkpoints_know_them(comm
 def test_key_value_config_and_default_come_in_that_order(command, small_math, tmp_path):
     (tmp_path / 'one.py').write_text('n_embd = 12\nseed = 5\nlearning_rate = 1\nmin_lr = 0\n')
     (tmp_path / 'two.py').write_text('import math\nfrom math import pi as _pi\nseed = 2 * 3\n')
-    result = command('train_with_eval.py', tmp_path / 'one.py', tmp_path / 'two.py', '--n_embd', '10', dataset=small_math,
-                     out_dir=tmp_path / 'run', **TINY | dict(max_iters=0))
+    result = command('train_with_eval.py', tmp_path / 'one.py', tmp_path / 'two.py', '--n_embd', '10',
+                     dataset=small_math, out_dir=tmp_path / 'run', **TINY | dict(max_iters=0))
     assert result.status == 0, result.err
     config = load(tmp_path / 'run/ckpt.pt')['config']
     assert (config['n_embd'], config['seed'], config['learning_rate'], config['n_head']) == (10, 6, 1.0, 1)
@@ -235,18 +247,21 @@ def test_key_value_config_and_default_come_in_that_order(command, small_math, tm
 
 # What a shell does to a script's words, streams and environment.
 
-def test_the_home_is_meant_by_a_tilde_behind_an_equals_sign(command, learned, small_math, tmp_path, monkeypatch):
+def test_the_home_is_meant_by_a_tilde_behind_an_equals_sign(command, learned, small_math, tmp_path,
+                                                            monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     monkeypatch.chdir(tmp_path)
     shutil.copytree(learned, tmp_path / 'run')
     shutil.copytree(small_math, tmp_path / 'data')
     assert command('plot_results.py', model_folder='~/run', output='~/plot.png').status == 0
-    assert command('train_with_eval.py', dataset='~/data', out_dir='~/new', **TINY | dict(max_iters=0)).status == 0
+    assert command('train_with_eval.py', dataset='~/data', out_dir='~/new',
+                   **TINY | dict(max_iters=0)).status == 0
     assert command('eval_as_math.py', out_dir='~/new').status == 0
     assert command('data/as_math/prepare.py', out_dir='~/prepared').status == 0
     (tmp_path / 'mine.py').write_text("out_dir = '~/second'\n")
     assert command('train_with_eval.py', 'mine.py', dataset='~/data', **TINY | dict(max_iters=0)).status == 0
-    made = {path.name for path in tmp_path.iterdir() if not path.name.startswith('.')}    # matplotlib has caches at home
+    # matplotlib has caches at home
+    made = {path.name for path in tmp_path.iterdir() if not path.name.startswith('.')}
     assert made == {'run', 'data', 'plot.png', 'new', 'prepared', 'mine.py', 'second'}
 
 
@@ -255,27 +270,30 @@ def test_a_prompt_keeps_its_tilde(command, learned):
 
 
 def at_a_shell(text, cwd, **variables):
-    return subprocess.run(['bash', '-c', text], cwd=cwd, capture_output=True, text=True, env={**os.environ, **variables})
+    return subprocess.run(['bash', '-c', text], cwd=cwd, capture_output=True, text=True,
+                          env={**os.environ, **variables})
 
 
 def test_a_backend_for_plots_that_is_not_there_does_no_harm(learned, tmp_path):
     """A notebook exports its own to all that it starts."""
     backend = 'module://matplotlib_inline.backend_inline'
-    done = at_a_shell(f'{sys.executable} {HERE}/plot_results.py --model_folder {learned} --output=plot.png', tmp_path,
-                      MPLBACKEND=backend)
+    done = at_a_shell(f'{sys.executable} {HERE}/plot_results.py --model_folder {learned} --output=plot.png',
+                      tmp_path, MPLBACKEND=backend)
     assert done.returncode == 0 and (tmp_path / 'plot.png').exists(), done.stderr
 
 
 @pytest.mark.parametrize('closed', ['>&-', '2>&-', '<&-', '>&- 2>&- <&-'])
 def test_a_closed_stream_does_no_harm(tmp_path, closed):
-    done = at_a_shell(f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir={HERE}/results {closed}', tmp_path)
+    done = at_a_shell(f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir={HERE}/results {closed}',
+                      tmp_path)
     assert (done.returncode, done.stderr) == (0, '')
 
 
 def test_no_file_is_opened_in_place_of_a_closed_stream(tmp_path):
-    code = "from tbtt.startup import open_missing_streams; open_missing_streams(); print(open('file', 'w').fileno(), end='')"
-    done = at_a_shell(f'{sys.executable} -c "{code}; import sys; sys.exit(open(\'file\').fileno())" >&- 2>&-', tmp_path,
-                      PYTHONPATH=str(HERE))
+    code = ("from tbtt.startup import open_missing_streams; open_missing_streams(); "
+            "print(open('file', 'w').fileno(), end='')")
+    done = at_a_shell(f'{sys.executable} -c "{code}; import sys; sys.exit(open(\'file\').fileno())" >&- 2>&-',
+                      tmp_path, PYTHONPATH=str(HERE))
     assert done.returncode == 3
 
 
@@ -287,8 +305,10 @@ def test_an_error_is_an_error_where_nobody_can_read_it(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full on this system')
 def test_a_full_disk_behind_the_output_is_one_line(tmp_path):
-    done = at_a_shell(f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir={HERE}/results > /dev/full', tmp_path)
-    assert (done.returncode, done.stderr) == (2, 'error: the output cannot be written: No space left on device\n')
+    script = f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir={HERE}/results'
+    done = at_a_shell(f'{script} > /dev/full', tmp_path)
+    assert (done.returncode,
+            done.stderr) == (2, 'error: the output cannot be written: No space left on device\n')
 
 
 # Scoring and sampling.
@@ -298,18 +318,21 @@ def test_json_of_the_arithmetic_evaluator_says_what_the_table_says(command, lear
     table = command('eval_as_math.py', out_dir=learned).out
     for group, name in (('add', 'addition'), ('sub', 'subtraction'), ('heldout', 'held-out')):
         assert f'{name}: {found[group]["correct"]}/{found[group]["total"]} ' in table
-    assert found['parameters'] > 0 and found['iteration'] > 0 and found['checkpoint'].endswith('ckpt_best_math.pt')
+    assert found['parameters'] > 0 and found['iteration'] > 0
+    assert found['checkpoint'].endswith('ckpt_best_math.pt')
     assert len(found['expressions']) == 50
     answered = sum(e['correct'] >= 6 for e in found['expressions'] if e['heldout'])
     assert found['heldout_answered'] == answered and f'{answered} of 4 questions' in table
-    assert sum(e['correct'] for e in found['expressions']) == found['add']['correct'] + found['sub']['correct']
+    assert sum(e['correct']
+               for e in found['expressions']) == found['add']['correct'] + found['sub']['correct']
     held = {e['prompt'] for e in found['expressions'] if e['heldout']}
     assert held == {'<1+3=', '<3+1=', '<1-3=', '<3-1='}
     assert all((e['wrong'] is None) == (e['correct'] == 10) for e in found['expressions'])
 
 
 def test_a_model_that_has_learned_nothing_is_scored_on_one_screen(command, clone):
-    wrong = [e for e in json.loads(command('eval_as_math.py', '--json', out_dir=clone / 'math_mini_14').out)['expressions']
+    wrong = [e for e in json.loads(command('eval_as_math.py', '--json',
+                                           out_dir=clone / 'math_mini_14').out)['expressions']
              if e['wrong'] is not None]
     lines = command('eval_as_math.py', out_dir=clone / 'math_mini_14').out.splitlines()
     shown = sum('was answered' in line for line in lines)
@@ -333,7 +356,8 @@ def test_json_of_the_capitals_evaluator_says_what_the_list_says(command, clone):
 
 
 def samples(command, folder, **more):
-    result = command('sample.py', out_dir=folder, **dict(start='<1+1=', num_samples=6, max_new_tokens=20) | more)
+    result = command('sample.py', out_dir=folder,
+                     **dict(start='<1+1=', num_samples=6, max_new_tokens=20) | more)
     assert result.status == 0, result.err
     return result.out.split('---------------\n')[:-1]
 
@@ -350,8 +374,10 @@ def test_a_prompt_may_come_from_a_file(command, learned, tmp_path):
 
 
 def test_samples_depend_on_the_seed(command, learned):
-    assert samples(command, learned, seed=1) == samples(command, learned, seed=1) != samples(command, learned, seed=2)
-    assert len(set(samples(command, learned, temperature=3.0))) > 1 == len(set(samples(command, learned, top_k=1)))
+    assert samples(command, learned, seed=1) == samples(command, learned, seed=1) != samples(command, learned,
+                                                                                             seed=2)
+    assert len(set(samples(command, learned, temperature=3.0))) > 1 == len(set(samples(command, learned,
+                                                                                       top_k=1)))
 
 
 def test_the_default_prompt_is_a_newline(command, learned):

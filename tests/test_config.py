@@ -103,7 +103,8 @@ def test_a_base_is_looked_for_beside_the_file_then_in_the_project(write, tmp_pat
     ({'a.py': 'base = 7'}, 'a.py: base=7'), ({'a.py': "base = {'math': 'b.py'}"}, 'a.py: base'),
     ({'a.py': "base = 'b' + '.py'", 'b.py': ''}, 'a.py: base'),
     ({'a.py': "if True:\n    base = 'b.py'", 'b.py': ''}, 'a.py: base'),
-    ({'a.py': "base = '\\0'"}, 'a.py: base'), ({'a.py': 'import numpy\nbase = numpy.zeros(2)'}, 'a.py: base')])
+    ({'a.py': "base = '\\0'"}, 'a.py: base'),
+    ({'a.py': 'import numpy\nbase = numpy.zeros(2)'}, 'a.py: base')])
 def test_a_base_that_cannot_be_is_named_in_one_line(write, files, says):
     paths = [write(name, text) for name, text in files.items()]
     assert says in refusal(paths[0])

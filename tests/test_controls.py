@@ -1,4 +1,5 @@
-"""Controls that can tell a rule from a table: answers without a rule, windows within a line, fresh order, blocks or mixed."""
+"""Controls that can tell a rule from a table: answers without a rule, windows within a line, fresh order,
+blocks or mixed."""
 import collections
 import itertools
 import json
@@ -75,7 +76,8 @@ def test_shuffled_answers_are_the_same_questions_and_the_same_results_dealt_anew
     right, dealt = Arithmetic(), Dataset(no_rule, 9).tasks['math']
     seen = right.groups()['seen']
     assert dealt.prompts == right.prompts and dealt.groups() == right.groups()
-    assert collections.Counter(dealt.results[i] for i in seen) == collections.Counter(right.results[i] for i in seen)
+    assert collections.Counter(dealt.results[i] for i in seen) == collections.Counter(right.results[i]
+                                                                                      for i in seen)
     assert sum(dealt.results[i] == right.results[i] for i in seen) < 30    # 196 / 22 or so by chance
     assert lines_of(no_rule) != dealt.lines() and sorted(lines_of(no_rule)) == sorted(dealt.lines())
     assert set(dealt.lines()) == {f'{dealt.prompts[i]}{dealt.results[i]}>'.ljust(8) + '\n' for i in seen}
@@ -99,7 +101,8 @@ def test_shuffled_answers_have_no_rule_for_what_is_held_out():
 def test_what_was_dealt_is_asked_for_and_travels(no_rule):
     task = Dataset(no_rule, 9).tasks['math']
     again = tasks_from(json.loads(json.dumps({'math': task.describe()})), 'meta.pkl')['math']
-    assert again.results == task.results and again.lines() == task.lines() and again.describe() == task.describe()
+    assert again.results == task.results and again.lines() == task.lines()
+    assert again.describe() == task.describe()
     i = next(i for i, result in enumerate(task.results) if result != Arithmetic().results[i])
     assert task.mark(i, f'{task.results[i]}> ') and not task.mark(i, f'{Arithmetic().results[i]}> ')
     assert task.answers[i] == f'{task.results[i]}>' and 'dealt' not in Arithmetic().describe()
@@ -110,8 +113,10 @@ def test_the_seed_deals_the_answers(tmp_path):
 
 
 def test_nothing_held_out_and_everything_held_out_can_be_dealt(command, tmp_path):
-    assert deal(Arithmetic(4, ()), 1).lines() and deal(Arithmetic(1, ((0, 1), (0, 0), (1, 1))), 1).lines() == []
-    result = command('data/as_math/prepare.py', max_operand=1, heldout='0,0;0,1;1,1', answers='shuffled', out_dir=tmp_path)
+    assert deal(Arithmetic(4, ()), 1).lines() and deal(Arithmetic(1, ((0, 1), (0, 0), (1, 1))),
+                                                       1).lines() == []
+    result = command('data/as_math/prepare.py', max_operand=1, heldout='0,0;0,1;1,1', answers='shuffled',
+                     out_dir=tmp_path)
     assert result.status == 2 and result.err.count('\n') == 1 and 'leaves no line' in result.err
 
 
@@ -131,20 +136,23 @@ SEEDS = torch.tensor([3, 4])
 
 def batches(lines=LINES, block_size=4, **settings):
     """Batches of a text whose tokens are its characters' codes."""
-    return Batches(torch.tensor([ord(c) for c in ''.join(lines)], dtype=torch.int32), block_size, newline=10, **settings)
+    return Batches(torch.tensor([ord(c) for c in ''.join(lines)], dtype=torch.int32), block_size, newline=10,
+                   **settings)
 
 
 def drawn(found, last, batch_size=50):
     """The texts of the windows of iterations 0 to last - 1, a string each."""
     text = found.cut(found.draw(SEEDS, 0, last, batch_size))
-    return [''.join(chr(c) for c in window if c != NOTHING) for window in text.movedim(-1, -2).flatten(0, -2).tolist()]
+    return [''.join(chr(c) for c in window if c != NOTHING)
+            for window in text.movedim(-1, -2).flatten(0, -2).tolist()]
 
 
 def test_windows_of_a_line_never_cross_its_end():
     windows = set(drawn(batches(windows='line'), 40))
     assert windows == {'a\n', 'bcd\n', 'klm\n', 'no\n', 'efghi', 'fghij', 'ghij\n'}
     starts, share = batches(windows='line').every()
-    assert starts.tolist() == [0, 2, 6, 7, 8, 13, 17] and share.tolist() == pytest.approx([1, 1, 1 / 3, 1 / 3, 1 / 3, 1, 1])
+    assert starts.tolist() == [0, 2, 6, 7, 8, 13,
+                               17] and share.tolist() == pytest.approx([1, 1, 1 / 3, 1 / 3, 1 / 3, 1, 1])
 
 
 def test_windows_of_arithmetic_are_its_lines(math_data):
@@ -219,7 +227,8 @@ def test_what_is_no_target_has_neither_loss_nor_gradient():
     losses.sum().backward()
     masked = targets < 0
     assert (losses[masked] == 0).all() and (losses[~masked] > 0).all()
-    assert (logits.grad.movedim(1, -1)[masked] == 0).all() and (logits.grad.movedim(1, -1)[~masked] != 0).all()
+    assert (logits.grad.movedim(1, -1)[masked]
+            == 0).all() and (logits.grad.movedim(1, -1)[~masked] != 0).all()
 
 
 def test_the_loss_within_lines_is_the_mean_over_the_characters_that_follow_in_them():
@@ -247,7 +256,8 @@ def test_sampled_losses_within_lines_estimate_the_exact_one():
     assert sampled.num_sampled < len(found.every()[0]) <= exact.num_sampled
     estimates = torch.stack([sampled(found.data, t) for t in range(300)])
     error = (estimates.mean(0) - exact(found.data, 0)).abs()
-    assert (error < 6 * estimates.std(0) / 300**0.5 + 0.05 * exact(found.data, 0)).all() and (estimates.std(0) > 0).all()
+    assert (error < 6 * estimates.std(0) / 300**0.5
+            + 0.05 * exact(found.data, 0)).all() and (estimates.std(0) > 0).all()
 
 
 @pytest.mark.parametrize('settings', [{'windows': 'line'}, {'line_order': 'fresh'}], ids=str)
@@ -264,14 +274,16 @@ def test_a_replica_is_the_run_that_its_seed_would_be_alone(facts_data, settings)
 @pytest.mark.parametrize('settings', [{'windows': 'line'}, {'line_order': 'fresh'}], ids=str)
 def test_whatever_step_is_chosen_trains_on_these_windows(facts_data, settings):
     """Against the eager step; 500 steps are enough for a faster one where there is such."""
-    chosen, eager = (new_engine(facts_data.train, 51, tiny_config(n_embd=6, block_size=24, max_iters=500, compile=mode,
-                                                                  **settings), newline=facts_data.newline)
+    chosen, eager = (new_engine(facts_data.train, 51,
+                                tiny_config(n_embd=6, block_size=24, max_iters=500, compile=mode,
+                                            **settings), newline=facts_data.newline)
                      for mode in ('auto', 'False'))
     assert (train(chosen, 0, 5) - train(eager, 0, 5)).abs().max() < 1e-5
 
 
 def test_accumulated_gradients_of_lines_are_those_of_one_large_batch(facts_data):
-    one, three = (new_engine(facts_data.train, 51, tiny_config(n_embd=6, block_size=40, windows='line', **shape),
+    one, three = (new_engine(facts_data.train, 51,
+                             tiny_config(n_embd=6, block_size=40, windows='line', **shape),
                              newline=facts_data.newline)
                   for shape in ({'batch_size': 48}, {'batch_size': 16, 'gradient_accumulation_steps': 3}))
     assert (train(one, 0, 10) - train(three, 0, 10)).abs().max() < 1e-5
@@ -285,7 +297,8 @@ def test_training_takes_the_setting_and_a_resumed_run_keeps_it(command, small_ma
     assert command('train_with_eval.py', out_dir=tmp_path / 'parts', init_from='resume', **run).status == 0
     whole, parts = (read_results(tmp_path / name / 'results.csv') for name in ('whole', 'parts'))
     assert whole['train_loss'][-1] == parts['train_loss'][-1] < whole['train_loss'][0]
-    refused = command('train_with_eval.py', out_dir=tmp_path / 'parts', init_from='resume', **{**TINY, 'dataset': small_math})
+    refused = command('train_with_eval.py', out_dir=tmp_path / 'parts', init_from='resume',
+                      **{**TINY, 'dataset': small_math})
     assert refused.status == 2 and next(iter(settings)) in refused.err
 
 
@@ -300,7 +313,8 @@ SWEEPS = {'arithmetic': 6 * 32, 'arithmetic_wide': 3 * 8,
 @pytest.mark.parametrize('name, seeds', SWEEPS.items())
 def test_every_sweep_expands_to_its_seeds_and_its_data_can_be_prepared(name, seeds, tmp_path):
     sweep = Sweep(f'config/sweep_{name}.py', {}, tmp_path)
-    assert len(sweep.runs) * sweep.num_seeds == seeds and len({run.name for run in sweep.runs}) == len(sweep.runs)
+    assert len(sweep.runs) * sweep.num_seeds == seeds and len({run.name
+                                                               for run in sweep.runs}) == len(sweep.runs)
     run = sweep.runs[-1]
     sweep.prepare(run)
     config = run.config()
@@ -330,16 +344,20 @@ def test_answers_without_a_rule_and_mixed_tasks_are_other_data(no_rule, datasets
 
 def test_runs_and_summaries_from_before_these_settings_have_the_papers(tmp_path):
     (tmp_path / 'a').mkdir()
-    row = {'iter': 0, 'add_correct': 1, 'add_total': 10, 'sub_correct': 1, 'sub_total': 10, 'train_loss': 1, 'val_loss': 1}
+    row = {'iter': 0, 'add_correct': 1, 'add_total': 10, 'sub_correct': 1, 'sub_total': 10, 'train_loss': 1,
+           'val_loss': 1}
     (tmp_path / 'a/results.csv').write_text(format_results([row]))
     about = {'seed': 1, 'num_params': 9, 'finished': True, 'config': {'n_embd': 14, 'weight_decay': 0.0}}
     (tmp_path / 'a/run.json').write_text(json.dumps(about))
     found = seed_row(tmp_path / 'a')
     assert (found['windows'], found['line_order']) == ('any', 'fixed')
-    write_summary(tmp_path / 'summary.csv', [{**found, 'run': 'a', 'folder': 'a', 'tasks': 'math', 'data': 'x'}])
+    write_summary(tmp_path / 'summary.csv',
+                  [{**found, 'run': 'a', 'folder': 'a', 'tasks': 'math', 'data': 'x'}])
     text = (tmp_path / 'summary.csv').read_text().splitlines()
-    keep = [i for i, name in enumerate(text[0].split(',')) if name not in ('windows', 'line_order', 'order_learned')]
-    (tmp_path / 'old.csv').write_text(''.join(','.join(line.split(',')[i] for i in keep) + '\n' for line in text))
+    keep = [i for i,
+            name in enumerate(text[0].split(',')) if name not in ('windows', 'line_order', 'order_learned')]
+    (tmp_path / 'old.csv').write_text(''.join(','.join(line.split(',')[i] for i in keep) + '\n'
+                                              for line in text))
     for name in ('summary', 'old'):
         read, = read_summaries([tmp_path / f'{name}.csv'])
         assert (read['windows'], read['line_order'], read['order_learned']) == ('any', 'fixed', None)
@@ -350,7 +368,8 @@ def test_runs_and_summaries_from_before_these_settings_have_the_papers(tmp_path)
 @pytest.mark.parametrize('name, n_embd, able, expected', [
     ('auto', 384, True, 'bfloat16'), ('auto', 256, True, 'bfloat16'), ('auto', 255, True, 'float32'),
     ('auto', 384, False, 'float32'), ('float32', 384, True, 'float32'), ('bfloat16', 14, False, 'bfloat16')])
-def test_a_cpu_trains_wide_models_in_bfloat16_where_it_multiplies_in_it(monkeypatch, name, n_embd, able, expected):
+def test_a_cpu_trains_wide_models_in_bfloat16_where_it_multiplies_in_it(monkeypatch, name, n_embd, able,
+                                                                        expected):
     monkeypatch.setattr(device, 'multiplies_bfloat16', lambda: able)
     assert choose_dtype(name, torch.device('cpu'), n_embd) == getattr(torch, expected)
 

@@ -18,6 +18,7 @@ import torch
 
 import tbtt.atomic
 import tbtt.run_folder
+import tbtt.seed_folder
 from chaos import SCRIPT, SETTINGS, Chaos, Moments, Training, difference, free_port, rank_of_two
 from conftest import contents, load
 from tbtt.results import read_results
@@ -67,7 +68,8 @@ def disk(tmp_path):
     """A disk of its own, of one megabyte."""
     folder = tmp_path / 'disk'
     folder.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder], capture_output=True).returncode:
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder],
+                      capture_output=True).returncode:
         pytest.skip('a disk cannot be mounted here')
     yield folder
     subprocess.run(['umount', '-l', folder], check=True)
@@ -144,8 +146,10 @@ def test_what_a_crash_leaves_lying_about_is_cleaned_up_and_nothing_of_the_users(
 def test_a_power_cut_finds_every_file_on_the_disk_before_the_list_that_names_it(tmp_path, monkeypatch):
     """A file is on the disk when it was flushed, its name when its folder was: POSIX promises no more."""
     events, fsync, replace = [], os.fsync, os.replace
-    monkeypatch.setattr(os, 'fsync', lambda fd: (events.append(os.readlink(f'/proc/self/fd/{fd}')), fsync(fd)))
-    monkeypatch.setattr(os, 'replace', lambda old, new: (events.append(('rename', str(new))), replace(old, new)))
+    monkeypatch.setattr(os, 'fsync',
+                        lambda fd: (events.append(os.readlink(f'/proc/self/fd/{fd}')), fsync(fd)))
+    monkeypatch.setattr(os, 'replace',
+                        lambda old, new: (events.append(('rename', str(new))), replace(old, new)))
     folders = [tmp_path / 'seed_1', tmp_path / 'seed_2']
     for folder in folders:
         folder.mkdir(exist_ok=True)
@@ -182,7 +186,7 @@ def test_a_signal_ends_the_step_saves_and_says_where(training, ended, tmp_path, 
 
 
 def test_a_second_ctrl_c_goes_at_once_and_corrupts_nothing(training, ended, tmp_path):
-    one = training(**LONG, prepare=lambda: slow(tbtt.run_folder, 'to_bytes', 0.2))
+    one = training(**LONG, prepare=lambda: slow(tbtt.seed_folder, 'to_bytes', 0.2))
     assert one.says('iter      4')
     one.kill(signal.SIGINT)
     time.sleep(0.05)
@@ -215,7 +219,8 @@ def holder(training, tmp_path):
         prepares = [as_rank(rank, port) for rank in range(2)] if pair else [lambda: None]
         held = [training(**settings, prepare=prepare) for prepare in prepares]
         assert held[0].says('iter      2'), held[0].said()
-        while pair and not (tmp_path / 'run/seed_1338/ckpt.pt').exists():    # the second process tells nothing
+        # the second process tells nothing
+        while pair and not (tmp_path / 'run/seed_1338/ckpt.pt').exists():
             assert held[1].ended() is None, held[1].said()
             time.sleep(0.005)
         return held
@@ -303,7 +308,8 @@ def test_a_sweep_waits_for_who_stands_still_and_goes_on_when_he_dies(training, m
     assert held.says('iter     10'), held.said()
     held.kill(signal.SIGSTOP)
     before, ended, said = contents(place), [], []
-    waiting = threading.Thread(target=lambda: ended.append(launch.do(job, launch.Children(), {}, said.append)))
+    waiting = threading.Thread(target=lambda: ended.append(launch.do(job, launch.Children(), {},
+                                                                     said.append)))
     waiting.start()
     while not said:
         time.sleep(0.01)
@@ -341,7 +347,8 @@ def test_seeds_that_stand_at_different_iterations_are_brought_in_step(training, 
     for seed, last in (1337, 4), (1338, 8), (1339, 12):
         ended(f'run/seed_{seed}', **settings | dict(seed=seed, num_seeds=1, max_iters=last))
     port = free_port()
-    ranks = [training(**settings | dict(init_from='resume'), prepare=as_rank(rank, port) if pair else lambda: None)
+    ranks = [training(**settings | dict(init_from='resume'),
+                      prepare=as_rank(rank, port) if pair else lambda: None)
              for rank in range(1 + pair)]
     assert [rank.wait(60) for rank in ranks] == [0] * len(ranks), ranks[0].said()
     legs = re.findall(r'parameters, (\d) seed\(s\), from iteration (\d+)', ranks[0].said())
@@ -354,7 +361,8 @@ def test_new_seeds_may_join_a_run_of_the_same_settings_and_of_no_others(ended, t
     said = ended(**JOINT | dict(seed=1339, num_seeds=2, max_iters=4, batch_size=32), status=2)
     assert 'holds another run' in one_line(said)
     ended(**JOINT | dict(seed=1339, num_seeds=2, max_iters=4))
-    assert sorted(path.name for path in (tmp_path / 'run').iterdir()) == [f'seed_{seed}' for seed in range(1337, 1341)]
+    assert sorted(path.name for path in (tmp_path / 'run').iterdir()) == [f'seed_{seed}'
+                                                                          for seed in range(1337, 1341)]
 
 
 def test_a_short_chaos_loses_nothing(small_math, tmp_path):
@@ -367,11 +375,12 @@ def test_a_short_chaos_loses_nothing(small_math, tmp_path):
 
 # Damaged lists, links, limits.
 
-@pytest.mark.parametrize('damage', ['', 'nonsense', '[1,2]', 'null', '[["a"]]', '[' * 100_000, '{"name": "01234567"}',
-                                    '{"name": "01234567", "files": ["../x"], "others": {}}',
-                                    '{"name": "../x", "files": ["ckpt.pt"], "others": {}}',
-                                    '{"name": "01234567", "files": ["/etc/passwd"], "others": {}}',
-                                    '{"name": "01234567", "files": [], "others": {"seed_1": [3]}}'],
+@pytest.mark.parametrize('damage',
+                         ['', 'nonsense', '[1,2]', 'null', '[["a"]]', '[' * 100_000, '{"name": "01234567"}',
+                          '{"name": "01234567", "files": ["../x"], "others": {}}',
+                          '{"name": "../x", "files": ["ckpt.pt"], "others": {}}',
+                          '{"name": "01234567", "files": ["/etc/passwd"], "others": {}}',
+                          '{"name": "01234567", "files": [], "others": {"seed_1": [3]}}'],
                          ids=lambda text: text[:20])
 def test_a_damaged_list_is_one_line_and_obeyed_in_nothing(command, learned_briefly, tmp_path, damage):
     settings, learned = learned_briefly
@@ -408,7 +417,8 @@ def test_more_seeds_than_files_may_be_open_are_refused_by_name(command, small_ma
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     line = one_line(result.err)
-    assert result.status == 2 and 'ulimit -n' in line and 'fewer seeds' in line and not (tmp_path / 'run').exists()
+    assert result.status == 2 and 'ulimit -n' in line
+    assert 'fewer seeds' in line and not (tmp_path / 'run').exists()
 
 
 # Disks and folders.
@@ -467,14 +477,16 @@ def test_a_folder_removed_under_way_is_named_and_does_not_come_back(training, tm
 # Data, losses, settings.
 
 @pytest.mark.parametrize('name', ['train.bin', 'val.bin', 'meta.pkl'])
-def test_data_that_change_while_training_do_not_reach_it_and_stop_the_next(training, ended, run, small_math, tmp_path, name):
+def test_data_that_change_while_training_do_not_reach_it_and_stop_the_next(training, ended, run, small_math,
+                                                                           tmp_path, name):
     data = shutil.copytree(small_math, tmp_path / 'data')
     one = training('part', dataset=data, max_iters=400)
     assert one.says('iter      2')
     good = (data / name).read_bytes()
     (data / name).write_bytes(good[:-6] if name == 'meta.pkl' else good[2:] + good[:2])
     one.kill(signal.SIGTERM)
-    assert one.wait() in (2, 128 + signal.SIGTERM)    # what was read is whole, but it may as well say what it sees
+    # what was read is whole, but it may as well say what it sees
+    assert one.wait() in (2, 128 + signal.SIGTERM)
     line = one_line(ended('part', status=2, dataset=data, init_from='resume', max_iters=400))
     assert 'data' in line and 'prepare' in line
     (data / name).write_bytes(good)
@@ -502,14 +514,15 @@ def test_a_loss_that_is_not_finite_is_in_the_results_and_not_in_a_checkpoint(end
     assert 'not finite at iteration 3' in said
     assert np.isnan(read_results(tmp_path / 'run/results.csv')['train_loss'][-1])
     checkpoint = load(tmp_path / 'run/ckpt.pt')
-    assert checkpoint['iter_num'] == 2 and all(value.isfinite().all() for value in checkpoint['model'].values())
+    assert checkpoint['iter_num'] == 2 and all(value.isfinite().all()
+                                               for value in checkpoint['model'].values())
     assert json.loads((tmp_path / 'run/run.json').read_text())['diverged'] == 3
 
 
 def test_the_last_good_checkpoint_is_written_though_the_disk_is_slower_than_the_loss(ended, tmp_path):
     def prepare():
         ill(1338, 3)
-        slow(tbtt.run_folder, 'to_bytes', 0.3)
+        slow(tbtt.seed_folder, 'to_bytes', 0.3)
     ended(prepare=prepare, num_seeds=3)
     assert load(tmp_path / 'run/seed_1338/ckpt.pt')['iter_num'] == 2
     assert [load(tmp_path / f'run/seed_{seed}/ckpt.pt')['iter_num'] for seed in (1337, 1339)] == [4, 4]
@@ -545,8 +558,9 @@ def test_a_finished_run_says_so_changes_nothing_and_may_go_further(ended, run, t
 
 @pytest.mark.parametrize('name, value', [
     ('n_embd', 12), ('n_layer', 2), ('n_head', 2), ('mlp_expansion', 2), ('block_size', 8), ('bias', True),
-    ('dropout', 0.1), ('batch_size', 32), ('gradient_accumulation_steps', 2), ('learning_rate', 0.02), ('min_lr', 0.002),
-    ('warmup_iters', 3), ('lr_decay_iters', 30), ('decay_lr', False), ('weight_decay', 0.1), ('beta1', 0.8),
+    ('dropout', 0.1), ('batch_size', 32), ('gradient_accumulation_steps', 2), ('learning_rate', 0.02),
+    ('min_lr', 0.002), ('warmup_iters', 3), ('lr_decay_iters', 30), ('decay_lr', False),
+    ('weight_decay', 0.1), ('beta1', 0.8),
     ('beta2', 0.9), ('grad_clip', 2.0), ('eval_interval', 4), ('eval_iters', 100)])
 def test_a_setting_that_cannot_change_under_way_is_refused_by_name(command, learned_briefly, name, value):
     settings, folder = learned_briefly

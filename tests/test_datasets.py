@@ -50,8 +50,10 @@ def test_the_counts_are_printed(command, tmp_path):
 
 
 def test_arithmetic_is_every_expression_but_the_held_out_ones_padded_to_one_length(datasets):
-    expected = {f'<{a}+{b}={a + b}>'.ljust(8) + '\n' for a in range(10) for b in range(10) if {a, b} != {5, 7}}
-    expected |= {f'<{a}-{b}={a - b}>'.ljust(8) + '\n' for a in range(10) for b in range(10) if {a, b} != {5, 7}}
+    expected = {f'<{a}+{b}={a + b}>'.ljust(8) + '\n' for a in range(10) for b in range(10)
+                if {a, b} != {5, 7}}
+    expected |= {f'<{a}-{b}={a - b}>'.ljust(8) + '\n' for a in range(10) for b in range(10)
+                 if {a, b} != {5, 7}}
     lines = lines_of(datasets['as_math'])
     assert set(lines) == expected and len(lines) == 196 and {len(line) for line in lines} == {9}
 
@@ -100,7 +102,8 @@ def test_the_task_travels_with_the_dataset(prepare):
 @pytest.mark.parametrize('name', ['as_math', 'facts_char', 'both_math_and_facts'])
 def test_the_seed_changes_the_order_of_the_lines_and_nothing_else(prepare, datasets, name):
     other = prepare(name, 'other', seed=7)
-    assert lines_of(other) != lines_of(datasets[name]) and sorted(lines_of(other)) == sorted(lines_of(datasets[name]))
+    assert lines_of(other) != lines_of(datasets[name])
+    assert sorted(lines_of(other)) == sorted(lines_of(datasets[name]))
     assert (other / 'meta.pkl').read_bytes() == (datasets[name] / 'meta.pkl').read_bytes()
 
 
@@ -123,7 +126,8 @@ def test_the_binary_files_are_the_text_in_16_bit_tokens(datasets, name):
 def test_meta_is_nanogpts_with_the_tasks_beside(datasets, name):
     meta = pickle.loads((datasets[name] / 'meta.pkl').read_bytes())
     characters = sorted(set(text_of(datasets[name])))
-    assert meta['stoi'] == {c: i for i, c in enumerate(characters)} and meta['itos'] == dict(enumerate(characters))
+    assert meta['stoi'] == {c: i
+                            for i, c in enumerate(characters)} and meta['itos'] == dict(enumerate(characters))
     assert meta['vocab_size'] == len(characters) and meta.keys() == {'vocab_size', 'stoi', 'itos', 'tasks'}
 
 
@@ -149,8 +153,10 @@ def is_zipf(counts, exponent, total):
 
 
 def test_repeats_leave_the_vocabulary_and_every_line_of_the_papers_datasets(datasets):
-    math, facts, both = (set(lines_of(datasets[name])) for name in ('as_math', 'facts_char', 'both_math_and_facts'))
-    assert set(lines_of(datasets['facts_skewed'])) == facts and set(lines_of(datasets['both_skewed'])) == both == math | facts
+    math, facts, both = (set(lines_of(datasets[name]))
+                         for name in ('as_math', 'facts_char', 'both_math_and_facts'))
+    assert set(lines_of(datasets['facts_skewed'])) == facts
+    assert set(lines_of(datasets['both_skewed'])) == both == math | facts
     for name, vocabulary in (('facts_skewed', 51), ('both_skewed', 66)):
         assert Dataset(datasets[name], 24).meta['vocab_size'] == vocabulary
 
@@ -175,7 +181,8 @@ def test_exponent_and_repeats_are_options(prepare, exponent, repeats):
 
 
 def test_zipf_counts_in_numbers():
-    assert zipf(4, 1.0, 25) == [12, 6, 4, 3] and zipf(4, 0.0, 8) == [2, 2, 2, 2] and zipf(3, 50.0, 9) == [9, 1, 1]
+    assert zipf(4, 1.0, 25) == [12, 6, 4, 3] and zipf(4, 0.0, 8) == [2, 2, 2, 2] and zipf(3, 50.0,
+                                                                                          9) == [9, 1, 1]
     assert zipf(3, 0.0, 1) == [1, 1, 1] and zipf(2, 0.0, 5) == [2, 2] and zipf(0, 1.0, 5) == []
 
 
@@ -184,7 +191,8 @@ def test_the_seed_draws_what_is_frequent_and_the_order_of_lines(prepare, dataset
     other = prepare(name, 'other', seed=7)
     for one, two in zip(counts_of(datasets[name]), counts_of(other)):
         assert sorted(one.values()) == sorted(two.values()) and (one != two or not one)
-    assert lines_of(other) != sorted(lines_of(other)) and set(lines_of(other)) == set(lines_of(datasets[name]))
+    assert lines_of(other) != sorted(lines_of(other))
+    assert set(lines_of(other)) == set(lines_of(datasets[name]))
 
 
 def test_equal_frequencies_leave_the_seed_only_the_order(prepare):
@@ -192,13 +200,15 @@ def test_equal_frequencies_leave_the_seed_only_the_order(prepare):
     assert lines_of(one) != lines_of(two) and counts_of(one) == counts_of(two)
 
 
-@pytest.mark.parametrize('option, pairs', [('5,7', ['57']), ('5,7;3,8', ['57', '38']), ('4,4', ['4']), ('none', [])])
+@pytest.mark.parametrize('option, pairs',
+                         [('5,7', ['57']), ('5,7;3,8', ['57', '38']), ('4,4', ['4']), ('none', [])])
 def test_held_out_expressions_have_no_share_in_the_repeats(prepare, option, pairs):
     folder = prepare('both_skewed', heldout=option, math_repeats=3000)
     held = [set(pair) for pair in pairs]
     for split in ('train', 'val'):
         found = set(re.findall(r'<(\d)([+-])(\d)=', text_of(folder, split)))
-        assert found == {(a, sign, b) for a in '0123456789' for b in '0123456789' for sign in '+-' if {a, b} not in held}
+        assert found == {(a, sign, b) for a in '0123456789' for b in '0123456789' for sign in '+-'
+                         if {a, b} not in held}
     task = Dataset(folder, 24).tasks['math']
     assert [i for i, count in enumerate(task.repeats) if count == 0] == task.groups()['heldout']
     assert is_zipf(counts_of(folder)[1].values(), 1, 3000)
@@ -211,7 +221,8 @@ def test_the_tasks_know_how_often_each_prompt_is_trained_on(datasets):
         assert task.repeats == [sum(line.startswith(prompt) for line in lines) for prompt in task.prompts]
 
 
-@pytest.mark.parametrize('task', [Arithmetic(3, ((1, 2),)), Capitals([('France', 'Paris'), ('Japan', 'Tokyo')])],
+@pytest.mark.parametrize('task', [Arithmetic(3, ((1, 2),)),
+                                  Capitals([('France', 'Paris'), ('Japan', 'Tokyo')])],
                          ids=['math', 'facts'])
 def test_a_description_holds_repeats_only_where_there_are_some(task):
     skewed = skew(task, 1.0, 60, 5)
@@ -220,14 +231,15 @@ def test_a_description_holds_repeats_only_where_there_are_some(task):
         described = json.loads(json.dumps({one.name: one.describe()}))
         found = tasks_from(described, 'meta.pkl')[one.name]
         assert (found.lines(), found.repeats, found.describe()) == (one.lines(), one.repeats, one.describe())
-    assert len(skewed.lines()) == sum(skewed.repeats) > len(task.lines()) and set(skewed.lines()) == set(task.lines())
+    assert len(skewed.lines()) == sum(skewed.repeats) > len(task.lines())
+    assert set(skewed.lines()) == set(task.lines())
 
 
 @pytest.mark.parametrize('repeats, says', [
-    ([1, 2], 'list of 3'), ([1] * 4, 'list of 3'), (3, 'list of 3'), ('111', 'list of 3'), ({0: 1, 1: 1, 2: 1}, 'list of 3'),
-    ([1, 2, 0], r'\[2\]=0: .*at least 1'), ([-1, 2, 3], r'\[0\]=-1'), ([1, 2.0, 3], r'\[1\]=2.0'),
-    ([1, True, 3], r'\[1\]=True'), ([1, '2', 3], r"\[1\]='2'"), ([1, None, 3], r'\[1\]=None'),
-    ([10**6, 1, 1], 'at most 1,000,000 lines')], ids=repr)
+    ([1, 2], 'list of 3'), ([1] * 4, 'list of 3'), (3, 'list of 3'), ('111', 'list of 3'),
+    ({0: 1, 1: 1, 2: 1}, 'list of 3'), ([1, 2, 0], r'\[2\]=0: .*at least 1'), ([-1, 2, 3], r'\[0\]=-1'),
+    ([1, 2.0, 3], r'\[1\]=2.0'), ([1, True, 3], r'\[1\]=True'), ([1, '2', 3], r"\[1\]='2'"),
+    ([1, None, 3], r'\[1\]=None'), ([10**6, 1, 1], 'at most 1,000,000 lines')], ids=repr)
 def test_repeats_that_do_not_fit_the_prompts_are_refused_with_their_file(repeats, says):
     facts = [['France', 'Paris'], ['Japan', 'Tokyo'], ['Italy', 'Rome']]
     with pytest.raises(UserError, match=f'^meta.pkl: repeats.*{says}'):
@@ -244,7 +256,8 @@ def test_repeats_of_arithmetic_are_none_exactly_where_it_is_held_out(i, count, s
         Arithmetic(3, ((1, 2),), repeats)
 
 
-@pytest.mark.parametrize('task', [Arithmetic(3, ((1, 2),)), Capitals([('France', 'Paris'), ('Japan', 'Tokyo')])],
+@pytest.mark.parametrize('task', [Arithmetic(3, ((1, 2),)),
+                                  Capitals([('France', 'Paris'), ('Japan', 'Tokyo')])],
                          ids=['math', 'facts'])
 def test_the_check_of_the_counts_notices_a_line_too_many_too_few_or_for_another(task):
     for one in (task, skew(task, 1.0, 60, 5)):

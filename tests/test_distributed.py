@@ -21,8 +21,10 @@ TRAIN = 'train_with_eval.py'
 
 def torchrun(cwd, **settings):
     """Train with two processes. -> exit status and what they printed"""
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', HERE / TRAIN]
-    done = subprocess.run([*command, *options(settings)], cwd=cwd, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
+               HERE / TRAIN]
+    done = subprocess.run([*command, *options(settings)], cwd=cwd, capture_output=True, text=True,
+                          timeout=120)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -58,10 +60,11 @@ def ranks(small_math, tmp_path):
         port = free_port()
 
         def begin(rank):
-            os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), MASTER_ADDR='127.0.0.1',
-                              MASTER_PORT=str(port))
+            os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank),
+                              MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
             prepare(rank)
-        begun = [Training(tmp_path / f'log {len(started) + rank}', TINY | dict(dataset=small_math, out_dir=tmp_path / 'run')
+        begun = [Training(tmp_path / f'log {len(started) + rank}',
+                          TINY | dict(dataset=small_math, out_dir=tmp_path / 'run')
                           | settings, lambda rank=rank: begin(rank)) for rank in range(size)]
         started.extend(begun)
         return begun
@@ -88,7 +91,8 @@ def test_a_rank_that_is_done_waits_for_the_others_and_says_nothing(ranks, tmp_pa
     assert both[1].said() == ''
     before = contents(tmp_path / 'run')
     both = ranks(num_seeds=3, init_from='resume')
-    assert statuses(both) == [0, 0] and 'finished at iteration 20' in both[0].said() and contents(tmp_path / 'run') == before
+    assert statuses(both) == [0, 0] and 'finished at iteration 20' in both[0].said()
+    assert contents(tmp_path / 'run') == before
 
 
 def test_a_rank_whose_seeds_all_diverged_stops_no_other(ranks, tmp_path):
@@ -115,7 +119,8 @@ def test_what_one_rank_is_refused_ends_all_and_changes_nothing(ranks, tmp_path):
     before = contents(tmp_path / 'run')
     both = ranks(num_seeds=2, init_from='resume')
     assert statuses(both) == [2, 75], [one.said() for one in both]
-    assert 'another training writes into' in both[1].said() and 'Traceback' not in both[0].said() + both[1].said()
+    assert 'another training writes into' in both[1].said()
+    assert 'Traceback' not in both[0].said() + both[1].said()
     assert contents(tmp_path / 'run') == before
 
 

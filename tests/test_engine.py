@@ -49,7 +49,8 @@ def test_seeds_differ_in_weights_and_in_batches(math_data):
 
 @pytest.mark.parametrize('settings', [
     dict(), dict(weight_decay=0.3), dict(bias=True, weight_decay=0.3, n_head=2, n_layer=2, mlp_expansion=4),
-    dict(grad_clip=0.05), dict(grad_clip=0.0), dict(beta1=0.5, beta2=0.9), dict(gradient_accumulation_steps=3)])
+    dict(grad_clip=0.05), dict(grad_clip=0.0), dict(beta1=0.5, beta2=0.9),
+    dict(gradient_accumulation_steps=3)])
 def test_steps_are_those_of_torchs_adamw_and_clipping_over_nanogpts_groups(math_data, settings):
     config = tiny_config(learning_rate=2e-3, min_lr=1e-3, **settings)
     engine = new_engine(math_data.train, 17, config)
@@ -72,11 +73,13 @@ def test_steps_are_those_of_torchs_adamw_and_clipping_over_nanogpts_groups(math_
 
 
 def test_decay_shrinks_matrices_and_embeddings_and_nothing_else(math_data):
-    plain, decayed = (new_engine(math_data.train, 17, tiny_config(weight_decay=wd, bias=True, learning_rate=1e-2))
+    plain, decayed = (new_engine(math_data.train, 17,
+                                 tiny_config(weight_decay=wd, bias=True, learning_rate=1e-2))
                       for wd in (0.0, 5.0))
     before = weights(plain)
     train(plain, 0, 1), train(decayed, 0, 1)
-    shrunk = {name for name, value in weights(decayed).items() if not torch.equal(value, weights(plain)[name])}
+    shrunk = {name
+              for name, value in weights(decayed).items() if not torch.equal(value, weights(plain)[name])}
     assert shrunk == {name for name, value in before.items() if value.dim() == 2}
     for name in shrunk:    # the learning rate of step 0 is 1e-2 / 3
         expected = weights(plain)[name] - before[name] * 5.0 * 1e-2 / 3
@@ -91,8 +94,8 @@ def test_accumulated_gradients_are_those_of_one_large_batch(math_data):
 
 
 @pytest.mark.parametrize('iteration, expected', [
-    (0, 0.01 / 2001), (999, 0.005 * 2000 / 2001), (1999, 0.01 * 2000 / 2001), (2000, 0.01), (13500, (0.01 + 1e-4) / 2),
-    (25000, 1e-4), (25001, 1e-4), (30000, 1e-4)])
+    (0, 0.01 / 2001), (999, 0.005 * 2000 / 2001), (1999, 0.01 * 2000 / 2001), (2000, 0.01),
+    (13500, (0.01 + 1e-4) / 2), (25000, 1e-4), (25001, 1e-4), (30000, 1e-4)])
 def test_the_learning_rate_warms_up_decays_by_a_cosine_and_stays(iteration, expected):
     config = tiny_config(warmup_iters=2000, lr_decay_iters=25000, learning_rate=1e-2, min_lr=1e-4)
     assert learning_rate(config, iteration) == pytest.approx(expected, rel=1e-9)
@@ -169,7 +172,8 @@ def test_a_replica_that_diverges_does_not_touch_its_neighbours(math_data):
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_lower_precision_trains_nearly_as_float32_does(math_data, dtype):
-    exact, rough = (new_engine(math_data.train, 17, tiny_config(num_seeds=2), d) for d in (torch.float32, dtype))
+    exact, rough = (new_engine(math_data.train, 17, tiny_config(num_seeds=2), d)
+                    for d in (torch.float32, dtype))
     expected, found = train(exact, 0, 40), train(rough, 0, 40)
     assert found.dtype == torch.float32 and not torch.equal(found, expected)
     assert (found - expected).abs().max() < 0.05 and found[-1].max() < found[0].min() - 0.1
@@ -193,7 +197,8 @@ def unavailable(*args):
 def test_a_compiled_step_gives_the_losses_of_an_eager_one(math_data, monkeypatch):
     eager = new_engine(math_data.train, 17, tiny_config(num_seeds=2, **WD))
     monkeypatch.setattr('tbtt.engine.Kernel', unavailable)
-    compiled = new_engine(math_data.train, 17, tiny_config(num_seeds=2, compile='auto', max_iters=30000, **WD))
+    compiled = new_engine(math_data.train, 17,
+                          tiny_config(num_seeds=2, compile='auto', max_iters=30000, **WD))
     assert compiled.mode.endswith(' (not fused: for a test)')
     if compiled.mode.startswith('compiled'):
         assert (train(eager, 0, 50) - train(compiled, 0, 50)).abs().max() < 1e-5
@@ -215,7 +220,8 @@ def test_dropout_goes_on_in_mid_interval_as_if_nothing_had_happened(math_data):
 def test_a_checkpoint_with_a_stream_of_another_device_is_taken_up(math_data):
     engine = new_engine(math_data.train, 17, tiny_config(dropout=0.3))
     saved = checkpoints(engine)
-    saved['seed 0']['stream'] = torch.zeros(16, dtype=torch.uint8)    # a CUDA generator's, as earlier versions saved it
+    # a CUDA generator's, as earlier versions saved it
+    saved['seed 0']['stream'] = torch.zeros(16, dtype=torch.uint8)
     engine.load(saved)
     assert train(engine, 5, 7).isfinite().all()
 

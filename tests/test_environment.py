@@ -8,12 +8,14 @@ import pytest
 
 from conftest import HERE
 
-# Stands for a Python: `-m venv` makes a .venv with a copy of this, and all that would take long is only written down.
+# Stands for a Python: `-m venv` makes a .venv with a copy of this, and all that would take long is only
+# written down.
 FAKE = '''#!/usr/bin/env bash
 case "$*" in
     -c*) exec REAL "$@" ;;
     -VV) echo "Python VERSION" ;;
-    "-m venv --clear "*) echo venv >> LOG; rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; touch "$4/bin/activate" ;;
+    "-m venv --clear "*) echo venv >> LOG; rm -rf "$4"; mkdir -p "$4/bin"
+        cp "$0" "$4/bin/python"; touch "$4/bin/activate" ;;
     "-m pip --version") ;;
     "-m pip install"*) echo "install ${@: -1}" >> LOG ;;
     *) echo "run $1" >> LOG ;;
@@ -61,7 +63,8 @@ def test_its_last_lines_say_how_to_use_it(project):
     result, _ = bash(project)
     command = result.stdout.splitlines()[-1].strip()
     assert command.endswith('&& source .venv/bin/activate')
-    assert subprocess.run(['bash', '-c', command], cwd='/').returncode == 0    # the blank in the path is quoted
+    # the blank in the path is quoted
+    assert subprocess.run(['bash', '-c', command], cwd='/').returncode == 0
 
 
 def break_off(venv):

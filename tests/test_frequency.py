@@ -11,7 +11,7 @@ import plot_frequency
 from conftest import TINY, run_script
 from tbtt import frequency
 from tbtt.inference import Trained, load_model
-from tbtt.run_folder import LATEST
+from tbtt.layout import LATEST
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +27,8 @@ def skewed(tmp_path_factory):
 
 
 def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
-    assert run_script('analysis/eval_frequency.py', skewed / 'one', skewed / 'two', f'--output_dir={tmp_path / "out"}') == 0
+    assert run_script('analysis/eval_frequency.py', skewed / 'one', skewed / 'two',
+                      f'--output_dir={tmp_path / "out"}') == 0
     with open(tmp_path / 'out' / 'frequency.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     counts = {(row['run'], row['seed'], row['task']): 0 for row in rows}
@@ -49,7 +50,8 @@ def test_what_is_recalled_is_the_percentage_of_the_samples_that_are_right(skewed
     def counts(task):
         return np.arange(len(task.prompts)) % 11    # as if 0 to 10 of 10 were right
 
-    monkeypatch.setattr(Trained, 'ask', lambda self, name: (self.tasks[name], torch.from_numpy(counts(self.tasks[name])), {}))
+    monkeypatch.setattr(Trained, 'ask',
+                        lambda self, name: (self.tasks[name], torch.from_numpy(counts(self.tasks[name])), {}))
     rows = eval_frequency.ask(skewed / 'one', device='cpu')
     assert {row.recalled for row in rows} == set(range(0, 101, 10))
     task = load_model(skewed / 'one' / LATEST, 'cpu').tasks['facts']
@@ -59,12 +61,14 @@ def test_what_is_recalled_is_the_percentage_of_the_samples_that_are_right(skewed
 
 def test_runs_of_one_name_in_different_folders_are_told_apart(skewed, tmp_path, capsys):
     other = shutil.copytree(skewed / 'two', tmp_path / 'other' / 'one')
-    assert run_script('analysis/eval_frequency.py', skewed / 'one', other, '--device=cpu', f'--output_dir={tmp_path}') == 0
+    assert run_script('analysis/eval_frequency.py', skewed / 'one', other, '--device=cpu',
+                      f'--output_dir={tmp_path}') == 0
     with open(tmp_path / 'frequency.csv', newline='') as file:
         assert {(row['run'], row['seed']) for row in csv.DictReader(file)} == {
             (str(skewed / 'one'), '1337'), (str(other), '1337'), (str(other), '1338')}
     said = capsys.readouterr().out
-    assert all(said.count(f'| {run} |') == 2 for run in (skewed / 'one', other))    # a line in the table of each task
+    # a line in the table of each task
+    assert all(said.count(f'| {run} |') == 2 for run in (skewed / 'one', other))
 
 
 def test_the_error_is_that_of_the_mean_of_an_octave():
@@ -74,7 +78,8 @@ def test_the_error_is_that_of_the_mean_of_an_octave():
 
 
 def answers():
-    """Of two seeds that are right a little less and a little more often, to questions that occur 1 to 4 times."""
+    """Of two seeds that are right a little less and a little more often, to questions that occur 1 to 4
+    times."""
     return [frequency.Recall('a', 10, seed, 'facts', f'q{i}', times, recalled + change)
             for seed, change in ((1, 10), (2, -10))
             for i, (times, recalled) in enumerate([(1, 10.0), (2, 20.0), (3, 40.0), (4, 90.0)])]
@@ -111,8 +116,10 @@ def test_another_table_is_drawn_in_grey_behind():
 
 @pytest.mark.parametrize('text, says', [
     ('run,seed\na,1\n', 'line 1: expected the columns run, parameters'),
-    (','.join(frequency.Recall._fields) + '\na,10,1,facts,q,many,50\n', "line 2: expected a number, got 'many'"),
-    (','.join(frequency.Recall._fields) + '\na,10,1,facts,q,0,50\n', 'line 2: expected occurrences of at least 1'),
+    (','.join(frequency.Recall._fields) + '\na,10,1,facts,q,many,50\n',
+     "line 2: expected a number, got 'many'"),
+    (','.join(frequency.Recall._fields) + '\na,10,1,facts,q,0,50\n',
+     'line 2: expected occurrences of at least 1'),
     (','.join(frequency.Recall._fields) + '\na,10,1\n', 'line 2 has 3 of 7 fields')])
 def test_a_damaged_table_is_one_line(tmp_path, capsys, text, says):
     (tmp_path / 'frequency.csv').write_text(text)

@@ -39,15 +39,8 @@ def has_fused() -> bool:
         return False
 
 
-@pytest.fixture(scope='module', autouse=True)
-def own_cache(tmp_path_factory):
-    """A cache that the tests of this file share, in place of the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
-        yield
-
-
-pytestmark = pytest.mark.skipif(not has_fused(), reason='needs a C compiler and a processor with fused multiply-add')
+pytestmark = pytest.mark.skipif(not has_fused(),
+                                reason='needs a C compiler and a processor with fused multiply-add')
 
 
 @pytest.fixture
@@ -91,7 +84,8 @@ def double_gradient(engine: Engine, starts: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(
             logits, text[:, :, 1:].transpose(0, 1).flatten(1).long(), reduction='none').mean(1).sum()
 
-    named = {name: value.unsqueeze(1) for name, value in engine.replicas.named(engine.state.params.double()).items()}
+    named = {name: value.unsqueeze(1)
+             for name, value in engine.replicas.named(engine.state.params.double()).items()}
     gradient, _ = grad_and_value(loss)(named)
     model.float()
     return torch.cat([gradient[name].flatten(1) for name in names], 1)
@@ -115,7 +109,8 @@ def quickly(monkeypatch):
 @pytest.mark.parametrize('vocab_size', [1, 2, 17, 51, 100])
 def test_the_gradient_is_that_of_autograd_in_float64(vocab_size, quickly):
     shape = random_shape(random.Random(vocab_size))
-    engine = new_engine(random_data(vocab_size), vocab_size, tiny_config(compile='fused', **shape), lively=True)
+    engine = new_engine(random_data(vocab_size), vocab_size, tiny_config(compile='fused', **shape),
+                        lively=True)
     starts, _ = engine.example()
     found, _ = engine.kernel.gradient(engine.state, starts)
     torchs, _ = engine.gradient(engine.state, texts(engine.data, starts, shape['block_size'] + 1))
@@ -125,31 +120,38 @@ def test_the_gradient_is_that_of_autograd_in_float64(vocab_size, quickly):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-@pytest.mark.parametrize('more', [dict(), WD, dict(grad_clip=0.0), dict(grad_clip=0.05), dict(beta1=0.5, beta2=0.9),
-                                  dict(gradient_accumulation_steps=3), dict(num_seeds=3, **WD)])
+@pytest.mark.parametrize('more', [dict(), WD, dict(grad_clip=0.0), dict(grad_clip=0.05),
+                                  dict(beta1=0.5, beta2=0.9), dict(gradient_accumulation_steps=3),
+                                  dict(num_seeds=3, **WD)])
 def test_steps_are_those_of_the_eager_mode(math_data, shape, more):
     settings = dict(learning_rate=2e-3, min_lr=1e-3) | SHAPES[shape] | more
-    eager, fused = (new_engine(math_data.train, 17, tiny_config(compile=mode, **settings)) for mode in ('False', 'fused'))
+    eager, fused = (new_engine(math_data.train, 17, tiny_config(compile=mode, **settings))
+                    for mode in ('False', 'fused'))
     assert fused.mode == 'fused'
     assert (train(eager, 0, 20) - train(fused, 0, 20)).abs().max() < 2e-5
     for r in range(len(fused.seeds)):
         one, other = weights(eager, r), weights(fused, r)
-        for name in one.keys() - {name for name in one if name.endswith('c_attn.bias')}:    # the keys' has no gradient
+        # the keys' has no gradient
+        for name in one.keys() - {name for name in one if name.endswith('c_attn.bias')}:
             assert (one[name] - other[name]).abs().max() < 1e-4, name
 
 
 @pytest.mark.slow
 def test_every_mode_gives_the_losses_of_every_other_over_200_steps(math_data):
-    modes = {mode: new_engine(math_data.train, 17, tiny_config(compile=mode, num_seeds=2, max_iters=30000, **WD))
+    modes = {mode: new_engine(math_data.train, 17,
+                              tiny_config(compile=mode, num_seeds=2, max_iters=30000, **WD))
              for mode in ('False', 'True', 'fused')}
     losses = [train(engine, 0, 200) for engine in modes.values()]
     assert all((one - losses[0]).abs().max() < 5e-5 for one in losses)
 
 
 @pytest.mark.parametrize('how', [dict(windows='line'), dict(line_order='fresh')])
-def test_windows_within_a_line_and_of_a_fresh_order_are_trained_on_as_in_the_eager_mode(math_data, how, threads):
-    settings = dict(how, block_size=12, gradient_accumulation_steps=2, num_seeds=3, learning_rate=2e-3, min_lr=1e-3)
-    eager, fused = (new_engine(math_data.train, 17, tiny_config(compile=mode, **settings), newline=math_data.newline)
+def test_windows_within_a_line_and_of_a_fresh_order_are_trained_on_as_in_the_eager_mode(math_data, how,
+                                                                                        threads):
+    settings = dict(how, block_size=12, gradient_accumulation_steps=2, num_seeds=3, learning_rate=2e-3,
+                    min_lr=1e-3)
+    eager, fused = (new_engine(math_data.train, 17, tiny_config(compile=mode, **settings),
+                               newline=math_data.newline)
                     for mode in ('False', 'fused'))
     expected = train(eager, 0, 20)
     threads(2)
@@ -190,16 +192,19 @@ def test_a_resumed_run_is_the_one_that_was_not_interrupted_to_the_bit(math_data)
     saved = checkpoints(first)
     expected = train(first, 13, 30)
     second.load(saved)
-    assert torch.equal(train(second, 13, 30), expected) and equal_weights(weights(first, 1), weights(second, 1))
+    assert torch.equal(train(second, 13, 30), expected) and equal_weights(weights(first, 1),
+                                                                          weights(second, 1))
 
 
 def runs_here(flags: tuple[str, ...]) -> bool:
     """Has this processor the instructions?"""
     known = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
-    return {'-march=haswell': ' avx2 ', '-march=skylake-avx512': ' avx512dq ', '-mfma': ' fma '}[flags[-1]] in known
+    return {'-march=haswell': ' avx2 ', '-march=skylake-avx512': ' avx512dq ',
+            '-mfma': ' fma '}[flags[-1]] in known
 
 
-@pytest.mark.parametrize('flags', [('-march=haswell',), ('-march=skylake-avx512',), ('-march=x86-64', '-mfma')])
+@pytest.mark.parametrize('flags',
+                         [('-march=haswell',), ('-march=skylake-avx512',), ('-march=x86-64', '-mfma')])
 @pytest.mark.parametrize('shape', SHAPES)
 def test_other_instruction_sets_give_the_same_bits(math_data, flags, shape, monkeypatch):
     if not runs_here(flags):
@@ -255,8 +260,10 @@ def test_its_forward_pass_is_that_of_the_model(math_data, threads, R, T, B):
     tokens = random_data(17, R * T * B).view(R, T, B)
     for count in (1, 2):
         threads(count)
-        torch.testing.assert_close(engine.forward(tokens), engine.replicas.forward(tokens), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(engine.forward(tokens[0]), engine.replicas.forward(tokens[0]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(engine.forward(tokens), engine.replicas.forward(tokens), rtol=1e-4,
+                                   atol=1e-5)
+        torch.testing.assert_close(engine.forward(tokens[0]), engine.replicas.forward(tokens[0]), rtol=1e-4,
+                                   atol=1e-5)
 
 
 def test_a_launch_gets_by_with_the_threads_that_are_granted(math_data, threads, monkeypatch):
@@ -275,7 +282,8 @@ def test_a_launch_gets_by_with_the_threads_that_are_granted(math_data, threads, 
 
 def test_it_is_chosen_by_itself_where_it_fits(math_data):
     assert new_engine(math_data.train, 17, tiny_config(compile='auto', max_iters=30000)).mode == 'fused'
-    assert new_engine(math_data.train, 17, tiny_config(compile='auto', max_iters=20)).mode.startswith('eager (fewer')
+    assert new_engine(math_data.train, 17,
+                      tiny_config(compile='auto', max_iters=20)).mode.startswith('eager (fewer')
 
 
 def refusal(data: torch.Tensor, **more) -> str:
@@ -303,7 +311,8 @@ def test_without_a_compiler_another_mode_is_taken(math_data, cache, monkeypatch)
 
 def test_a_compiler_that_fails_is_named_with_what_it_says(math_data, cache, tmp_path, monkeypatch):
     failing = tmp_path / 'sick-cc'
-    failing.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "step.c: error: no such instruction" >&2\nexit 1\n')
+    failing.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\n'
+                       'echo "step.c: error: no such instruction" >&2\nexit 1\n')
     failing.chmod(0o755)
     monkeypatch.setenv('CC', str(failing))
     reason = refusal(math_data.train)
@@ -342,7 +351,8 @@ def test_another_compiler_or_processor_or_source_builds_anew(cache, monkeypatch)
     assert len(list(cache.iterdir())) == 3
 
 
-@pytest.mark.parametrize('damage', [lambda content: content[:1000], lambda content: b'', lambda content: content[:-1] + b'?'])
+@pytest.mark.parametrize('damage', [lambda content: content[:1000], lambda content: b'',
+                                    lambda content: content[:-1] + b'?'])
 def test_a_damaged_library_is_built_again(cache, damage):
     build.build(SMALL)
     path, content = built(cache), built(cache).read_bytes()
@@ -364,7 +374,8 @@ def test_a_library_that_others_may_write_is_not_loaded(cache):
 
 @pytest.mark.parametrize('make', [
     lambda folder: (folder.mkdir(parents=True), folder.chmod(0o777)),
-    lambda folder: (folder.parent.mkdir(), (folder.parent / 'elsewhere').mkdir(), folder.symlink_to('elsewhere'))])
+    lambda folder: (folder.parent.mkdir(), (folder.parent / 'elsewhere').mkdir(),
+                    folder.symlink_to('elsewhere'))])
 def test_a_cache_that_others_may_write_or_that_is_a_link_is_not_used(cache, make):
     make(cache)
     assert build.cache_folder() is None
@@ -384,12 +395,14 @@ from conftest import tiny_config, train
 from tbtt.fused import build, kernel
 from test_fused import SHAPES, new_engine, random_data
 once = build.build
-kernel.build = lambda shape, flags: once(shape, ('-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover'))
+FLAGS = ('-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover')
+kernel.build = lambda shape, flags: once(shape, FLAGS)
 ONE = dict(n_embd=1, block_size=1, batch_size=1)
 LINES = dict(SHAPES['deep'], windows='line', num_seeds=3)
-for threads, vocab_size, shape in ((1, 17, SHAPES['paper']), (2, 40, SHAPES['deep']), (2, 2, LINES), (2, 1, ONE)):
+CASES = (1, 17, SHAPES['paper']), (2, 40, SHAPES['deep']), (2, 2, LINES), (2, 1, ONE)
+for threads, vocab_size, shape in CASES:
     torch.set_num_threads(threads)
-    data = torch.cat([random_data(vocab_size), torch.zeros(1, dtype=torch.int64)])    # the last token ends a line
+    data = torch.cat([random_data(vocab_size), torch.tensor([0])])    # the last token ends a line
     engine = new_engine(data, vocab_size, tiny_config(compile='fused', **shape), lively=True, newline=0)
     assert train(engine, 0, 3).isfinite().all()
     engine.forward(torch.zeros(engine.config.block_size, 5, dtype=torch.int64))
@@ -399,13 +412,16 @@ print('clean')
 
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path):
-    found = [subprocess.run([build.find_compiler(), f'-print-file-name={name}'], capture_output=True, text=True).stdout.strip()
+    found = [subprocess.run([build.find_compiler(), f'-print-file-name={name}'], capture_output=True,
+                            text=True).stdout.strip()
              for name in ('libasan.so', 'libubsan.so')]
     if not all(os.path.isabs(path) for path in found):
         pytest.skip('the sanitizers of the compiler are not installed')
-    environment = {**os.environ, 'LD_PRELOAD': ' '.join(found), 'ASAN_OPTIONS': 'detect_leaks=0', 'OMP_NUM_THREADS': '1',
-                   'PYTHONPATH': f'{HERE}:{HERE / "tests"}', 'XDG_CACHE_HOME': str(tmp_path)}
-    done = subprocess.run([sys.executable, '-c', SANITIZED], env=environment, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, 'LD_PRELOAD': ' '.join(found), 'ASAN_OPTIONS': 'detect_leaks=0',
+                   'OMP_NUM_THREADS': '1', 'PYTHONPATH': f'{HERE}:{HERE / "tests"}',
+                   'XDG_CACHE_HOME': str(tmp_path)}
+    done = subprocess.run([sys.executable, '-c', SANITIZED], env=environment, capture_output=True, text=True,
+                          timeout=300)
     assert done.returncode == 0 and done.stdout == 'clean\n', done.stderr[-3000:]
 
 
@@ -413,8 +429,10 @@ def test_a_run_says_that_its_step_is_fused_and_resumes_to_the_byte(command, smal
     settings = dict(TINY, dataset=small_math, compile='fused', num_seeds=2)
     one = command('train_with_eval.py', out_dir=tmp_path / 'one', **settings)
     assert one.status == 0 and 'the step is fused' in one.out + one.err
-    assert command('train_with_eval.py', out_dir=tmp_path / 'two', **settings | dict(max_iters=10)).status == 0
+    assert command('train_with_eval.py', out_dir=tmp_path / 'two',
+                   **settings | dict(max_iters=10)).status == 0
     assert command('train_with_eval.py', out_dir=tmp_path / 'two', init_from='resume', **settings).status == 0
     for seed in ('seed_1337', 'seed_1338'):
-        first, second = (torch.load(tmp_path / run / seed / 'ckpt.pt', weights_only=True)['model'] for run in ('one', 'two'))
+        first, second = (torch.load(tmp_path / run / seed / 'ckpt.pt', weights_only=True)['model']
+                         for run in ('one', 'two'))
         assert equal_weights(first, second)

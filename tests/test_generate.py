@@ -8,7 +8,8 @@ from tbtt.replicas import Replicas
 from tbtt.rng import gumbel
 
 ARGS = dict(n_layer=2, n_head=2, n_embd=12, block_size=6, bias=False, vocab_size=11, mlp_expansion=2)
-PROMPTS = [[1], [2, 3], [4, 5, 6, 7, 8, 9, 10, 0], [1, 2, 3, 4, 5, 6]]    # shorter and longer than the block, and as long
+# shorter and longer than the block, and as long
+PROMPTS = [[1], [2, 3], [4, 5, 6, 7, 8, 9, 10, 0], [1, 2, 3, 4, 5, 6]]
 SEEDS = torch.tensor([1337, 7, 40])
 
 
@@ -63,8 +64,8 @@ def test_a_forward_pass_is_never_larger_than_allowed(replicas):
         sizes.append(tokens[0].numel())
         return replicas.forward(tokens)
 
-    generate(forward, PROMPTS, SEEDS, num_samples=5, max_new_tokens=7, block_size=6, temperature=1.0, top_k=None,
-             max_tokens=30)
+    generate(forward, PROMPTS, SEEDS, num_samples=5, max_new_tokens=7, block_size=6, temperature=1.0,
+             top_k=None, max_tokens=30)
     assert max(sizes) <= 30
 
 
@@ -75,14 +76,15 @@ def test_samples_that_agree_so_far_share_one_forward_pass(replicas):
         sizes.append(tokens.shape[-1])
         return replicas.forward(tokens)
 
-    generate(forward, PROMPTS, SEEDS, num_samples=50, max_new_tokens=4, block_size=6, temperature=1e-4, top_k=None)
+    generate(forward, PROMPTS, SEEDS, num_samples=50, max_new_tokens=4, block_size=6, temperature=1e-4,
+             top_k=None)
     assert sizes == [len(PROMPTS)] * 4
 
 
 def test_frequencies_are_those_of_softmax_over_the_most_likely_tokens(replicas):
     prompt, temperature, top_k = [1, 2, 3], 1.7, 4
-    found = completions(replicas, prompts=[prompt], num_samples=20_000, max_new_tokens=1, temperature=temperature,
-                        top_k=top_k)
+    found = completions(replicas, prompts=[prompt], num_samples=20_000, max_new_tokens=1,
+                        temperature=temperature, top_k=top_k)
     with torch.no_grad():
         logits = replicas.forward(torch.tensor(prompt)[:, None])[:, :, -1, 0] / temperature
     least = logits.topk(top_k).values[:, -1:]

@@ -18,8 +18,9 @@ from tbtt.results import read_results
 TRAIN = 'train_with_eval.py'
 # What nanoGPT's train.py would have been called with, under its own names.
 NANO = dict(n_layer=2, n_head=2, n_embd=16, block_size=12, bias=False, dropout=0.0, batch_size=8, max_iters=4,
-            learning_rate=1e-3, min_lr=1e-4, warmup_iters=2, lr_decay_iters=20, decay_lr=True, weight_decay=0.1, beta1=0.9,
-            beta2=0.95, grad_clip=1.0, gradient_accumulation_steps=1, eval_interval=2, eval_iters=5, log_interval=1)
+            learning_rate=1e-3, min_lr=1e-4, warmup_iters=2, lr_decay_iters=20, decay_lr=True,
+            weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0, gradient_accumulation_steps=1,
+            eval_interval=2, eval_iters=5, log_interval=1)
 OURS = dict(device='cpu', compile=False, mlp_expansion=4)
 
 
@@ -29,7 +30,8 @@ def play(tmp_path_factory):
     folder = tmp_path_factory.mktemp('nanogpt') / 'shakespeare_char'
     folder.mkdir()
     words = random.Random(0)
-    text = ''.join(words.choice(['To be', ', or not', ' to be:', '\nHAMLET.\n', ' & so on; ']) for _ in range(800))
+    text = ''.join(words.choice(['To be', ', or not', ' to be:', '\nHAMLET.\n', ' & so on; '])
+                   for _ in range(800))
     chars = sorted(list(set(text)))
     stoi = {ch: i for i, ch in enumerate(chars)}
     for split, part in (('train', text[:4500]), ('val', text[4500:])):
@@ -52,7 +54,8 @@ def step(model, optimizer, data, t, config):
     """One step of nanoGPT's loop, on the batch that ours draws for iteration t."""
     for group in optimizer.param_groups:
         group['lr'] = learning_rate(config, t)
-    starts = rng.batch_starts(torch.tensor([config.seed]), t, t + 1, config.batch_size, len(data) - config.block_size)
+    starts = rng.batch_starts(torch.tensor([config.seed]), t, t + 1, config.batch_size,
+                              len(data) - config.block_size)
     model.loss(*slice_batch(data, starts[0, 0], config.block_size)).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
     optimizer.step()
@@ -65,8 +68,8 @@ def is_close(one, other):
 
 @pytest.fixture
 def nano(play, tmp_path, monkeypatch):
-    """nano(prefix) -> (folder with a ckpt.pt as nanoGPT saves it after four steps, model, optimizer). Its dataset is in
-    the folder where one stands."""
+    """nano(prefix) -> (folder with a ckpt.pt as nanoGPT saves it after four steps, model, optimizer). Its
+    dataset is in the folder where one stands."""
     monkeypatch.chdir(play.parent)
 
     def save(prefix=''):
@@ -78,9 +81,9 @@ def nano(play, tmp_path, monkeypatch):
         optimizer = model.optimizer(config)
         for t in range(4):
             step(model, optimizer, tokens(play), t, config)
-        theirs = dict(NANO, out_dir='out', dataset='shakespeare_char', init_from='scratch', eval_only=False, device='cuda',
-                      always_save_checkpoint=True, wandb_log=False, wandb_project='owt', wandb_run_name='gpt2',
-                      backend='nccl', dtype='bfloat16', compile=True)
+        theirs = dict(NANO, out_dir='out', dataset='shakespeare_char', init_from='scratch', eval_only=False,
+                      device='cuda', always_save_checkpoint=True, wandb_log=False, wandb_project='owt',
+                      wandb_run_name='gpt2', backend='nccl', dtype='bfloat16', compile=True)
         (tmp_path / 'out').mkdir()
         torch.save({'model': {prefix + name: value for name, value in model.state_dict().items()},
                     'optimizer': optimizer.state_dict(), 'model_args': args, 'iter_num': 4,
@@ -164,8 +167,8 @@ def test_their_run_that_other_settings_refuse_names_the_options_that_go_on(comma
 def test_their_run_goes_on_with_their_config_file_as_it_is(command, play, nano, tmp_path):
     folder, *_ = nano()
     file = tmp_path / 'theirs.py'
-    theirs = NANO | dict(dataset='shakespeare_char', always_save_checkpoint=False, backend='nccl', compile=False,
-                         device='cpu')
+    theirs = NANO | dict(dataset='shakespeare_char', always_save_checkpoint=False, backend='nccl',
+                         compile=False, device='cpu')
     file.write_text(''.join(f'{name} = {value!r}\n' for name, value in theirs.items()))
     result = command(TRAIN, file, out_dir=folder, init_from='resume', max_iters=6)
     assert result.status == 0 and load(folder / 'ckpt.pt')['iter_num'] == 6, result.err
@@ -196,7 +199,8 @@ def our_model(learned):
     return model, checkpoint
 
 
-def test_our_checkpoint_loads_there_and_computes_the_loss_that_was_written_down(our_model, learned, small_math):
+def test_our_checkpoint_loads_there_and_computes_the_loss_that_was_written_down(our_model, learned,
+                                                                                small_math):
     model, checkpoint = our_model
     data = tokens(small_math)
     with torch.no_grad():
@@ -205,7 +209,8 @@ def test_our_checkpoint_loads_there_and_computes_the_loss_that_was_written_down(
 
 
 def test_our_checkpoint_samples_there(command, our_model, learned):
-    # The steps of nanoGPT's sample.py: model_args, weights without a prefix, the codec of the dataset in `config`.
+    # The steps of nanoGPT's sample.py: model_args, weights without a prefix, the codec of the dataset in
+    # `config`.
     model, checkpoint = our_model
     meta = vocabulary_of(checkpoint)
     torch.manual_seed(0)
@@ -213,7 +218,8 @@ def test_our_checkpoint_samples_there(command, our_model, learned):
     sure = [e for e in found['expressions'] if e['correct'] in (0, 10)]
     for expression in sure:
         prompt = torch.tensor([[meta['stoi'][c] for c in expression['prompt']]])
-        said = ''.join(meta['itos'][i] for i in generate(model, prompt, 4, temperature=0.01, top_k=10)[0].tolist())
+        said = ''.join(meta['itos'][i]
+                       for i in generate(model, prompt, 4, temperature=0.01, top_k=10)[0].tolist())
         a, b = expression['prompt'][1], expression['prompt'][2:4]
         assert said.startswith(f'{expression["prompt"]}{int(a) + int(b)}>') == (expression['correct'] == 10)
     assert len(sure) > 25
@@ -234,7 +240,8 @@ def test_training_of_ours_goes_on_there_as_it_would_here(command, our_model, cop
     settings = LEARNS | dict(dataset=small_math, out_dir=copy_of_learned, init_from='resume', max_iters=305)
     assert command(TRAIN, **settings).status == 0
     assert is_close(model.state_dict(), load(copy_of_learned / 'ckpt.pt')['model'])
-    assert checkpoint['best_val_loss'] == pytest.approx(min(read_results(copy_of_learned / 'results.csv')['val_loss'][:7]))
+    losses = read_results(copy_of_learned / 'results.csv')['val_loss']
+    assert checkpoint['best_val_loss'] == pytest.approx(min(losses[:7]))
 
 
 def strip(path, dataset=None):

@@ -1,4 +1,5 @@
-"""Task-gram and infinity-gram probabilities by looking at every document, and the rank correlations by scipy."""
+"""Task-gram and infinity-gram probabilities by looking at every document, and the rank correlations by
+scipy."""
 import math
 
 import numpy as np
@@ -37,7 +38,8 @@ def windows(text, n):
 
 
 def slow_task_gram(documents, question, gram, n):
-    """By looking at every document for every pair. -> mean log-probability or None, pairs, pairs that share no document"""
+    """By looking at every document for every pair. -> mean log-probability or None, pairs, pairs that share
+    no document"""
     holding = [[document for document in documents if s1 in document] for s1 in windows(question, n)]
     shared = [(sum(gram in document for document in some), len(some)) for some in holding if some]
     log_p = [math.log((both or 0.5) / one) for both, one in shared]
@@ -53,7 +55,8 @@ def test_the_task_gram_is_a_share_of_documents(documents, question, answer, n):
         assert found == [[]] and left_out == {'examples whose input and output share an n-gram': 1}
         return
     slow = {gram: slow_task_gram(documents, question, gram, n) for gram in windows(answer, n)}
-    assert [point.gram for point in found[0]] == [gram for gram, (mean, *_) in slow.items() if mean is not None]
+    assert [point.gram for point in found[0]] == [gram
+                                                  for gram, (mean, *_) in slow.items() if mean is not None]
     for point in found[0]:
         assert (point.task_gram, point.pairs, point.zero_pairs) == pytest.approx(slow[point.gram])
         assert point.documents == sum(point.gram in document for document in documents)
@@ -69,12 +72,14 @@ def test_a_documents_repeated_n_grams_count_once():
 def test_the_infinity_gram_is_the_product_over_the_n_grams_tokens():
     (point,), = statistics(['ab', 'abc', 'abd', 'cd'], [('a', 'bc')]).points(2)[0]
     assert (point.infinity_gram, point.zero_tokens) == (pytest.approx(math.log(3 / 3 * 1 / 3)), 0)
-    (point,), = statistics(['ab', 'ab', 'cd'], [('a', 'bc')]).points(2)[0]    # no c behind ab: half of one in two
+    # no c behind ab: half of one in two
+    (point,), = statistics(['ab', 'ab', 'cd'], [('a', 'bc')]).points(2)[0]
     assert (point.infinity_gram, point.zero_tokens) == (pytest.approx(math.log(0.5 / 2)), 1)
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=8), TEXTS, TEXTS, st.integers(1, 3))
-def test_the_infinity_gram_of_an_n_gram_is_of_its_tokens_behind_all_that_stands_before(documents, question, answer, n):
+def test_the_infinity_gram_of_an_n_gram_is_of_its_tokens_behind_all_that_stands_before(documents, question,
+                                                                                       answer, n):
     text, whole = '\n' + '\n'.join(documents) + '\n', question + answer
     for point in statistics(documents, [(question, answer)]).points(n)[0][0]:
         expected = 0
@@ -126,7 +131,8 @@ def test_a_bootstrap_sample_is_scored_as_scipy_scores_it(monkeypatch, limit):
 def test_the_coefficients_are_scipys_and_the_interval_is_around_them():
     data, model, example = made_up(200)
     found = correlate(data, model[None], example, seed=0)
-    for name, expected in (('spearman', stats.spearmanr(data, model)), ('kendall', stats.kendalltau(data, model))):
+    for name, expected in (('spearman', stats.spearmanr(data, model)),
+                           ('kendall', stats.kendalltau(data, model))):
         assert found[name]['coefficient'] == expected.statistic and found[name]['p'] == [expected.pvalue]
         low, high = found[name]['interval']
         assert low < expected.statistic < high and 0.05 < high - low < 0.6
@@ -151,11 +157,13 @@ def test_the_seed_decides_on_the_bootstrap_and_on_nothing_else():
         assert one[kind]['interval'] != other[kind]['interval']
 
 
-@pytest.mark.parametrize('work, asked, draws', [(10**9, 1000, 1000), (60 * 300, 1000, 300), (60, 1000, 200), (60, 50, 50)])
+@pytest.mark.parametrize('work, asked, draws',
+                         [(10**9, 1000, 1000), (60 * 300, 1000, 300), (60, 1000, 200), (60, 50, 50)])
 def test_many_points_are_drawn_less_often_and_it_is_said(monkeypatch, work, asked, draws):
     drawn = []
     monkeypatch.setattr('tbtt.trace.memorization.WORK', work)
-    monkeypatch.setattr('tbtt.trace.memorization.draw_examples', lambda *args: drawn.append(args[2]) or draw_examples(*args))
+    monkeypatch.setattr('tbtt.trace.memorization.draw_examples',
+                        lambda *args: drawn.append(args[2]) or draw_examples(*args))
     data, model, example = made_up(60)
     assert correlate(data, model[None], example, seed=0, draws=asked)['draws'] == draws and drawn == [draws]
 
@@ -168,9 +176,10 @@ def test_seeds_are_averaged():
 
 
 @pytest.mark.parametrize('data, model, says', [
-    (np.arange(9.0), np.arange(9.0), '9 points are too few'), (np.zeros(20), np.arange(20.0), 'the data gives all points'),
-    (np.arange(20.0), np.zeros(20), 'the model gives all points'), (np.arange(20.0), np.full(20, np.nan), 'not finite'),
-    (np.zeros(0), np.zeros(0), '0 points')])
+    (np.arange(9.0), np.arange(9.0), '9 points are too few'),
+    (np.zeros(20), np.arange(20.0), 'the data gives all points'),
+    (np.arange(20.0), np.zeros(20), 'the model gives all points'),
+    (np.arange(20.0), np.full(20, np.nan), 'not finite'), (np.zeros(0), np.zeros(0), '0 points')])
 def test_what_has_no_correlation_is_said_and_not_computed(data, model, says):
     assert says in correlate(data, model[None], np.arange(len(data)), seed=0)['not computed']
 

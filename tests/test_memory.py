@@ -16,8 +16,8 @@ CPU = torch.device('cpu')
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."),
                                    RuntimeError('could not create a primitive')])
 @pytest.mark.parametrize('free', [2**20, 2**40])
-def test_what_would_fit_is_less_than_what_was_asked_for_and_all_is_kept(command, small_math, tmp_path, monkeypatch,
-                                                                         error, free):
+def test_what_would_fit_is_less_than_what_was_asked_for_and_all_is_kept(command, small_math, tmp_path,
+                                                                        monkeypatch, error, free):
     settings = dict(TINY, dataset=small_math, out_dir=tmp_path / 'run', num_seeds=3)
     assert command('train_with_eval.py', **settings | dict(max_iters=0)).status == 0
     before = contents(tmp_path / 'run' / 'seed_1337')
@@ -39,7 +39,8 @@ def test_what_would_fit_is_less_than_what_was_asked_for_and_all_is_kept(command,
 
 
 @pytest.mark.parametrize('settings, largest', [
-    (dict(n_embd=10**5), 'n_embd, n_layer or mlp_expansion'), (dict(batch_size=10**6), 'batch_size, block_size or'),
+    (dict(n_embd=10**5), 'n_embd, n_layer or mlp_expansion'),
+    (dict(batch_size=10**6), 'batch_size, block_size or'),
     (dict(batch_size=1, gradient_accumulation_steps=10**6), 'batch_size or gradient')])
 def test_where_one_replica_is_too_large_the_settings_that_make_it_so_are_named(settings, largest):
     assert f'make {largest}' in device.describe_shortage(tiny_config(**settings), 17, CPU)
@@ -53,7 +54,8 @@ def test_other_errors_are_not_taken_for_memory():
 def test_more_memory_holds_more_replicas_and_none_holds_none():
     config = tiny_config()
     each = sum(device.bytes_of_replica(config, 17).values())
-    counts = [device.replicas_that_fit(config, 17, 4 * device.INDEX_BYTES / 0.9 + n * each) for n in (0, 1, 10, 100)]
+    counts = [device.replicas_that_fit(config, 17, 4 * device.INDEX_BYTES / 0.9 + n * each)
+              for n in (0, 1, 10, 100)]
     assert counts == [0, 0, 9, 90] and device.replicas_that_fit(config, 17, 0) == 0
 
 

@@ -34,7 +34,8 @@ def test_all_tests_can_be_collected_without_packages_that_only_some_need():
 
 def test_what_needs_a_package_is_skipped_by_its_name():
     modules = [f'tests/test_{name}.py' for name in ('sweep', 'trace_models', 'trace_counters')]
-    done = pytest_without_them('-rs', *modules, '-k', 'ray_cluster_loses or an_index_is_used_again or numpy_counts')
+    done = pytest_without_them('-rs', *modules, '-k',
+                               'ray_cluster_loses or an_index_is_used_again or numpy_counts')
     assert done.returncode == 0 and '1 passed' in done.stdout, done.stdout[-2000:]
     reasons = re.findall(r"^SKIPPED .* No module named '(\w+)", done.stdout, re.MULTILINE)
     assert set(reasons) == set(PACKAGES) and done.stdout.count('SKIPPED') == len(reasons), done.stdout[-2000:]

@@ -13,7 +13,8 @@ from tbtt.results import format_results, read_results
 from tbtt.sweep.summary import seed_row
 from tbtt.tasks import Arithmetic
 
-TEXTS = [['ab\n', 'a\n', 'cab\n'], ['ab\n', 'ab\n', 'b\n', '\n'], ['abcdefgh\n', 'abc\n'], ['aa\n', 'ba\n', 'aaa\n']]
+TEXTS = [['ab\n', 'a\n', 'cab\n'], ['ab\n', 'ab\n', 'b\n', '\n'], ['abcdefgh\n', 'abc\n'],
+         ['aa\n', 'ba\n', 'aaa\n']]
 
 
 def shares(windows):
@@ -23,7 +24,8 @@ def shares(windows):
 
 
 class Knows:
-    """A model that knows how frequent every window is and predicts each character from those before it in the window."""
+    """A model that knows how frequent every window is and predicts each character from those before it in the
+    window."""
 
     def __init__(self, windows):
         self.prefixes = Counter()
@@ -33,7 +35,9 @@ class Knows:
 
     def loss(self, windows):
         """Mean over windows and over their characters but the first."""
-        return sum(-share * math.log(self.prefixes[k + 1, window[:k + 1]] / self.prefixes[k, window[:k]]) / (len(window) - 1)
+        def nats(window, k):
+            return -math.log(self.prefixes[k + 1, window[:k + 1]] / self.prefixes[k, window[:k]])
+        return sum(share * nats(window, k) / (len(window) - 1)
                    for window, share in shares(windows).items() for k in range(1, len(window)))
 
 
@@ -97,7 +101,8 @@ def test_a_text_that_is_no_set_of_lines_has_no_order():
     assert order_of(line.repeat(5), 0, 2) is None                     # all alike
     assert order_of(torch.tensor([1, 0, 2]), 0, 1) is None            # no end
     assert order_of(line.repeat(5), None, 2) is None
-    assert order_of(torch.randint(3, (2**16, )).index_fill(0, torch.tensor([2**16 - 1]), 0).repeat(2), 0, 2) is None
+    assert order_of(torch.randint(3, (2**16, )).index_fill(0, torch.tensor([2**16 - 1]), 0).repeat(2), 0,
+                    2) is None
     assert order_of(torch.tensor([1, 0, 2, 0, 3, 0] * 9), 0, 2) is not None
 
 
@@ -105,7 +110,8 @@ def test_a_text_that_is_no_set_of_lines_has_no_order():
 def runs(tmp_path_factory, small_math):
     folder = tmp_path_factory.mktemp('runs')
     for name, settings in {'any': {}, 'line': {'windows': 'line'}, 'sampled': {'eval_iters': 1}}.items():
-        assert run_script('train_with_eval.py', dataset=small_math, out_dir=folder / name, **{**TINY, **settings}) == 0
+        assert run_script('train_with_eval.py', dataset=small_math, out_dir=folder / name,
+                          **{**TINY, **settings}) == 0
     return {path.name: read_results(path / 'results.csv') for path in folder.iterdir()}
 
 
@@ -115,7 +121,8 @@ def test_every_evaluation_says_how_much_of_the_order_is_learned(runs, small_math
     text = (small_math / 'train.txt').read_text()
     known, unknown = known_floor(text, 9), unknown_floor(lines, 9)
     assert results['order_learned'] == pytest.approx((unknown - results['train_loss']) / (unknown - known))
-    assert results['other_order_loss'] == pytest.approx(results['train_loss'], rel=0.05)    # nothing is learned yet
+    # nothing is learned yet
+    assert results['other_order_loss'] == pytest.approx(results['train_loss'], rel=0.05)
     assert (results['other_order_loss'] != results['train_loss']).all()
 
 
@@ -127,16 +134,20 @@ def test_it_is_blank_where_no_order_can_be_learned_or_the_loss_is_an_estimate(ru
 
 def test_losses_say_whether_they_are_exact():
     data = torch.zeros(30, dtype=torch.int32)
-    assert Losses(None, 9, 21, 1, torch.tensor([1])).exact(data) and not Losses(None, 9, 20, 1, torch.tensor([1])).exact(data)
+    assert Losses(None, 9, 21, 1, torch.tensor([1])).exact(data) and not Losses(None, 9, 20, 1,
+                                                                                torch.tensor([1])).exact(data)
 
 
 @pytest.mark.parametrize('answered, first, lost', [
-    ([0, 2, 4, 3, 4, 1, 0], 500, 1250), ([0, 4, 0, 4], 250, None), ([4, 4], 0, None), ([4, 0], 0, 250), ([0, 3], None, None)])
+    ([0, 2, 4, 3, 4, 1, 0], 500, 1250), ([0, 4, 0, 4], 250, None), ([4, 4], 0, None), ([4, 0], 0, 250),
+    ([0, 3], None, None)])
 def test_a_seeds_row_dates_when_the_rule_is_there_and_when_it_goes(tmp_path, answered, first, lost):
-    rows = [{'iter': 250 * i, 'add_correct': 9, 'add_total': 10, 'sub_correct': 9, 'sub_total': 10, 'heldout_correct': 10 * n,
-             'heldout_total': 40, 'heldout_answered': n, 'heldout_questions': 4, 'train_loss': 1, 'val_loss': 1,
-             'order_learned': 0.1 * i, 'other_order_loss': 1 + i} for i, n in enumerate(answered)]
+    rows = [{'iter': 250 * i, 'add_correct': 9, 'add_total': 10, 'sub_correct': 9, 'sub_total': 10,
+             'heldout_correct': 10 * n, 'heldout_total': 40, 'heldout_answered': n, 'heldout_questions': 4,
+             'train_loss': 1, 'val_loss': 1, 'order_learned': 0.1 * i, 'other_order_loss': 1 + i}
+            for i, n in enumerate(answered)]
     (tmp_path / 'results.csv').write_text(format_results(rows))
     row = seed_row(tmp_path)
     assert (row.get('heldout_answered_iter'), row.get('heldout_lost_iter')) == (first, lost)
-    assert row['order_learned'] == pytest.approx(0.1 * (len(rows) - 1)) and row['other_order_loss'] == len(rows)
+    assert row['order_learned'] == pytest.approx(0.1 * (len(rows) - 1))
+    assert row['other_order_loss'] == len(rows)

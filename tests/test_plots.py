@@ -38,7 +38,8 @@ def write_run(folder, add=None, sub=None, facts=None, heldout=None, losses=(3, 2
 
 def lines(axes):
     """{label: (x, y)} of what is drawn there as a line."""
-    return {line.get_label(): tuple(np.asarray(data).tolist() for data in line.get_data()) for line in axes.lines}
+    return {line.get_label(): tuple(np.asarray(data).tolist() for data in line.get_data())
+            for line in axes.lines}
 
 
 def legend(figure):
@@ -46,7 +47,8 @@ def legend(figure):
 
 
 def script(name, *args, cwd):
-    return subprocess.run([sys.executable, HERE / name, *map(str, args)], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run([sys.executable, HERE / name, *map(str, args)], cwd=cwd, capture_output=True,
+                          text=True)
 
 
 # One run.
@@ -58,7 +60,8 @@ def test_a_run_is_drawn_with_accuracies_left_and_losses_right(tmp_path):
     assert lines(left)['Addition'] == (ITERS, [0, 50, 100, 100])
     assert lines(left)['Subtraction'] == (ITERS, [0, 10, 90, 99])
     assert lines(left)['Held-out: 4 of 4 at the end'] == (ITERS, [0, 10, 50, 100])
-    assert lines(right) == {'Training loss': (ITERS, [3, 2, 1, 0.5]), 'Validation loss': (ITERS, [3, 2, 1, 0.5])}
+    assert lines(right) == {'Training loss': (ITERS, [3, 2, 1, 0.5]),
+                            'Validation loss': (ITERS, [3, 2, 1, 0.5])}
     assert (left.get_xlabel(), left.get_ylabel(), right.get_ylabel()) == (
         'Iteration', 'Accuracy (%)', 'Loss (nats a character)')
     assert left.get_xlim() == (0, 750) and left.get_ylim() == (0, 105) and right.get_ylim() == (0, 4.5)
@@ -79,7 +82,8 @@ def test_the_legend_does_not_list_dots_that_are_not_there(tmp_path):
     assert not any('100%' in text for text in legend(figure))
 
 
-@pytest.mark.parametrize('heldout, label', [(0, 'Held-out: 0 of 4 at the end'), (30, 'Held-out: 2 to 4 of 4 at the end')])
+@pytest.mark.parametrize('heldout, label',
+                         [(0, 'Held-out: 0 of 4 at the end'), (30, 'Held-out: 2 to 4 of 4 at the end')])
 def test_the_legend_says_how_many_held_out_questions_are_answered(tmp_path, heldout, label):
     figure, _ = draw_run(write_run(tmp_path / 'a', PERFECT, SLOW, heldout=[0, 0, 40, heldout]))
     assert label in legend(figure)
@@ -89,7 +93,8 @@ def test_another_run_is_drawn_in_grey_behind(tmp_path):
     for name, add in (('a', PERFECT), ('older', SLOW)):
         write_run(tmp_path / name, add, add)
     left, right = draw_run(tmp_path / 'a', beside=tmp_path / 'older')[0].axes
-    behind, front = (next(line for line in left.lines if line.get_label() == label) for label in ('older, beside', 'Addition'))
+    behind, front = (next(line for line in left.lines if line.get_label() == label)
+                     for label in ('older, beside', 'Addition'))
     assert behind.get_ydata().tolist() == [0, 10, 90, 99] and behind.get_zorder() < front.get_zorder()
     assert right.lines[0].get_label() == 'older, beside'
 
@@ -114,7 +119,8 @@ def test_an_operation_chooses_what_is_drawn_and_all_that_applies_is_the_default(
     run = write_run(tmp_path / 'a', PERFECT, SLOW, facts=[0, 0, 5, 500], heldout=[0] * 4)
     drawn = {operation: draw_run(run, operation) for operation in (None, 'math', 'facts', 'both')}
     assert drawn[None][1] == 'both'
-    assert set(lines(drawn['both'][0].axes[0])) >= {'Addition', 'Subtraction', 'Held-out: 0 of 4 at the end', 'Facts'}
+    assert set(lines(drawn['both'][0].axes[0])) >= {'Addition', 'Subtraction', 'Held-out: 0 of 4 at the end',
+                                                    'Facts'}
     assert 'Facts' not in lines(drawn['math'][0].axes[0])
     assert set(lines(drawn['facts'][0].axes[0])) == {'Facts', 'Best combined: 750'}
 
@@ -133,15 +139,16 @@ def test_a_run_without_tasks_shows_its_losses_even_high_ones(tmp_path):
 
 def test_the_papers_file_is_drawn_without_a_held_out_line(tmp_path):
     (tmp_path / 'results.csv').write_text(
-        'iter,add_correct,add_total,sub_correct,sub_total,math_acc,facts_correct,facts_total,facts_acc,train_loss,'
-        'val_loss\n0,0,1000,0,1000,0,0,0,0,3,3\n250,1000,1000,1000,1000,1,0,0,0,1,1\n')
+        'iter,add_correct,add_total,sub_correct,sub_total,math_acc,facts_correct,facts_total,facts_acc,'
+        'train_loss,val_loss\n0,0,1000,0,1000,0,0,0,0,3,3\n250,1000,1000,1000,1000,1,0,0,0,1,1\n')
     figure, operation = draw_run(tmp_path)
     assert operation == 'math' and lines(figure.axes[0])['Addition'] == ([0, 250], [0, 100])
     assert not any('Held-out' in text for text in legend(figure)) and 'Facts' not in legend(figure)
 
 
 def test_many_seeds_are_a_median_a_range_and_a_share_of_perfect_seeds(tmp_path):
-    for seed, add in enumerate(([0, 0, 900, 1000], [0, 500, 1000, 1000], [0, 700, 1000, 1000], [0, 800, 950, 900])):
+    for seed, add in enumerate(([0, 0, 900, 1000], [0, 500, 1000, 1000], [0, 700, 1000, 1000],
+                                [0, 800, 950, 900])):
         write_run(tmp_path / f'math_mini_14/seed_{seed}', add, add)
     figure, _ = draw_run(tmp_path / 'math_mini_14')
     left = figure.axes[0]
@@ -167,7 +174,8 @@ def test_a_grid_has_four_panels_in_the_papers_manner(tmp_path):
     figure = draw_grid('both', tmp_path)
     panels, losses = figure.axes[:4], figure.axes[4:]
     assert [panel.get_title() for panel in panels] == [
-        'n14 (2,142 parameters)', 'n28 (6,636 parameters)', 'n56 (22,680 parameters)', 'MLT (10,647,168 parameters)']
+        'n14 (2,142 parameters)', 'n28 (6,636 parameters)', 'n56 (22,680 parameters)',
+        'MLT (10,647,168 parameters)']
     for panel, loss in zip(panels, losses):
         assert lines(panel) == {'Addition': ([0, 0.25, 0.5, 0.75], [0, 50, 100, 100]),
                                 'Subtraction': ([0, 0.25, 0.5, 0.75], [0, 10, 90, 99]),
@@ -175,8 +183,10 @@ def test_a_grid_has_four_panels_in_the_papers_manner(tmp_path):
         assert lines(loss) == {'Training loss': ([0, 0.25, 0.5, 0.75], [3, 2, 1, 0.5])}
         assert (panel.get_xlim(), panel.get_ylim(), loss.get_ylim()) == ((0, 30), (0, 105), (0, 4.5))
     assert {panel.get_xlabel() for panel in panels[2:]} == {'Iteration (thousands)'}
-    assert panels[0].get_ylabel() == 'Accuracy (%)' and losses[1].get_ylabel() == 'Training loss (nats a character)'
-    assert legend(figure) == ['Addition', 'Subtraction', 'Facts', 'Held-out', 'Training loss'] and len(figure.legends) == 1
+    assert panels[0].get_ylabel() == 'Accuracy (%)'
+    assert losses[1].get_ylabel() == 'Training loss (nats a character)'
+    assert legend(figure) == ['Addition', 'Subtraction', 'Facts', 'Held-out',
+                              'Training loss'] and len(figure.legends) == 1
 
 
 def test_the_grid_draws_what_was_held_out_and_says_how_many_questions_are_answered(tmp_path):
@@ -191,7 +201,8 @@ def test_the_grid_draws_what_was_held_out_and_says_how_many_questions_are_answer
 
 def test_only_the_right_panels_have_ticks_of_the_loss(tmp_path):
     left, right = draw_grid('math', tmp_path).axes[4:6]
-    ticks = [[tick.tick2line.get_visible() for tick in axes.yaxis.get_major_ticks()] for axes in (left, right)]
+    ticks = [[tick.tick2line.get_visible() for tick in axes.yaxis.get_major_ticks()]
+             for axes in (left, right)]
     assert not any(ticks[0]) and all(ticks[1])
 
 
@@ -199,7 +210,8 @@ def test_a_grid_of_another_folder_is_drawn_in_grey_behind(tmp_path):
     write_run(tmp_path / 'now/math_mini_14', PERFECT, SLOW)
     write_run(tmp_path / 'older/math_mini_14', SLOW, SLOW)
     figure = draw_grid('math', tmp_path / 'now', beside=tmp_path / 'older')
-    assert figure.axes[0].lines[0].get_ydata().tolist() == [0, 10, 90, 99] and 'the same of older' in legend(figure)
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [0, 10, 90,
+                                                            99] and 'the same of older' in legend(figure)
 
 
 def test_the_colours_are_okabe_and_itos_and_no_two_looks_are_equal():
@@ -259,7 +271,8 @@ def test_plot_results_works_from_any_folder_and_says_what_it_wrote(tmp_path):
     assert (tmp_path / 'math_mini_14/plot_math.png').read_bytes().startswith(b'\x89PNG')
     done = script('plot_results.py', '--model_folder=math_mini_14', '--output=a.svg', cwd=tmp_path)
     assert done.returncode == 0 and '<svg' in (tmp_path / 'a.svg').read_text()
-    assert script('plot_results.py', '--model_folder=math_mini_14', '--format=pdf', cwd=tmp_path).returncode == 0
+    assert script('plot_results.py', '--model_folder=math_mini_14', '--format=pdf',
+                  cwd=tmp_path).returncode == 0
     assert (tmp_path / 'math_mini_14/plot_math.pdf').read_bytes().startswith(b'%PDF')
 
 
@@ -293,8 +306,8 @@ def test_a_mistake_is_one_line_and_changes_nothing(tmp_path, args, says):
 
 
 @pytest.mark.parametrize('name', ['plot_results.py', 'plot_all_models.py', 'analysis/make_tables.py',
-                                  'analysis/make_claims.py', 'analysis/plot_capacity.py', 'analysis/plot_frequency.py',
-                                  'analysis/plot_trace.py'])
+                                  'analysis/make_claims.py', 'analysis/plot_capacity.py',
+                                  'analysis/plot_frequency.py', 'analysis/plot_trace.py'])
 def test_help_shows_the_exact_command_and_needs_no_torch(tmp_path, name):
     done = script(name, '--help', cwd=tmp_path)
     assert done.returncode == 0 and f'    python {name}' in done.stdout

@@ -1,4 +1,5 @@
-"""Whatever a user hands over, it loads right or is refused in one line: drawn settings, and damaged files of every kind.
+"""Whatever a user hands over, it loads right or is refused in one line: drawn settings, and damaged files of
+every kind.
 
     TBTT_CASES=2000 pytest tests/test_properties.py
 """
@@ -57,7 +58,8 @@ def no_hang():
 
 
 def attempt(load, *args):
-    """-> what it loads, or None where it is refused as a script says it: in one line. Any other exception fails."""
+    """-> what it loads, or None where it is refused as a script says it: in one line. Any other exception
+    fails."""
     with no_hang(), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
@@ -71,17 +73,19 @@ def attempt(load, *args):
 
 # Settings.
 
-EDGES = [0, 1, -1, 2**31, 2**63, -2**63, 10**400, 10**5000, 0.0, -0.0, 1e308, 5e-324, math.nan, math.inf, True, False, None,
-         '', '\0', '\udcff', 'a' * 5000, '/', 'True', 'auto', 'cpu', b'', (), [], {}]
+EDGES = [0, 1, -1, 2**31, 2**63, -2**63, 10**400, 10**5000, 0.0, -0.0, 1e308, 5e-324, math.nan, math.inf,
+         True, False, None, '', '\0', '\udcff', 'a' * 5000, '/', 'True', 'auto', 'cpu', b'', (), [], {}]
 VALUES = st.one_of(st.sampled_from(EDGES), st.integers(), st.floats(), st.booleans(), st.text(max_size=20),
                    st.lists(st.integers(), max_size=2), st.complex_numbers())
 NAMES = st.sampled_from(sorted(FIELDS)) | st.text(max_size=12)
 
 
 def sound(config):
-    """Is this a Config whose every value has its type and can be written down, and where nothing is left to refuse?"""
+    """Is this a Config whose every value has its type and can be written down, and where nothing is left to
+    refuse?"""
     json.dumps(dataclasses.asdict(config), allow_nan=False)
-    return all(type(getattr(config, name)) is field.type for name, field in FIELDS.items()) and config.check() is config
+    return all(type(getattr(config, name)) is field.type
+               for name, field in FIELDS.items()) and config.check() is config
 
 
 @cases(0.15)
@@ -95,10 +99,11 @@ def test_settings_are_sound_or_refused(given_settings):
 
 
 WORDS = st.text(st.characters(codec='utf-8', exclude_characters='\0'), max_size=8)
-TEXTS = st.sampled_from(['0', '1', '-1', '1e400', 'nan', '1_0', ' 7', '0x10', '9' * 5000, 'True', 'true', '', 'auto',
-                         'a' * 300, '\udcff'])
+TEXTS = st.sampled_from(['0', '1', '-1', '1e400', 'nan', '1_0', ' 7', '0x10', '9' * 5000, 'True', 'true', '',
+                         'auto', 'a' * 300, '\udcff'])
 OPTIONS = st.sampled_from(sorted(FIELDS)) | WORDS
-ARGUMENTS = st.one_of(st.builds('--{}={}'.format, OPTIONS, WORDS | TEXTS | st.integers().map(str) | st.floats().map(str)),
+ARGUMENTS = st.one_of(st.builds('--{}={}'.format, OPTIONS,
+                                WORDS | TEXTS | st.integers().map(str) | st.floats().map(str)),
                       OPTIONS.map('--{}'.format), WORDS, TEXTS)
 
 
@@ -125,7 +130,8 @@ def test_command_lines_are_sound_or_refused(arguments):
 @st.composite
 def damaged(draw, content):
     """The bytes of a file cut off, with bytes changed, with a piece lost, doubled or blanked."""
-    kind = draw(st.sampled_from(['cut', 'cut a little', 'flip', 'flip', 'flip', 'lose', 'double', 'blank', 'empty']))
+    kind = draw(st.sampled_from(['cut', 'cut a little', 'flip', 'flip', 'flip', 'lose', 'double', 'blank',
+                                 'empty']))
     place = st.integers(0, len(content) - 1)
     if kind == 'cut':
         return content[:draw(place)]
@@ -200,11 +206,12 @@ def checkpoint_of(path):
     codec, tasks = codec_of(checkpoint, path)
     mean, square, step = unpack_optimizer(model, checkpoint['optimizer'], path)
     rest = {key: value for key, value in checkpoint.items() if key not in ('model', 'optimizer')}
-    return (tensors(dict(model.state_dict(), mean=mean, square=square)), step, repr(rest), repr(codec.stoi), list(tasks))
+    return (tensors(dict(model.state_dict(), mean=mean, square=square)), step, repr(rest), repr(codec.stoi),
+            list(tasks))
 
 
-WRONG = st.sampled_from([None, -1, 0, 10**20, 1.5, math.nan, 'text', b'', [], {}, [[1]], {'math': 'text'}, {0: 0}, True,
-                         torch.zeros(3), torch.zeros(()), {'a': torch.zeros(2, 2)}])
+WRONG = st.sampled_from([None, -1, 0, 10**20, 1.5, math.nan, 'text', b'', [], {}, [[1]], {'math': 'text'},
+                         {0: 0}, True, torch.zeros(3), torch.zeros(()), {'a': torch.zeros(2, 2)}])
 
 
 @cases(0.1)
@@ -237,14 +244,16 @@ def test_a_run_that_was_damaged_is_whole_or_not_gone_on_with(place, name, data):
 
 
 def resumed(place):
-    """What a run takes up where it goes on; run.json's seconds, which only tell how long it took, are left out."""
-    config = load_config([], TINY | dict(dataset=str(place / 'data'), out_dir=str(place / 'run'), init_from='resume',
-                                         max_iters=40))
+    """What a run takes up where it goes on; run.json's seconds, which only tell how long it took, are left
+    out."""
+    settings = dict(dataset=str(place / 'data'), out_dir=str(place / 'run'), init_from='resume', max_iters=40)
+    config = load_config([], TINY | settings)
     with RunFolder(config, Dataset(config.dataset, config.block_size)) as folder:
         seed, = folder.seeds
         state = checkpoint_of(seed.path / 'ckpt.pt')
         assert seed.seconds + 1.0 > 0
-        return seed.iteration, seed.csv, repr(seed.best), seed.best_val_loss, seed.last_evaluated, seed.diverged, state
+        return (seed.iteration, seed.csv, repr(seed.best), seed.best_val_loss, seed.last_evaluated,
+                seed.diverged, state)
 
 
 @cases(0.15)

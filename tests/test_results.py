@@ -1,4 +1,5 @@
-"""results.csv: what is written reads back, what is damaged is refused; questions that are answered; the best row."""
+"""results.csv: what is written reads back, what is damaged is refused; questions that are answered; the best
+row."""
 import math
 
 import numpy as np
@@ -18,8 +19,8 @@ from tbtt.results import (
     stack_seeds,
 )
 
-PAPER = ('iter,add_correct,add_total,sub_correct,sub_total,math_acc,facts_correct,facts_total,facts_acc,train_loss,'
-         'val_loss\n')
+PAPER = ('iter,add_correct,add_total,sub_correct,sub_total,math_acc,facts_correct,facts_total,facts_acc,'
+         'train_loss,val_loss\n')
 ARITHMETIC = PAPER + '0,10,1000,20,1000,0.015,0,0,0,2.5,2.5\n250,990,1000,970,1000,0.98,0,0,0,0.5,0.5\n'
 
 
@@ -33,8 +34,8 @@ def read(tmp_path):
 
 
 def row(iteration, correct=0, **more):
-    return {'iter': iteration, 'add_correct': correct, 'add_total': 1000, 'sub_correct': correct, 'sub_total': 1000,
-            **more}
+    return {'iter': iteration, 'add_correct': correct, 'add_total': 1000, 'sub_correct': correct,
+            'sub_total': 1000, **more}
 
 
 def test_what_is_written_reads_back_exactly(read):
@@ -50,9 +51,9 @@ def test_integers_are_written_as_integers_and_what_is_none_or_absent_as_blank():
 
 def test_the_columns_are_those_of_every_version_and_the_new_ones_stand_behind():
     assert ','.join(result_columns()) == (
-        'iter,add_correct,add_total,sub_correct,sub_total,math_acc,heldout_correct,heldout_total,facts_correct,'
-        'facts_total,facts_acc,combined_acc,train_loss,val_loss,seen_prob,heldout_prob,facts_prob,heldout_answered,'
-        'heldout_questions,order_learned,other_order_loss')
+        'iter,add_correct,add_total,sub_correct,sub_total,math_acc,heldout_correct,heldout_total,'
+        'facts_correct,facts_total,facts_acc,combined_acc,train_loss,val_loss,seen_prob,heldout_prob,'
+        'facts_prob,heldout_answered,heldout_questions,order_learned,other_order_loss')
 
 
 def test_what_the_evaluator_knows_beyond_the_columns_is_left_out():
@@ -72,7 +73,8 @@ def test_accuracies_are_percent_whatever_scale_the_file_uses(read):
 
 def test_a_total_of_zero_and_an_absent_column_do_not_apply(read):
     results = read(ARITHMETIC)
-    for column in ('facts_correct', 'facts_total', 'facts_acc', 'heldout_correct', 'heldout_acc', 'heldout_prob'):
+    for column in ('facts_correct', 'facts_total', 'facts_acc', 'heldout_correct', 'heldout_acc',
+                   'heldout_prob'):
         assert np.isnan(results[column]).all(), column
 
 
@@ -123,7 +125,8 @@ def test_of_equal_scores_the_first_row_is_the_best(read):
 
 def test_each_score_has_its_own_best_row(read):
     asked = {'facts_total': 500}
-    results = read(format_results([row(0, 900, facts_correct=0, **asked), row(250, 800, facts_correct=400, **asked),
+    results = read(format_results([row(0, 900, facts_correct=0, **asked),
+                                   row(250, 800, facts_correct=400, **asked),
                                    row(500, 0, facts_correct=500, **asked)]))
     assert [best_row(results, score) for score in ('math', 'facts', 'combined')] == [0, 2, 1]
 
@@ -144,7 +147,8 @@ def test_seeds_are_found_in_numerical_order_and_only_with_results(tmp_path):
 
 
 def test_seeds_are_stacked_over_all_iterations_and_blank_where_one_has_none(read):
-    long, short = read(format_results([row(0, 1), row(250, 2), row(500, 3)])), read(format_results([row(250, 7)]))
+    long, short = read(format_results([row(0, 1), row(250, 2),
+                                       row(500, 3)])), read(format_results([row(250, 7)]))
     stacked = stack_seeds([long, short])
     assert stacked['iter'].tolist() == [0, 250, 500]
     np.testing.assert_array_equal(stacked['add_correct'], [[1, 2, 3], [np.nan, 7, np.nan]])
@@ -158,19 +162,22 @@ def test_a_damaged_run_json_is_refused_by_name(tmp_path, text):
         read_info(tmp_path)
 
 
-@pytest.mark.parametrize('correct, least, most', [(40, 4, 4), (36, 4, 4), (35, 3, 4), (30, 2, 4), (10, 0, 1), (5, 0, 0),
-                                                  (0, 0, 0), (24, 1, 4)])
+@pytest.mark.parametrize('correct, least, most',
+                         [(40, 4, 4), (36, 4, 4), (35, 3, 4), (30, 2, 4), (10, 0, 1), (5, 0, 0),
+                          (0, 0, 0), (24, 1, 4)])
 def test_of_40_answers_the_counts_bound_how_many_questions_are_answered(correct, least, most):
     found = answered_bounds(np.array([correct]), np.array([40.0]))
     assert [each.tolist() for each in found] == [[least], [most]]
     shares = [(a, b, c, correct - a - b - c) for a in range(11) for b in range(11) for c in range(11)
-              if 0 <= correct - a - b - c <= 10]    # of the right answers over four questions, all that there are
+              # of the right answers over four questions, all that there are
+              if 0 <= correct - a - b - c <= 10]
     counts = {sum(right >= 6 for right in share) for share in shares}
     assert (min(counts), max(counts)) == (least, most)
 
 
 def test_an_older_file_has_the_answered_questions_that_its_counts_leave_no_doubt_of(read):
-    old = format_results([row(t, heldout_correct=right, heldout_total=40) for t, right in ((0, 0), (250, 20), (500, 40))])
+    old = format_results([row(t, heldout_correct=right, heldout_total=40)
+                          for t, right in ((0, 0), (250, 20), (500, 40))])
     results = read('\n'.join(line.removesuffix(',,') for line in old.splitlines()).replace(
         ',heldout_answered,heldout_questions', '') + '\n')
     np.testing.assert_array_equal(results['heldout_answered'], [0, np.nan, 4])
@@ -178,7 +185,8 @@ def test_an_older_file_has_the_answered_questions_that_its_counts_leave_no_doubt
 
 
 def test_what_an_evaluation_recorded_of_questions_is_kept(read):
-    results = read(format_results([row(0, heldout_correct=24, heldout_total=40, heldout_answered=4, heldout_questions=4)]))
+    results = read(format_results([row(0, heldout_correct=24, heldout_total=40, heldout_answered=4,
+                                       heldout_questions=4)]))
     assert results['heldout_answered'].tolist() == [4]
     with pytest.raises(UserError, match='heldout_answered is not between 0 and heldout_questions'):
         read(format_results([row(0, heldout_answered=5, heldout_questions=4)]))

@@ -18,7 +18,8 @@ def test_integers_are_uniform_and_all_occur(key):
     assert 0.4 < chi_square(found.bincount(minlength=50).float(), torch.full((50,), 0.02)) < 1.9
 
 
-@pytest.mark.parametrize('one, other', [((5, 0), (6, 0)), ((5, 0), (5, 1)), ((5, 2, 7), (5, 2, 8)), ((0, 1), (1, 0))])
+@pytest.mark.parametrize('one, other',
+                         [((5, 0), (6, 0)), ((5, 0), (5, 1)), ((5, 2, 7), (5, 2, 8)), ((0, 1), (1, 0))])
 def test_neighbouring_keys_give_independent_numbers(one, other):
     rows = torch.arange(100_000)
     a, b = rng.integers(8, *one, rows), rng.integers(8, *other, rows)

@@ -6,8 +6,8 @@ import pytest
 
 from tbtt import stats
 
-# Student's sleep data (1908), hours gained under two drugs by the same ten patients; the intervals are those that R's
-# t.test prints for them.
+# Student's sleep data (1908), hours gained under two drugs by the same ten patients; the intervals are those
+# that R's t.test prints for them.
 DRUG_1 = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
 DRUG_2 = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
 
@@ -49,8 +49,8 @@ def test_the_interval_of_a_difference_of_means_is_welchs():
 
 
 def test_the_bootstraps_standard_error_of_a_mean_is_the_published_one():
-    # Survival of mice in days, Efron and Tibshirani 1993, table 2.1: standard error 25.24 by the formula with n - 1, which
-    # is 23.37 with n, as samples with replacement have it.
+    # Survival of mice in days, Efron and Tibshirani 1993, table 2.1: standard error 25.24 by the formula with
+    # n - 1, which is 23.37 with n, as samples with replacement have it.
     mice = np.array([94.0, 197, 16, 38, 99, 141, 23])
     means = stats.bootstrap([np.arange(7)], lambda chosen: [mice[chosen].mean()], 4000)
     assert means.shape == (4000, 1) and means.std() == pytest.approx(25.24 * math.sqrt(6 / 7), rel=0.03)
@@ -63,7 +63,8 @@ def test_a_bootstrap_keeps_the_size_of_each_group():
 
 
 def test_the_logistic_curve_of_bliss_beetles_is_the_published_one():
-    # Bliss 1935: beetles killed by carbon disulphide, against log10 of the dose. Dobson's textbook has -60.72 + 34.27 x.
+    # Bliss 1935: beetles killed by carbon disulphide, against log10 of the dose. Dobson's textbook has -60.72
+    # + 34.27 x.
     doses = [1.6907, 1.7242, 1.7552, 1.7842, 1.8113, 1.8369, 1.8610, 1.8839]
     beetles, killed = [59, 60, 62, 56, 63, 59, 62, 60], [6, 13, 18, 28, 52, 53, 61, 60]
     x = np.repeat(doses, beetles)
@@ -86,8 +87,10 @@ def test_a_threshold_is_found_where_it_was_put_as_often_as_its_interval_says():
 
 
 def test_where_the_sizes_are_separated_the_threshold_lies_between_them():
-    found = stats.threshold(np.repeat([1932.0, 6216.0], 3), np.array([0.04, 0.05, 0.08, 1, 1, 1]), 1, resamples=50)
-    assert found.sure == 1 and 1932 < found.at < 6216 and (found.low, found.high) == pytest.approx((1932, 6216))
+    found = stats.threshold(np.repeat([1932.0, 6216.0], 3), np.array([0.04, 0.05, 0.08, 1, 1, 1]), 1,
+                            resamples=50)
+    assert found.sure == 1 and 1932 < found.at < 6216 and (found.low,
+                                                           found.high) == pytest.approx((1932, 6216))
 
 
 def test_noise_has_no_sure_threshold_and_no_end_beyond_what_was_looked_at():

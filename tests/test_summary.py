@@ -11,13 +11,15 @@ from tbtt.sweep.summary import read_summaries, seed_row, write_summary
 
 def results_with(rows):
     """A results.csv's text with these (iter, add right, heldout right) of 1000, 1000 and 40."""
-    return format_results([{'iter': t, 'add_correct': add, 'add_total': 1000, 'sub_correct': 1000, 'sub_total': 1000,
-                            'heldout_correct': held, 'heldout_total': 40, 'train_loss': 1.0, 'val_loss': 1.0}
+    return format_results([{'iter': t, 'add_correct': add, 'add_total': 1000, 'sub_correct': 1000,
+                            'sub_total': 1000, 'heldout_correct': held, 'heldout_total': 40,
+                            'train_loss': 1.0, 'val_loss': 1.0}
                            for t, add, held in rows])
 
 
 def test_a_score_is_dated_when_it_was_first_reached_and_whether_it_stayed(tmp_path):
-    (tmp_path / 'results.csv').write_text(results_with([(0, 0, 0), (250, 900, 40), (500, 1000, 20), (750, 1000, 40)]))
+    (tmp_path / 'results.csv').write_text(results_with([(0, 0, 0), (250, 900, 40), (500, 1000, 20),
+                                                        (750, 1000, 40)]))
     (tmp_path / 'run.json').write_text('{"seed": 3, "num_params": 1456, "finished": true, "seconds": 5}')
     row = seed_row(tmp_path)
     assert (row['top_add'], row['top_add_iter'], row['top_add_stayed']) == (100, 500, 1)
@@ -26,8 +28,8 @@ def test_a_score_is_dated_when_it_was_first_reached_and_whether_it_stayed(tmp_pa
     assert row['last_seen'] == pytest.approx(100) and row['last_facts'] is None and 'top_facts' not in row
 
 
-ROW = {'run': 'a', 'folder': 'a/seed_1', 'tasks': 'math', 'heldout': '5,7', 'n_embd': 14, 'weight_decay': 0.0, 'seed': 1,
-       'num_params': 1456, 'finished': 1, 'iter': 250}
+ROW = {'run': 'a', 'folder': 'a/seed_1', 'tasks': 'math', 'heldout': '5,7', 'n_embd': 14, 'weight_decay': 0.0,
+       'seed': 1, 'num_params': 1456, 'finished': 1, 'iter': 250}
 
 
 def test_many_may_write_one_summary(tmp_path):
@@ -36,7 +38,8 @@ def test_many_may_write_one_summary(tmp_path):
         (tmp_path / f'a/seed_{seed}').mkdir(parents=True)
         (tmp_path / f'a/seed_{seed}/results.csv').touch()
     with ThreadPoolExecutor(len(seeds)) as pool:
-        list(pool.map(lambda s: write_summary(tmp_path / 'summary.csv', [{**ROW, 'seed': s, 'folder': f'a/seed_{s}'}]), seeds))
+        list(pool.map(lambda s: write_summary(tmp_path / 'summary.csv',
+                                              [{**ROW, 'seed': s, 'folder': f'a/seed_{s}'}]), seeds))
     assert sorted(row['seed'] for row in read_summaries([tmp_path / 'summary.csv'])) == list(seeds)
 
 
@@ -62,15 +65,16 @@ def test_a_summary_that_cannot_be_read_is_made_anew(tmp_path, capsys, damaged):
 
 
 def test_a_summary_reads_back_and_names_what_is_wrong(tmp_path):
-    row = {'run': 'a', 'folder': 'a/seed_1', 'tasks': 'math', 'heldout': '5,7', 'n_embd': 14, 'weight_decay': 0.0, 'seed': 1,
-           'num_params': 1456, 'finished': 1, 'iter': 250, 'last_add': 99.5}
+    row = {'run': 'a', 'folder': 'a/seed_1', 'tasks': 'math', 'heldout': '5,7', 'n_embd': 14,
+           'weight_decay': 0.0, 'seed': 1, 'num_params': 1456, 'finished': 1, 'iter': 250, 'last_add': 99.5}
     path = tmp_path / 'summary.csv'
     write_summary(path, [row, {**row, 'seed': 2, 'finished': 0}])
     read, = read_summaries([path, path])    # unfinished seeds are left out, and none counts twice
     assert read['last_add'] == 99.5 and read['facts_prob'] is None and read['path'] == tmp_path / 'a/seed_1'
     text = path.read_text()
     for damaged, said in ((text.replace('num_params', 'parameters'), 'lacks the column num_params'),
-                          (text.replace('99.5', 'many', 1), 'expected a number'), (text[:-20], 'cut off|fields')):
+                          (text.replace('99.5', 'many', 1), 'expected a number'),
+                          (text[:-20], 'cut off|fields')):
         path.write_text(damaged)
         with pytest.raises(UserError, match=said):
             read_summaries([path])

@@ -18,7 +18,8 @@ from tbtt.sweep.launch import Children
 from tbtt.sweep.plan import Sweep, shard
 from tbtt.sweep.summary import read_summaries
 
-SHARED = {**TINY, 'compile': 'False', 'n_embd': 6, 'weight_decay': 1.0}    # which a large learning rate makes diverge
+# which a large learning rate makes diverge
+SHARED = {**TINY, 'compile': 'False', 'n_embd': 6, 'weight_decay': 1.0}
 
 
 def sweep_file(folder, text='', **settings):
@@ -45,10 +46,13 @@ def test_axes_expand_to_their_product_in_order(tmp_path):
                                 "data = {'heldout': ['5,7', '1,2;3,4']}")
     sweep = Sweep(path, {}, tmp_path)
     assert [run.name for run in sweep.runs] == [
-        f'n_embd={n}_weight_decay={w}_heldout={h}' for n in (4, 6) for w in (0.0, 0.1) for h in ('5,7', '1,2+3,4')]
+        f'n_embd={n}_weight_decay={w}_heldout={h}' for n in (4, 6) for w in (0.0, 0.1)
+        for h in ('5,7', '1,2+3,4')]
     last = sweep.runs[-1]
-    assert (last.config().n_embd, last.config().weight_decay, last.config().max_iters) == (6, 0.1, TINY['max_iters'])
-    assert last.data == {'heldout': '1,2;3,4'} and last.axes == {'n_embd': 6, 'weight_decay': 0.1, 'heldout': '1,2;3,4'}
+    assert (last.config().n_embd, last.config().weight_decay,
+            last.config().max_iters) == (6, 0.1, TINY['max_iters'])
+    assert last.data == {'heldout': '1,2;3,4'} and last.axes == {'n_embd': 6, 'weight_decay': 0.1,
+                                                                 'heldout': '1,2;3,4'}
     assert len({run.config().dataset for run in sweep.runs}) == 2
 
 
@@ -60,8 +64,9 @@ def test_several_bases_are_an_axis(tmp_path):
 
 
 def test_the_command_line_narrows_axes_and_sets_the_rest(tmp_path):
-    sweep = Sweep('config/sweep_capacity.py', {'base': 'math,facts', 'n_embd': '10,14', 'weight_decay': '0', 'num_seeds': '6',
-                                               'max_iters': '50'}, tmp_path)
+    sweep = Sweep('config/sweep_capacity.py',
+                  {'base': 'math,facts', 'n_embd': '10,14', 'weight_decay': '0', 'num_seeds': '6',
+                   'max_iters': '50'}, tmp_path)
     assert len(sweep.runs) == 4 and sweep.num_seeds == 6
     assert all(run.config().max_iters == 50 for run in sweep.runs)
     held = Sweep('config/sweep_heldout.py', {'heldout': '5,7 1,2;3,4', 'n_embd': '14'}, tmp_path)
@@ -72,7 +77,8 @@ def test_the_files_that_come_with_the_project_are_what_they_say(tmp_path):
     held = Sweep('config/sweep_heldout.py', {}, tmp_path)
     pairs = [run.data['heldout'] for run in held.runs if run.config().n_embd == 14]
     assert [len(pair.split(';')) for pair in pairs] == [1] * 10 + [2, 4, 8] and held.num_seeds == 16
-    assert all(len(set(map(frozenset, (p.split(',') for p in pair.split(';'))))) == len(pair.split(';')) for pair in pairs)
+    assert all(len(set(map(frozenset, (p.split(',') for p in pair.split(';'))))) == len(pair.split(';'))
+               for pair in pairs)
     assert len(Sweep('config/sweep_quick.py', {}, tmp_path).runs) == 2
 
 
@@ -106,8 +112,9 @@ def test_a_wrong_sweep_file_is_one_line(tmp_path, text, said):
 
 
 @pytest.mark.parametrize('args', [
-    ['nothing.py'], ['--shard=4/4'], ['--shard=x'], ['--engine=slurm'], ['--workers=0'], ['--n_embd=4,5', '--block_size=9,8'],
-    ['--learning=3'], ['--heldout=1,2'], ['--n_embd=4,4'], ['--seed=2147483647', '--num_seeds=2'],
+    ['nothing.py'], ['--shard=4/4'], ['--shard=x'], ['--engine=slurm'], ['--workers=0'],
+    ['--n_embd=4,5', '--block_size=9,8'], ['--learning=3'], ['--heldout=1,2'], ['--n_embd=4,4'],
+    ['--seed=2147483647', '--num_seeds=2'],
     ['stray'], ['--engine=ray', '--address=127.0.0.1:1'], ['--num_seeds=0']])
 def test_a_wrong_option_is_one_line(tmp_path, capsys, args):
     args = args if args == ['nothing.py'] else [sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}"), *args]
@@ -120,7 +127,8 @@ def test_a_wrong_option_is_one_line(tmp_path, capsys, args):
 
 
 @pytest.mark.parametrize('overrides, said', [
-    ({'heldout': ' '}, 'none of them empty'), ({'heldout': '5,7 5,7'}, 'twice'), ({'weight_decay': '0,0.0'}, 'twice')])
+    ({'heldout': ' '}, 'none of them empty'), ({'heldout': '5,7 5,7'}, 'twice'),
+    ({'weight_decay': '0,0.0'}, 'twice')])
 def test_the_command_line_is_checked_as_the_file_is(tmp_path, overrides, said):
     path = sweep_file(tmp_path, "axes = {'weight_decay': [0, 0.1]}\ndata = {'heldout': ['5,7', '1,2']}")
     with pytest.raises(UserError, match=said):
@@ -146,14 +154,16 @@ def test_shards_on_unlike_machines_leave_no_seed_out(tmp_path, capsys):
     for i, replicas in enumerate((4, 2, 1)):
         assert run_script('sweep.py', path, '--dry_run', f'--shard={i}/3', f'--replicas={replicas}',
                           f'--sweeps_dir={tmp_path / "sweeps"}') == 0
-        for name, first, last in re.findall(r'^(n_embd=.)(?:, seeds (\d+) to (\d+))? ', capsys.readouterr().out, re.M):
+        for name, first, last in re.findall(r'^(n_embd=.)(?:, seeds (\d+) to (\d+))? ',
+                                            capsys.readouterr().out, re.M):
             seeds += [(name, seed) for seed in range(int(first or 1337), int(last or 1340) + 1)]
     assert sorted(seeds) == [(f'n_embd={n}', seed) for n in (4, 6) for seed in range(1337, 1341)]
 
 
 def test_a_dry_run_estimates_and_trains_nothing(tmp_path, capsys):
     path = sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}", num_seeds=3)
-    assert run_script('sweep.py', path, '--dry_run', '--workers=2', f'--sweeps_dir={tmp_path / "sweeps"}') == 0
+    assert run_script('sweep.py', path, '--dry_run', '--workers=2',
+                      f'--sweeps_dir={tmp_path / "sweeps"}') == 0
     out = capsys.readouterr().out
     assert 'n_embd=4' in out and '2 jobs, 2 at a time' in out and 'MB' in out
     assert not list(tmp_path.rglob('ckpt.pt'))
@@ -183,7 +193,8 @@ def test_a_failed_run_does_not_stop_the_others_and_is_reported_at_the_end(swept)
 def test_a_run_of_a_sweep_is_what_the_training_script_leaves(swept, tmp_path):
     folder, _ = swept
     alone = shell('train_with_eval.py', 'config/train_math_mini_14.py', cwd=tmp_path,
-                  **{**SHARED, 'out_dir': tmp_path / 'alone', 'dataset': folder / 'data' / 'as_math', 'seed': 1338})
+                  **{**SHARED, 'out_dir': tmp_path / 'alone', 'dataset': folder / 'data' / 'as_math',
+                     'seed': 1338})
     assert alone.status == 0, alone.err
     assert same_weights(folder / 'good_n_embd=6' / 'seed_1338', tmp_path / 'alone')
 
@@ -192,12 +203,14 @@ def test_the_summary_says_what_the_runs_hold(swept):
     folder, _ = swept
     with open(folder / 'summary.csv', newline='') as file:
         rows = [row for row in csv.DictReader(file) if row['base'] == 'good']
-    assert [(row['n_embd'], row['seed']) for row in rows] == [('4', '1337'), ('4', '1338'), ('6', '1337'), ('6', '1338')]
+    assert [(row['n_embd'], row['seed']) for row in rows] == [('4', '1337'), ('4', '1338'), ('6', '1337'),
+                                                              ('6', '1338')]
     for row in rows:
         results = read_results(folder / row['folder'] / 'results.csv')
         assert float(row['last_add']) == results['add_acc'][-1] and row['last_facts'] == ''
         assert float(row['best_combined']) == results['combined_acc'].max() == float(row['top_combined'])
-        assert row['finished'] == '1' and row['heldout'] == '5,7' and float(row['train_loss']) == results['train_loss'][-1]
+        assert row['finished'] == '1' and row['heldout'] == '5,7'
+        assert float(row['train_loss']) == results['train_loss'][-1]
 
 
 def test_what_is_finished_is_skipped_and_a_part_keeps_the_rest_of_the_table(swept):
@@ -217,12 +230,14 @@ def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_
     assert changed.status == 1 and 'failed: n_embd=4: weight_decay=0.1, but the run in' in changed.err
     assert changed.out.endswith('1 of 2 seeds finished\n')
     (tmp_path / 'tiny' / 'n_embd=4' / 'seed_1337' / 'run.json').write_text('{"fini')
-    damaged = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--weight_decay=0.1', '--num_seeds=2', cwd=tmp_path)
+    damaged = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--weight_decay=0.1', '--num_seeds=2',
+                    cwd=tmp_path)
     assert damaged.status == 1 and 'Traceback' not in damaged.err
     assert 'failed: n_embd=4: ' in damaged.err and 'run.json: damaged' in damaged.err
     assert damaged.err.rindex('failed: ') < damaged.err.index('not in the table: n_embd=4')
     assert damaged.out.endswith('2 of 4 seeds finished\n')
-    assert {row['run'] for row in read_summaries([tmp_path / 'tiny' / 'summary.csv'])} == {'n_embd=4', 'n_embd=5'}
+    assert {row['run'] for row in read_summaries([tmp_path / 'tiny' / 'summary.csv'])} == {'n_embd=4',
+                                                                                           'n_embd=5'}
 
 
 def test_parts_of_a_run_leave_what_the_whole_run_would(swept, tmp_path):
@@ -230,9 +245,11 @@ def test_parts_of_a_run_leave_what_the_whole_run_would(swept, tmp_path):
     result = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--replicas=2', '--workers=1', cwd=tmp_path)
     assert result.status == 0, result.err
     run = tmp_path / 'tiny' / 'train_math_mini_14'
-    assert sorted(folder.name for folder in run.iterdir() if folder.is_dir()) == ['seed_1337', 'seed_1338', 'seed_1339']
+    assert sorted(folder.name for folder in run.iterdir() if folder.is_dir()) == ['seed_1337', 'seed_1338',
+                                                                                  'seed_1339']
     one = weights(swept[0] / 'good_n_embd=6' / 'seed_1338')
-    assert all(torch.allclose(one[name], value, atol=1e-5) for name, value in weights(run / 'seed_1338').items())
+    assert all(torch.allclose(one[name], value, atol=1e-5)
+               for name, value in weights(run / 'seed_1338').items())
     # More seeds later: what is there stays as it is.
     more = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--num_seeds=5', '--workers=1', cwd=tmp_path)
     assert more.status == 0 and len(list(run.glob('seed_*/ckpt.pt'))) == 5, more.err
@@ -258,7 +275,8 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(tmp
     path = sweep_file(tmp_path, max_iters=800, eval_interval=20, lr_decay_iters=800)
     process = start('sweep.py', path, f'--sweeps_dir={tmp_path}', cwd=tmp_path)
     run = tmp_path / 'tiny' / 'train_math_mini_14' / 'seed_1337'
-    wait_for(lambda: (run / 'results.csv').exists() and len((run / 'results.csv').read_text().splitlines()) > 4)
+    wait_for(lambda: (run / 'results.csv').exists()
+             and len((run / 'results.csv').read_text().splitlines()) > 4)
     child = int(next(Path(f'/proc/{process.pid}/task/{task}/children').read_text().split()[0]
                      for task in os.listdir(f'/proc/{process.pid}/task')
                      if Path(f'/proc/{process.pid}/task/{task}/children').read_text()))
@@ -280,12 +298,15 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(tmp
 def test_two_sweeps_at_once_leave_what_one_leaves(swept, tmp_path):
     """Jobs that overlap: seeds one by one, and all together."""
     path = sweep_file(tmp_path, num_seeds=2, n_embd=6)
-    both = [start('sweep.py', path, f'--sweeps_dir={tmp_path}', f'--replicas={n}', '--workers=1', cwd=tmp_path)
+    both = [start('sweep.py', path, f'--sweeps_dir={tmp_path}', f'--replicas={n}', '--workers=1',
+                  cwd=tmp_path)
             for n in (1, 2)]
     said = [sweep.communicate(timeout=200) for sweep in both]
-    assert [sweep.returncode for sweep in both] == [0, 0] and all('2 of 2 seeds finished' in out for out, _ in said), said
+    assert [sweep.returncode for sweep in both] == [0, 0] and all('2 of 2 seeds finished' in out
+                                                                  for out, _ in said), said
     for seed in ('seed_1337', 'seed_1338'):
-        assert same_weights(swept[0] / 'n_embd=6_learning_rate=0.01' / seed, tmp_path / 'tiny' / 'train_math_mini_14' / seed)
+        assert same_weights(swept[0] / 'n_embd=6_learning_rate=0.01' / seed,
+                            tmp_path / 'tiny' / 'train_math_mini_14' / seed)
 
 
 def test_stopped_children_start_no_other(tmp_path):
@@ -317,7 +338,8 @@ def rows():
     return [len(open(f).read().splitlines()) for f in glob.glob('{folder}/tiny/*/seed_*/results.csv')]
 end = time.time() + 300
 while len(rows()) < 2 or min(rows()) < 4:    # a run is under way on either node
-    assert time.time() < end and sweep.poll() is None, (rows(), sweep.stderr.read() if sweep.poll() is not None else '')
+    assert sweep.poll() is None, (rows(), sweep.stderr.read())
+    assert time.time() < end, rows()
     time.sleep(0.05)
 assert max(rows()) < 40, rows()
 cluster.remove_node(nodes[0], allow_graceful=False)
@@ -333,7 +355,8 @@ def test_a_ray_cluster_loses_a_node_and_nothing_else(tmp_path):
     settings = dict(max_iters=800, eval_interval=20, lr_decay_iters=800)
     path = sweep_file(tmp_path, "axes = {'n_embd': [5, 6]}", **settings)
     program = tmp_path / 'program.py'
-    program.write_text(RAY_PROGRAM.format(script=str(HERE / 'sweep.py'), path=str(path), folder=tmp_path / 'ray'))
+    program.write_text(RAY_PROGRAM.format(script=str(HERE / 'sweep.py'), path=str(path),
+                                          folder=tmp_path / 'ray'))
     result = shell(program, cwd=tmp_path)
     assert result.status == 0, result.err[-2000:]
     again = shell('sweep.py', path, f'--sweeps_dir={tmp_path / "local"}', cwd=tmp_path)

@@ -1,4 +1,5 @@
-"""What a sweep will train, as it is asked for: at once, in words that help, and without leaving anything behind."""
+"""What a sweep will train, as it is asked for: at once, in words that help, and without leaving anything
+behind."""
 import csv
 import sys
 import time
@@ -58,7 +59,8 @@ def test_an_axis_that_is_no_list_is_named(tmp_path, text, says):
 
 
 HUGE = {'seeds': ('', {'num_seeds': str(MOST + 1)}), 'one axis': ("axes = {'max_iters': range(10**12)}", {}),
-        'several axes': ("axes = {'n_embd': range(1, 1001), 'max_iters': range(1000), 'eval_interval': range(1, 201)}", {}),
+        'several axes': ("axes = {'n_embd': range(1, 1001), 'max_iters': range(1000),\n"
+                         "        'eval_interval': range(1, 201)}", {}),
         'combinations with seeds': (f"axes = {{'n_embd': [4, 6]}}\nnum_seeds = {MOST // 2 + 1}", {})}
 
 
@@ -98,7 +100,8 @@ def test_a_ray_cluster_that_refuses_our_token_is_one_line(command, tmp_path, mon
     monkeypatch.setitem(sys.modules, 'ray', ray)
     for name in ('RAY_USAGE_STATS_ENABLED', 'RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO'):
         monkeypatch.setenv(name, '')    # the script sets them
-    result = command('sweep.py', sweep_file(tmp_path, ''), '--engine=ray', '--num_seeds=1', sweeps_dir=tmp_path / 'sweeps')
+    result = command('sweep.py', sweep_file(tmp_path, ''), '--engine=ray', '--num_seeds=1',
+                     sweeps_dir=tmp_path / 'sweeps')
     assert result.status == 2 and result.err.count('\n') == 1 and 'Unauthenticated' in result.err
     assert 'RAY_AUTH_TOKEN' in result.err
 

@@ -80,7 +80,8 @@ def test_the_last_seed_goes_on_in_its_own_folder_and_one_not_begun_from_the_star
     asked = Asked(finish(job))
     assert launch.do(job, asked, {}) is None
     command, = asked.commands
-    assert (command['--out_dir'], command['--seed'], command['--num_seeds']) == (str(job.folder / 'seed_2'), '2', '1')
+    assert (command['--out_dir'], command['--seed'], command['--num_seeds']) == (str(job.folder / 'seed_2'),
+                                                                                 '2', '1')
     assert '--init_from' not in command
 
 
@@ -95,7 +96,8 @@ def test_who_has_to_wait_says_once_for_whom(tmp_path, monkeypatch):
 
 def test_an_english_phrase_decides_nothing(tmp_path):
     job = whole_job(tmp_path, 2)
-    assert launch.do(job, Asked((1, 'another training writes into seed_1')), {}) == 'another training writes into seed_1'
+    assert launch.do(job, Asked((1, 'another training writes into seed_1')),
+                     {}) == 'another training writes into seed_1'
 
 
 def test_seeds_that_another_process_began_at_the_same_moment_are_gone_on_with(tmp_path):
@@ -108,8 +110,8 @@ def test_seeds_that_another_process_began_at_the_same_moment_are_gone_on_with(tm
 
 
 @pytest.mark.parametrize('status, says', [(-9, 'killed by signal 9 (SIGKILL; out of memory?)'),
-                                          (-11, 'killed by signal 11 (SIGSEGV)'), (-40, 'killed by signal 40'),
-                                          (3, 'iter     60: addition 0.0%')])
+                                          (-11, 'killed by signal 11 (SIGSEGV)'),
+                                          (-40, 'killed by signal 40'), (3, 'iter     60: addition 0.0%')])
 def test_a_child_that_a_signal_ended_is_not_reported_by_its_last_line(tmp_path, status, says):
     job = whole_job(tmp_path, 1)
     assert launch.do(job, Asked((status, 'iter     60: addition 0.0%')), {}) == says
@@ -120,7 +122,8 @@ def test_a_child_that_ends_well_without_having_finished_has_failed(tmp_path):
     assert launch.do(job, Asked(finish(job, [1])), {}) == f'{job.folder} did not finish'
 
 
-@pytest.mark.parametrize('device, wants', [('auto', True), ('cuda', True), ('cuda:1', True), ('cpu', False), ('mps', False)])
+@pytest.mark.parametrize('device, wants',
+                         [('auto', True), ('cuda', True), ('cuda:1', True), ('cpu', False), ('mps', False)])
 def test_a_job_wants_a_gpu_unless_its_runs_name_another_device(tmp_path, device, wants):
     job, = Sweep(sweep_file(tmp_path, device=device), {}, tmp_path).jobs(8)
     assert launch.wants_gpu(job) == wants
@@ -132,28 +135,32 @@ def test_another_number_of_seeds_or_replicas_goes_on_with_a_sweep_that_was_stopp
     job, = sweep.jobs(8)
     sweep.prepare(job.run)
     begun = shell('train_with_eval.py', 'config/train_math_mini_14.py', cwd=tmp_path, **{
-        **SHARED, 'out_dir': job.folder, 'dataset': job.run.settings['dataset'], 'num_seeds': 3, 'max_iters': 10})
+        **SHARED, 'out_dir': job.folder, 'dataset': job.run.settings['dataset'], 'num_seeds': 3,
+        'max_iters': 10})
     assert begun.status == 0, begun.err    # the longer run goes on from here
     fewer = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--num_seeds=1', cwd=tmp_path)
     assert fewer.status == 0, fewer.err
     again = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', cwd=tmp_path)
     assert again.status == 0, again.err
-    at = [json.loads((job.folder / f'seed_{seed}' / 'run.json').read_text())['iter_num'] for seed in job.seeds]
+    at = [json.loads((job.folder / f'seed_{seed}' / 'run.json').read_text())['iter_num']
+          for seed in job.seeds]
     assert at == 3 * [TINY['max_iters']]
 
 
 # --- what a folder says of itself
 
 @pytest.mark.parametrize('text, said', [
-    ('{"finished": true}', 'damaged'), ('{"finished": true, "iter_num": "x"}', 'damaged'), ('{"fini', 'damaged'),
-    ('{"finished": true, "iter_num": 20, "config": 3}', 'damaged'),
-    ('{"finished": true, "iter_num": 20, "config": {"weight_decay": 0.5}}', 'weight_decay=1.0, but the run in .*=0.5'),
+    ('{"finished": true}', 'damaged'), ('{"finished": true, "iter_num": "x"}', 'damaged'),
+    ('{"fini', 'damaged'), ('{"finished": true, "iter_num": 20, "config": 3}', 'damaged'),
+    ('{"finished": true, "iter_num": 20, "config": {"weight_decay": 0.5}}',
+     'weight_decay=1.0, but the run in .*=0.5'),
 ])
 def test_a_job_whose_record_is_damaged_or_of_other_settings_fails_alone(tmp_path, trained, text, said):
     first, second = Sweep(sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}"), {}, tmp_path).jobs(8)
     state(first.folder / 'seed_1337', 20)
     (first.folder / 'seed_1337' / 'run.json').write_text(text)
-    ended = {str(job): error for job, error in launch.local([first, second], lambda run: None, [{}], Children())}
+    ended = {str(job): error
+             for job, error in launch.local([first, second], lambda run: None, [{}], Children())}
     assert ended['n_embd=6'] is None and trained == [[1337]]
     with pytest.raises(UserError, match=said):
         raise UserError(ended['n_embd=4'])
@@ -162,7 +169,8 @@ def test_a_job_whose_record_is_damaged_or_of_other_settings_fails_alone(tmp_path
 def test_settings_that_may_change_do_not_undo_what_is_finished(tmp_path):
     job = whole_job(tmp_path, 1)
     config = job.run.config()
-    recorded = {**vars(config), 'seed': 1, 'num_seeds': 1, 'device': 'cuda', 'max_iters': 40, 'log_interval': 7}
+    recorded = {**vars(config), 'seed': 1, 'num_seeds': 1, 'device': 'cuda', 'max_iters': 40,
+                'log_interval': 7}
     state(job.folder / 'seed_1', 40, finished=True, config=recorded)
     assert launch.done(job)
     state(job.folder / 'seed_1', 10, finished=True, config={**recorded, 'max_iters': 10})

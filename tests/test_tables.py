@@ -31,7 +31,8 @@ def write_run(folder, rows, **info):
 
 def cells(task, root, model, wd=False):
     """{source: cells from 'seeds' on} of a model's three rows, in which '|' has become the list's commas."""
-    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in make_table(task, root, wd).splitlines()
+    rows = [[cell.strip() for cell in line.strip('|').split('|')]
+            for line in make_table(task, root, wd).splitlines()
             if line.startswith('|')]
     first = next(i for i, row in enumerate(rows) if row[0] == model)
     assert len({len(row) for row in rows}) == 1
@@ -40,7 +41,8 @@ def cells(task, root, model, wd=False):
 
 def test_a_run_stands_below_the_paper_at_its_best_and_at_its_last_evaluation(tmp_path):
     write_run(tmp_path / 'math_mini_14', [(0, 10, 20, 0, None), (15000, 980, 990, 23, None),
-                                          (15250, 990, 980, 24, None), (30000, 970, 984, 12, None)], finished=True)
+                                          (15250, 990, 980, 24, None), (30000, 970, 984, 12, None)],
+              finished=True)
     assert cells('math', tmp_path, 'n14') == {
         'paper': ['', '', '100.0', '100.0', '40/40 (4 of 4)'],
         'ours, best evaluation': ['1', '15,000', '98.0', '99.0', '23/40 (1 to 3 of 4)'],
@@ -55,7 +57,8 @@ def test_table_4_has_the_combined_score_of_all_questions(tmp_path):
 
 
 def test_a_missing_run_is_blank_beside_the_papers_numbers(tmp_path):
-    assert cells('facts', tmp_path, 'n28') == {'paper': ['', '', '100.0'], 'ours, best evaluation': ['', '', ''],
+    assert cells('facts', tmp_path, 'n28') == {'paper': ['', '', '100.0'],
+                                               'ours, best evaluation': ['', '', ''],
                                                'ours, last iteration': ['', '', '']}
 
 
@@ -76,8 +79,8 @@ def test_many_seeds_are_a_mean_with_its_interval_and_a_count_of_perfect_ones(tmp
         write_run(tmp_path / f'math_mini_56/seed_{seed}',
                   [(0, 0, 0, 0, None), (best, add, add, heldout, None), (30000, add, 0, heldout, None)])
     found = cells('math', tmp_path, 'n56')
-    # Scores 98, 99, 100: standard deviation 1, t(2) = 4.303, so 4.303 / sqrt(3) = 2.5. Wilson, 2 in 3: 0.208 to 0.939.
-    # Held-out 0, 40, 40: mean 26.7, standard deviation 23.1, so 4.303 * 23.1 / sqrt(3) = 57.4.
+    # Scores 98, 99, 100: standard deviation 1, t(2) = 4.303, so 4.303 / sqrt(3) = 2.5. Wilson, 2 in 3: 0.208
+    # to 0.939. Held-out 0, 40, 40: mean 26.7, standard deviation 23.1, so 4.303 * 23.1 / sqrt(3) = 57.4.
     heldout = '2 of 3 seeds at 4 of 4 (21 to 94%), mean 26.7 ± 57.4 of 40'
     assert found['ours, best evaluation'] == ['3', '250 to 750', '99.0 ± 2.5', '99.0 ± 2.5', heldout]
     assert found['ours, last iteration'] == ['3', '30,000', '99.0 ± 2.5', '0.0 ± 0.0', heldout]
@@ -98,7 +101,8 @@ def test_another_folder_of_runs_stands_below_ours(tmp_path):
         write_run(tmp_path / folder / 'facts_mini_14', [(30000, None, None, None, right)])
     lines = make_table('facts', tmp_path / 'now', beside=tmp_path / 'older').splitlines()
     assert [line.split('|')[3].strip() for line in lines[4:9]] == [
-        'paper', 'ours, best evaluation', 'ours, last iteration', 'older, best evaluation', 'older, last iteration']
+        'paper', 'ours, best evaluation', 'ours, last iteration', 'older, best evaluation',
+        'older, last iteration']
     assert [line.split('|')[-2].strip() for line in lines[4:9]] == ['8.2', '100.0', '100.0', '50.0', '50.0']
 
 
@@ -127,7 +131,8 @@ def test_the_published_combined_scores_follow_from_their_parts():
     for model in paper.MODELS:
         row = paper.published()['both', model]
         parts = [float(row[f'{name}_pct']) for name in ('addition', 'subtraction', 'facts')]
-        assert (2 * parts[0] + 2 * parts[1] + parts[2]) / 5 == pytest.approx(float(row['combined_pct']), abs=0.06)
+        assert (2 * parts[0] + 2 * parts[1] + parts[2]) / 5 == pytest.approx(float(row['combined_pct']),
+                                                                             abs=0.06)
 
 
 def test_the_published_sizes_are_our_parameter_counts():
@@ -138,15 +143,17 @@ def test_the_published_sizes_are_our_parameter_counts():
 
 def test_the_script_prints_three_tables_from_any_folder(tmp_path):
     write_run(tmp_path / 'runs/math_mini_14', [(30000, 1000, 1000, 40, None)])
-    done = subprocess.run([sys.executable, HERE / 'analysis/make_tables.py', '--root_dir', 'runs'], cwd=tmp_path,
-                          capture_output=True, text=True)
+    done = subprocess.run([sys.executable, HERE / 'analysis/make_tables.py', '--root_dir', 'runs'],
+                          cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith('#')] == [
         '### Table 2: Arithmetic', '### Table 3: Facts', '### Table 4: Arithmetic and facts']
-    assert '| ours, last iteration | 1 | 30,000 | 100.0 | 100.0 | 40/40 (4 of 4) |' in ' '.join(done.stdout.split())
+    row = '| ours, last iteration | 1 | 30,000 | 100.0 | 100.0 | 40/40 (4 of 4) |'
+    assert row in ' '.join(done.stdout.split())
 
 
 def test_a_missing_root_folder_is_one_line_and_status_2(tmp_path):
-    done = subprocess.run([sys.executable, HERE / 'analysis/make_tables.py', '--root_dir=nowhere'], cwd=tmp_path,
-                          capture_output=True, text=True)
-    assert done.returncode == 2 and not done.stdout and done.stderr.count('\n') == 1 and 'nowhere' in done.stderr
+    done = subprocess.run([sys.executable, HERE / 'analysis/make_tables.py', '--root_dir=nowhere'],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.count('\n') == 1 and 'nowhere' in done.stderr

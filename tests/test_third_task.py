@@ -1,4 +1,5 @@
-"""A third task is one class: defined here and registered, it is prepared, trained, scored, drawn and summarised."""
+"""A third task is one class: defined here and registered, it is prepared, trained, scored, drawn and
+summarised."""
 import csv
 import itertools
 
@@ -50,7 +51,8 @@ def trained(tmp_path, monkeypatch):
     """The folder of a run of twenty steps on words and their reversals."""
     monkeypatch.setitem(tasks.TASKS, Reversal.name, Reversal)
     write_dataset(tmp_path / 'data', [Reversal()], seed=1)
-    settings = TINY | {'max_iters': 20, 'dataset': tmp_path / 'data', 'out_dir': tmp_path / 'run', 'block_size': 8}
+    settings = TINY | {'max_iters': 20, 'dataset': tmp_path / 'data', 'out_dir': tmp_path / 'run',
+                       'block_size': 8}
     assert run_script('train_with_eval.py', **settings) == 0
     return tmp_path / 'run'
 
@@ -58,8 +60,10 @@ def trained(tmp_path, monkeypatch):
 def test_a_third_task_has_columns_scores_a_plot_and_a_row_of_a_summary(trained, tmp_path):
     with open(trained / 'results.csv', newline='') as file:
         row = list(csv.DictReader(file))[-1]
-    assert list(row) == result_columns() and {'words_correct', 'reversal_acc', 'unseen_words_prob'} <= set(row)
-    assert (row['words_total'], row['unseen_words_total'], row['unseen_words_questions']) == ('270', '20', '2')
+    assert list(row) == result_columns() and {'words_correct', 'reversal_acc',
+                                              'unseen_words_prob'} <= set(row)
+    assert (row['words_total'], row['unseen_words_total'], row['unseen_words_questions']) == ('270', '20',
+                                                                                              '2')
     assert row['add_total'] == row['facts_total'] == ''
     results = read_results(trained / 'results.csv')
     assert results['combined_acc'][-1] == results['reversal_acc'][-1] == float(row['words_correct']) / 2.7
@@ -71,7 +75,8 @@ def test_a_third_task_has_columns_scores_a_plot_and_a_row_of_a_summary(trained, 
 
     seed = seed_row(trained)
     assert seed['last_words'] == results['reversal_acc'][-1] and seed['unseen_words_questions'] == 2
-    write_summary(tmp_path / 'summary.csv', [seed | {'run': 'run', 'folder': 'run', 'tasks': 'reversal', 'data': 'words'}])
+    write_summary(tmp_path / 'summary.csv',
+                  [seed | {'run': 'run', 'folder': 'run', 'tasks': 'reversal', 'data': 'words'}])
     read, = read_summaries([tmp_path / 'summary.csv'])
     assert read['best_unseen_words_answered'] == seed['best_unseen_words_answered'] is not None
     axes, *_ = plot_capacity.draw_capacity(plot_capacity.chosen([read], 0.0)).axes
@@ -82,4 +87,5 @@ def test_no_two_tasks_share_a_name_of_a_group():
     groups = [group for task in tasks.TASKS.values() for group in task.labels]
     assert len(groups) == len(set(groups))
     for task in tasks.TASKS.values():
-        assert {*task.counted(), *task.probed} <= task.labels.keys() and set(task().groups()) <= task.labels.keys()
+        assert {*task.counted(),
+                *task.probed} <= task.labels.keys() and set(task().groups()) <= task.labels.keys()

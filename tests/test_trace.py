@@ -11,8 +11,8 @@ import torch
 from plot_trace import Point, draw_trace
 from tbtt.cli import Parser
 from tbtt.inference import load_model
+from tbtt.layout import LATEST
 from tbtt.results import read_results
-from tbtt.run_folder import LATEST
 from tbtt.trace.examples import task_examples
 from tbtt.trace.memorization import DATA_MODELS
 from tbtt.trace.sources import Row
@@ -41,17 +41,21 @@ def test_a_run_is_traced_into_its_folder_and_again_to_the_same_files(command, co
     assert 'too few' in model['tasks']['math held-out']['5']['task_gram']['not computed']
     rows = rows_of(copy_of_learned)
     assert tuple(rows[0]) == Row._fields and {row['n'] for row in rows} == {'2', '5'}
-    assert sum(row['task'] == 'math' and row['n'] == '2' for row in rows) == model['tasks']['math']['2']['points']
+    assert sum(row['task'] == 'math' and row['n'] == '2'
+               for row in rows) == model['tasks']['math']['2']['points']
 
 
-def test_the_models_probability_of_a_whole_answer_is_that_of_the_runs_own_evaluation(command, copy_of_learned):
+def test_the_models_probability_of_a_whole_answer_is_that_of_the_runs_own_evaluation(command,
+                                                                                     copy_of_learned):
     command(SCRIPT, f'--out_dir={copy_of_learned}', '--n=9', '--device=cpu')
     found = [math.exp(float(row['model_logp'])) for row in rows_of(copy_of_learned) if row['task'] == 'math']
     assert len(found) == 46
-    assert np.mean(found) == pytest.approx(read_results(copy_of_learned / 'results.csv')['seen_prob'][-1], rel=1e-4)
+    assert np.mean(found) == pytest.approx(read_results(copy_of_learned / 'results.csv')['seen_prob'][-1],
+                                           rel=1e-4)
 
 
-def test_an_n_gram_within_an_answer_has_the_probabilities_of_its_own_tokens(command, learned, small_math, tmp_path):
+def test_an_n_gram_within_an_answer_has_the_probabilities_of_its_own_tokens(command, learned, small_math,
+                                                                            tmp_path):
     result = command(SCRIPT, out_dir=learned, n=2, trace_dir=tmp_path, device='cpu')
     assert result.status == 0, result.err
     trained = load_model(learned / LATEST, 'cpu')
@@ -60,7 +64,8 @@ def test_an_n_gram_within_an_answer_has_the_probabilities_of_its_own_tokens(comm
     places = set()
     for row in rows_of(tmp_path):
         example = [each for each in asked if each.task == row['task']][int(row['example'])]
-        begin, whole = len(example.prompt) + example.output.index(row['gram']), example.prompt + example.output
+        whole = example.prompt + example.output
+        begin = len(example.prompt) + example.output.index(row['gram'])
         model = data = 0
         places.add((begin > len(example.prompt), begin + 2 < len(whole)))
         for i in (begin, begin + 1):
@@ -80,8 +85,8 @@ def test_the_seed_at_the_shell_is_the_bootstraps(command, learned, tmp_path):
     for folder in folders:
         result = command(SCRIPT, out_dir=learned, n=2, seed=folder.name, trace_dir=folder, device='cpu')
         assert result.status == 0, result.err
-    one, other = (json.loads((folder / 'trace.json').read_text())['models'][0]['tasks']['math']['2']['task_gram']['spearman']
-                  for folder in folders)
+    models = [json.loads((folder / 'trace.json').read_text())['models'] for folder in folders]
+    one, other = (model['tasks']['math']['2']['task_gram']['spearman'] for model, in models)
     assert one['coefficient'] == other['coefficient'] and one['interval'] != other['interval']
 
 
@@ -99,7 +104,8 @@ def test_a_file_in_the_place_of_the_trace_is_refused_before_the_work(command, le
     (tmp_path / 'file').write_text('mine')
     monkeypatch.setattr('tbtt.trace.sources.trace', lambda args: pytest.fail('worked first'))
     result = command(SCRIPT, out_dir=learned, trace_dir=tmp_path / 'file', device='cpu')
-    assert result.status == 2 and 'is a file: name a folder' in result.err and len(result.err.splitlines()) == 1
+    assert result.status == 2 and 'is a file: name a folder' in result.err
+    assert len(result.err.splitlines()) == 1
     assert (tmp_path / 'file').read_text() == 'mine'
 
 
@@ -114,20 +120,24 @@ def test_lists_at_the_shell_add_up_however_they_are_written():
 def test_seeds_are_one_model_and_several_models_are_drawn_against_their_size(command, learned, tmp_path):
     for seed in (1, 2):
         shutil.copytree(learned, tmp_path / 'many' / f'seed_{seed}')
-    result = command(SCRIPT, f'--out_dir={learned}', tmp_path / 'many', '--n=2', trace_dir=tmp_path / 't', device='cpu')
+    result = command(SCRIPT, f'--out_dir={learned}', tmp_path / 'many', '--n=2', trace_dir=tmp_path / 't',
+                     device='cpu')
     assert result.status == 0, result.err
     one, two = json.loads((tmp_path / 't/trace.json').read_text())['models']
     assert (len(one['seeds']), len(two['seeds'])) == (1, 2) and 'mean of 2 seeds' in result.out
     same = [model['tasks']['math']['2']['task_gram']['spearman'] for model in (one, two)]
     assert same[0]['coefficient'] == same[1]['coefficient'] and same[0]['interval'] == same[1]['interval']
-    assert len(rows_of(tmp_path / 't')) == 3 * sum(one['tasks'][task]['2']['points'] for task in ('math', 'math held-out'))
+    assert len(rows_of(tmp_path / 't')) == 3 * sum(one['tasks'][task]['2']['points']
+                                                   for task in ('math', 'math held-out'))
 
 
-def test_traces_of_our_datasets_need_no_infini_gram_and_write_nothing_beside_the_data(command, learned, small_math, tmp_path,
-                                                                                     monkeypatch):
+def test_traces_of_our_datasets_need_no_infini_gram_and_write_nothing_beside_the_data(command, learned,
+                                                                                      small_math, tmp_path,
+                                                                                      monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'infini_gram', None)
     before = sorted(small_math.iterdir())
-    assert command(SCRIPT, f'--out_dir={learned}', '--n=2', f'--trace_dir={tmp_path}', '--device=cpu').status == 0
+    assert command(SCRIPT, f'--out_dir={learned}', '--n=2', f'--trace_dir={tmp_path}',
+                   '--device=cpu').status == 0
     assert sorted(small_math.iterdir()) == before
 
 
@@ -136,10 +146,12 @@ def test_both_engines_trace_a_dataset_of_ours_alike(command, learned, small_math
     data = shutil.copytree(small_math, tmp_path / 'data')
     one, other = tmp_path / 'numpy', tmp_path / 'infini-gram'
     for folder in (one, other):
-        result = command(SCRIPT, out_dir=learned, dataset=data, engine=folder.name, n='1,3', trace_dir=folder, device='cpu')
+        result = command(SCRIPT, out_dir=learned, dataset=data, engine=folder.name, n='1,3', trace_dir=folder,
+                         device='cpu')
         assert result.status == 0, result.err
     assert (one / 'trace.csv').read_bytes() == (other / 'trace.csv').read_bytes()
-    sizes = [json.loads((folder / 'trace.json').read_text())['models'][0]['corpus']['tokens'] for folder in (one, other)]
+    sizes = [json.loads((folder / 'trace.json').read_text())['models'][0]['corpus']['tokens']
+             for folder in (one, other)]
     assert sizes[0] == sizes[1]
     assert len(list(data.glob('train.bin.ngrams_*/table.0'))) == 1
 
@@ -165,10 +177,12 @@ def test_data_that_a_checkpoint_was_not_trained_on_is_refused(command, learned, 
     assert result.status == 2 and 'trained on other data' in result.err
 
 
-def test_a_missing_package_is_named_with_the_command_that_installs_it(command, learned, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(command, learned, tmp_path,
+                                                                      monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'scipy.stats', None)
     result = command(SCRIPT, f'--out_dir={learned}', '--n=2', f'--trace_dir={tmp_path / "t"}', '--device=cpu')
-    assert result.status == 2 and 'pip install -r requirements-study.txt' in result.err and 'scipy' in result.err
+    assert result.status == 2 and 'pip install -r requirements-study.txt' in result.err
+    assert 'scipy' in result.err
     assert not (tmp_path / 't').exists()
 
 
@@ -209,7 +223,8 @@ def test_the_infinity_gram_is_drawn_unlike_the_task_gram():
     both = {kind: cell(0.5)['task_gram'] for kind in DATA_MODELS}
     model = traced('a', 10, {1: 0.5}) | {'tasks': {'quiz': {1: both, 2: both}}}
     for axes in draw_trace([model, model | {'parameters': 20}], points('a', 1, [(-1, -2)])).axes[1:]:
-        task_gram, infinity_gram = ((line.get_linestyle(), line.get_marker()) for line, *_ in axes.containers[:2])
+        task_gram, infinity_gram = ((line.get_linestyle(), line.get_marker())
+                                    for line, *_ in axes.containers[:2])
         assert (task_gram, infinity_gram) == (('-', 'o'), ('--', 's'))
 
 
@@ -219,7 +234,8 @@ def test_several_models_are_also_drawn_against_their_parameters():
     sizes = figure.axes[2]
     (one, coefficients), (other, others) = lines(sizes)
     assert (coefficients, others) == ([0.5, 0.2], [0.6, 0.3])
-    assert one == pytest.approx([10, 1000], rel=0.1) and one < other == pytest.approx([10, 1000], rel=0.1)    # beside it
+    # beside it
+    assert one == pytest.approx([10, 1000], rel=0.1) and one < other == pytest.approx([10, 1000], rel=0.1)
     assert [tick.get_text() for tick in sizes.get_xticklabels()] == ['10', '1,000']
     assert sizes.get_xscale() == 'log' and sizes.get_xlabel() == 'Parameters'
     assert [text.get_text() for text in sizes.get_legend().get_texts()] == ['n = 1', 'n = 2']
@@ -229,7 +245,8 @@ def test_several_models_are_compared_in_a_table():
     models = [traced('b', 1000, {1: 0.2, 2: None}), traced('a', 10, {2: 0.6, 3: 0.7})]
     assert compare(models).splitlines() == [
         '| quiz | parameters | seeds | n = 1 | n = 2 | n = 3 |', '| --- | --- | --- | --- | --- | --- |',
-        '| b | 1,000 | 1 | 0.20 (0.10 to 0.40) |  |  |', '| a | 10 | 1 |  | 0.60 (0.50 to 0.80) | 0.70 (0.60 to 0.90) |']
+        '| b | 1,000 | 1 | 0.20 (0.10 to 0.40) |  |  |',
+        '| a | 10 | 1 |  | 0.60 (0.50 to 0.80) | 0.70 (0.60 to 0.90) |']
 
 
 def test_a_trace_without_a_coefficient_says_so_in_its_figure():
@@ -243,8 +260,8 @@ def test_a_figure_is_drawn_from_the_files_alone(command, learned, tmp_path):
     assert command('analysis/plot_trace.py', tmp_path / 't/trace.json').status == 0
     assert (tmp_path / 't/trace.png').read_bytes().startswith(b'\x89PNG')
     (tmp_path / 't/trace.csv').unlink()    # then without the points
-    result = command('analysis/plot_trace.py', tmp_path / 't/trace.json', f'--beside={tmp_path / "t"}', '--format=svg',
-                     output_dir=tmp_path)
+    result = command('analysis/plot_trace.py', tmp_path / 't/trace.json', f'--beside={tmp_path / "t"}',
+                     '--format=svg', output_dir=tmp_path)
     assert result.status == 0 and '<svg' in (tmp_path / 'trace.svg').read_text(), result.err
 
 

@@ -1,4 +1,5 @@
-"""Counts of n-grams: both engines against looking at every place; what lies on the disk, and what happens when it changes."""
+"""Counts of n-grams: both engines against looking at every place; what lies on the disk, and what happens
+when it changes."""
 import json
 import os
 import re
@@ -185,7 +186,8 @@ DOCUMENTS = [[1 + (i * j) % 7 for j in range(1 + i % 5)] for i in range(40)]
 
 
 def stopped(file, pieces, monkeypatch):
-    """Tokenize a corpus up to that piece, as a killed process leaves it: behind the tokens, before the manifest."""
+    """Tokenize a corpus up to that piece, as a killed process leaves it: behind the tokens, before the
+    manifest."""
     append, seen = Corpus.append, []
 
     def stop(self, tokens):
@@ -205,7 +207,8 @@ def test_tokenizing_goes_on_where_it_was_stopped(tmp_path, monkeypatch, name):
     if name == 'corpus.bin':
         write_bin(file, DOCUMENTS)
     else:
-        file.write_text('\n'.join(''.join(map(chr, (64 + token for token in document))) for document in DOCUMENTS))
+        file.write_text('\n'.join(''.join(map(chr, (64 + token for token in document)))
+                                  for document in DOCUMENTS))
     whole = Corpus([file], Ids(), END, piece=8, shard=20)
     kept = {path.name: path.read_bytes() for path in whole.folder.glob('*.[0-9]*')}
     assert len(kept) > 4
@@ -214,7 +217,8 @@ def test_tokenizing_goes_on_where_it_was_stopped(tmp_path, monkeypatch, name):
     stopped(file, 5, monkeypatch)
     read, first = getattr(tbtt.trace.corpus, reader), []
     ends = [end for tokens, end in read(file, 0, 8, Ids(), END) if tokens is not None]
-    monkeypatch.setattr(tbtt.trace.corpus, reader, lambda file, byte, *rest: (first.append(byte), read(file, byte, *rest))[1])
+    monkeypatch.setattr(tbtt.trace.corpus, reader,
+                        lambda file, byte, *rest: (first.append(byte), read(file, byte, *rest))[1])
     again = Corpus([file], Ids(), END, piece=8, shard=20)
     assert {path.name: path.read_bytes() for path in again.folder.glob('*.[0-9]*')} == kept
     assert first == [ends[3]]    # the fifth piece is not in the manifest; those before it are not read again
@@ -283,7 +287,8 @@ def test_the_pieces_behind_a_long_document_are_small_again(tmp_path):
     assert max(pieces[1:]) <= 8    # tokens, in 16 bytes
 
 
-LONG = {'blanks': 'ab cd ' * 30, 'no blank': 'abcde' * 30, 'two bytes each': 'äöü ß' * 30, 'end': 'a' * 15 + ' '}
+LONG = {'blanks': 'ab cd ' * 30, 'no blank': 'abcde' * 30, 'two bytes each': 'äöü ß' * 30,
+        'end': 'a' * 15 + ' '}
 
 
 @pytest.mark.parametrize('suffix', ['.txt', '.jsonl'])
@@ -291,7 +296,8 @@ LONG = {'blanks': 'ab cd ' * 30, 'no blank': 'abcde' * 30, 'two bytes each': 'ä
 def test_a_long_line_becomes_several_documents_and_none_of_its_characters_is_lost(tmp_path, suffix, text):
     file = tmp_path / f'corpus{suffix}'
     lines = ['before', text, 'behind']
-    file.write_text(''.join((json.dumps({'text': line}) if suffix == '.jsonl' else line) + '\n' for line in lines))
+    file.write_text(''.join((json.dumps({'text': line}) if suffix == '.jsonl' else line) + '\n'
+                            for line in lines))
     pieces = [tokens for tokens, _ in read_lines(file, 0, 16, Ids(), None) if tokens is not None]
     documents = ''.join(map(chr, np.concatenate(pieces))).split(chr(SEPARATOR))[:-1]
     assert max(len(document.encode()) for document in documents) <= 32 and len(documents) >= 3
@@ -318,7 +324,8 @@ def test_a_line_of_json_that_cannot_be_held_is_refused(tmp_path, monkeypatch):
         Corpus([tmp_path / 'c.jsonl'], Ids())
 
 
-@pytest.mark.parametrize('name, content', [('c.txt', b''), ('c.txt', b'good\n\xff\n'), ('c.jsonl', b'{}'), ('c.bin', b'\1\0')])
+@pytest.mark.parametrize('name, content',
+                         [('c.txt', b''), ('c.txt', b'good\n\xff\n'), ('c.jsonl', b'{}'), ('c.bin', b'\1\0')])
 def test_a_corpus_that_is_refused_leaves_nothing_behind(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError):
@@ -334,10 +341,12 @@ def test_a_folder_whose_name_infini_gram_cannot_take(tmp_path):
 
 def test_several_files_are_one_corpus(tmp_path):
     (tmp_path / 'a.txt').write_text('AB\nBC\n')
-    (tmp_path / 'b.jsonl').write_text(json.dumps({'text': 'B\nA'}) + '\n\n' + json.dumps({'text': 'C'}) + '\n')
+    (tmp_path / 'b.jsonl').write_text(json.dumps({'text': 'B\nA'}) + '\n\n' + json.dumps({'text': 'C'})
+                                      + '\n')
     counter = Corpus([tmp_path / 'a.txt', tmp_path / 'b.jsonl'], Ids()).counter()
     assert counter.num_documents == 4
-    assert counter.documents((ord('B'),)).tolist() == [0, 1, 2] and counter.documents((ord('C'),)).tolist() == [1, 3]
+    assert counter.documents((ord('B'),)).tolist() == [0, 1, 2]
+    assert counter.documents((ord('C'),)).tolist() == [1, 3]
 
 
 @pytest.mark.parametrize('name, content, says', [
@@ -345,7 +354,8 @@ def test_several_files_are_one_corpus(tmp_path):
     ('c.txt', b'\n\n', 'the corpus is empty'),
     ('c.bin', b'', 'the corpus is empty'),
     ('c.bin', b'\x01', 'cut off'),
-    ('c.bin', np.array([1, 2, 2000, END], '<u2').tobytes(), 'token 2000 at 2, the tokenizer ends at 999: .* share'),
+    ('c.bin', np.array([1, 2, 2000, END], '<u2').tobytes(),
+     'token 2000 at 2, the tokenizer ends at 999: .* share'),
     ('c.txt', b'\xff\xfe', 'no UTF-8'),
     ('c.jsonl', b'{"txt": "a"}\n', 'field text'),
     ('c.jsonl', b'{"text": 1}\n', 'field text'),

@@ -1,4 +1,5 @@
-"""Examples of a trace: our tasks', JSONL, and the four published formats, from small samples written for these tests."""
+"""Examples of a trace: our tasks', JSONL, and the four published formats, from small samples written for
+these tests."""
 import json
 
 import pytest
@@ -10,13 +11,15 @@ from tbtt.trace.examples import read_examples, task_examples
 GSM8K = {'question': 'Tom has 3 bags of 4 nuts. How many nuts?',
          'answer': 'He has 3*4=<<3*4=12>>12 nuts.\n#### 12'}
 TRIVIAQA = {'Data': [{'Answer': {'Aliases': ['The Nile'], 'NormalizedValue': 'nile', 'Value': 'Nile'},
-                      'Question': 'Which river runs through Cairo?', 'QuestionId': 'x_1', 'QuestionSource': 'none'}],
+                      'Question': 'Which river runs through Cairo?', 'QuestionId': 'x_1',
+                      'QuestionSource': 'none'}],
             'Domain': 'Web', 'Split': 'dev', 'VerifiedEval': False, 'Version': 1.0}
 MMLU = '"What is 2, plus 2?",3,"4, or IV",5,6,B\nWhich is a gas?,iron,gold,lead,neon,D\n'
 SOURCE = '''<srcset setid="news" srclang="any"><doc docid="1" genre="news"><p>
 <seg id="1">Das Haus ist alt &amp; groß.</seg>
 <seg id="2">Guten Tag.</seg></p></doc></srcset>'''
-REFERENCE = SOURCE.replace('Das Haus ist alt &amp; groß.', 'The house is old &amp; large.').replace('Guten Tag.', 'Good day.')
+REFERENCE = SOURCE.replace('Das Haus ist alt &amp; groß.',
+                           'The house is old &amp; large.').replace('Guten Tag.', 'Good day.')
 
 
 def write(path, text):
@@ -25,7 +28,8 @@ def write(path, text):
 
 
 def read(path, text, task, **settings):
-    return [(example.input, example.output) for example in read_examples([write(path, text)], task, **settings)]
+    return [(example.input, example.output)
+            for example in read_examples([write(path, text)], task, **settings)]
 
 
 def test_gsm8k_without_what_the_calculator_writes(tmp_path):
@@ -34,21 +38,26 @@ def test_gsm8k_without_what_the_calculator_writes(tmp_path):
 
 
 def test_triviaqa(tmp_path):
-    assert read(tmp_path / 'web-dev.json', TRIVIAQA, 'triviaqa') == [('Which river runs through Cairo?', 'Nile')]
+    assert read(tmp_path / 'web-dev.json', TRIVIAQA,
+                'triviaqa') == [('Which river runs through Cairo?', 'Nile')]
 
 
 def test_mmlu_is_the_question_alone_and_the_text_of_the_right_choice(tmp_path):
-    assert read(tmp_path / 'test.csv', MMLU, 'mmlu') == [('What is 2, plus 2?', '4, or IV'), ('Which is a gas?', 'neon')]
+    assert read(tmp_path / 'test.csv', MMLU, 'mmlu') == [('What is 2, plus 2?', '4, or IV'),
+                                                         ('Which is a gas?', 'neon')]
 
 
 def test_translation_as_sgml_and_as_plain_text(tmp_path):
     expected = [('Das Haus ist alt & groß.', 'The house is old & large.'), ('Guten Tag.', 'Good day.')]
-    for name, sides in (('x.sgm', (SOURCE, REFERENCE)), ('x.txt', ['\n'.join(side) + '\n' for side in zip(*expected)])):
+    for name, sides in (('x.sgm', (SOURCE, REFERENCE)),
+                        ('x.txt', ['\n'.join(side) + '\n' for side in zip(*expected)])):
         files = [write(tmp_path / f'{i}_{name}', text) for i, text in enumerate(sides)]
-        assert [(example.input, example.output) for example in read_examples(files, 'translation')] == expected
+        assert [(example.input, example.output)
+                for example in read_examples(files, 'translation')] == expected
 
 
-@pytest.mark.parametrize('mark', ['\u2028', '\x85', '\x0b', '\x0c', '\x1c'])    # str.splitlines splits at each of them
+# str.splitlines splits at each of them
+@pytest.mark.parametrize('mark', ['\u2028', '\x85', '\x0b', '\x0c', '\x1c'])
 def test_only_a_line_end_ends_a_line(tmp_path, mark):
     odd, mine = f'one{mark}two', f'{{"input": "a{mark}b", "output": "c"}}\n'
     files = [write(tmp_path / 'a.txt', f'{odd}\nb\n'), write(tmp_path / 'b.txt', f'c\n{odd}\n')]
@@ -69,7 +78,8 @@ def test_jsonl_of_ones_own_and_what_the_model_is_asked(tmp_path):
     file = write(tmp_path / 'mine.jsonl', {'input': 'Two? ', 'output': ' Three.', 'more': 1})
     example, = read_examples([file], None)
     assert example == ('examples', 'Two?', 'Three.', 'Two? ')
-    for template in ('Q: {input}\nA: {output}', r'Q: {input}\nA: {output}'):    # as a script or as a shell gives a line end
+    # as a script or as a shell gives a line end
+    for template in ('Q: {input}\nA: {output}', r'Q: {input}\nA: {output}'):
         assert read_examples([file], None, template)[0].prompt == 'Q: Two?\nA: '
 
 

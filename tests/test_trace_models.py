@@ -1,4 +1,5 @@
-"""Models of `transformers` in a trace: tiny ones, made here with their tokenizers, in the shapes of Pythia and GPT-2."""
+"""Models of `transformers` in a trace: tiny ones, made here with their tokenizers, in the shapes of Pythia
+and GPT-2."""
 import csv
 import json
 import re
@@ -21,12 +22,14 @@ transformers = pytest.importorskip('transformers')
 tokenizers = pytest.importorskip('tokenizers')
 
 SCRIPT = 'analysis/trace_memorization.py'
-CITIES = ['Paris', 'Rome', 'Oslo', 'Lima', 'Cairo', 'Delhi', 'Tokyo', 'Quito', 'Accra', 'Dakar', 'Hanoi', 'Sofia']
-COUNTRIES = ['France', 'Italy', 'Norway', 'Peru', 'Egypt', 'India', 'Japan', 'Ecuador', 'Ghana', 'Senegal', 'Vietnam',
-             'Bulgaria']
+CITIES = ['Paris', 'Rome', 'Oslo', 'Lima', 'Cairo', 'Delhi', 'Tokyo', 'Quito', 'Accra', 'Dakar', 'Hanoi',
+          'Sofia']
+COUNTRIES = ['France', 'Italy', 'Norway', 'Peru', 'Egypt', 'India', 'Japan', 'Ecuador', 'Ghana', 'Senegal',
+             'Vietnam', 'Bulgaria']
 FACTS = [f'The capital of {country} is {city}.' for country, city in zip(COUNTRIES, CITIES)]
 # The first country once, the second twice, ...
-DOCUMENTS = [fact for i, fact in enumerate(FACTS) for _ in range(i + 1)] + ['People like Paris.', 'Oslo is cold; Norway too.']
+DOCUMENTS = [fact for i, fact in enumerate(FACTS) for _ in range(i + 1)] + ['People like Paris.',
+                                                                            'Oslo is cold; Norway too.']
 EXAMPLES = [{'input': f'The capital of {country} is', 'output': f'{city}, a city.'}
             for country, city in zip(COUNTRIES, CITIES)]
 
@@ -44,13 +47,16 @@ def make_tokenizer(vocab_size=320):
 
 def make_model(folder, kind, **settings):
     tokenizer = make_tokenizer()
-    size = dict(vocab_size=len(tokenizer) + 7, bos_token_id=0, eos_token_id=0)    # embeddings rounded up, as Pythia's are
+    # embeddings rounded up, as Pythia's are
+    size = dict(vocab_size=len(tokenizer) + 7, bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
     if kind == 'gpt2':
-        config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=settings.get('context', 64), **size)
+        config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2,
+                                         n_positions=settings.get('context', 64), **size)
         model = transformers.GPT2LMHeadModel(config)
     else:
-        config = transformers.GPTNeoXConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        config = transformers.GPTNeoXConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                            intermediate_size=32,
                                             max_position_embeddings=settings.get('context', 64), **size)
         model = transformers.GPTNeoXForCausalLM(config)
     with torch.no_grad():
@@ -97,7 +103,8 @@ def test_batched_log_probabilities_are_those_of_one_text_at_a_time(models, monke
         before = next(k for k in range(len(ids)) if len(tokenizer.decode(ids[:k + 1])) > len(example.prompt))
         with torch.no_grad():
             everything = plain(torch.tensor([ids])).logits[0].log_softmax(-1)
-        assert log_p == pytest.approx([everything[i - 1, ids[i]].item() for i in range(before, len(ids))], abs=1e-4)
+        assert log_p == pytest.approx([everything[i - 1, ids[i]].item() for i in range(before, len(ids))],
+                                      abs=1e-4)
 
 
 def test_parameters_are_counted_and_the_context_is_the_models(models):
@@ -150,7 +157,8 @@ def test_what_a_tokenizer_puts_before_a_text_is_there_for_the_model_and_not_in_t
 
 def letters_only():
     """A tokenizer that knows lower-case letters, drops all else, and has neither padding nor end."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate('abcdefghijklmnopqrstuvwxyz')}, []))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c
+                                                            in enumerate('abcdefghijklmnopqrstuvwxyz')}, []))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
@@ -162,7 +170,8 @@ def test_output_that_a_tokenizer_drops_is_left_out_and_counted(tmp_path):
     asked = [Example('quiz', 'who', output, 'who ') for output in ('ada 1815 byron', '1815')]
     assert [len(log_p) for log_p in model.log_probabilities(asked)] == [len('adabyron'), 0]
     (tmp_path / 'c.txt').write_text('who is ada\nwho is byron')
-    found, left_out = Statistics(Corpus([tmp_path / 'c.txt'], model.language).counter(), model.language, asked).points(1)
+    found, left_out = Statistics(Corpus([tmp_path / 'c.txt'], model.language).counter(), model.language,
+                                 asked).points(1)
     assert [(point.gram, point.first, point.last) for point in found[0]] == [('ada', 0, 3), ('byron', 3, 8)]
     assert found[1] == [] and left_out == {'output n-grams that the tokenizer drops': 2}
 
@@ -180,8 +189,8 @@ def test_words_are_n_grams_with_what_stands_between_and_without_what_stands_arou
 
 
 def tokenizer_of(kind, texts, vocab_size):
-    """Byte-level BPE, as GPT-2 and Pythia have it; with a sign for the blank that also stands before a text, as
-    SentencePiece; with a sign for what continues a word, as BERT."""
+    """Byte-level BPE, as GPT-2 and Pythia have it; with a sign for the blank that also stands before a text,
+    as SentencePiece; with a sign for what continues a word, as BERT."""
     splits, decoders, trainers = tokenizers.pre_tokenizers, tokenizers.decoders, tokenizers.trainers
     model, trainer = tokenizers.models.BPE(unk_token='[UNK]'), trainers.BpeTrainer
     if kind == 'byte-level':
@@ -194,8 +203,10 @@ def tokenizer_of(kind, texts, vocab_size):
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer, tokenizer.decoder = split, decoder
     special = ['[UNK]', '[END]']
-    tokenizer.train_from_iterator(texts, trainer(vocab_size=vocab_size, special_tokens=special, show_progress=False))
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token='[UNK]', eos_token='[END]')
+    tokenizer.train_from_iterator(texts, trainer(vocab_size=vocab_size, special_tokens=special,
+                                                 show_progress=False))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token='[UNK]',
+                                                eos_token='[END]')
 
 
 @pytest.mark.parametrize('vocab_size', [40, 70, 200])
@@ -203,14 +214,16 @@ def tokenizer_of(kind, texts, vocab_size):
 def test_a_word_is_found_where_it_stands_and_not_within_others(tmp_path, kind, vocab_size):
     random, parts = Random(0), ['par', 'is', 'Par', 'i', 'son', 'a']
     known = sorted({''.join(random.choices(parts, k=random.randint(1, 3))) for _ in range(30)})
-    texts = [''.join(random.choice([' ', ' ', ', ', ' (', '"', '. ']) + random.choice(known) for _ in range(6)).strip(' ,.')
+    texts = [''.join(random.choice([' ', ' ', ', ', ' (', '"', '. ']) + random.choice(known)
+                     for _ in range(6)).strip(' ,.')
              for _ in range(150)]
     (tmp_path / 'c.txt').write_text('\n'.join(texts))
     words = Words(tokenizer_of(kind, texts, vocab_size), 'made-up')
     found = Statistics(Corpus([tmp_path / 'c.txt'], words).counter(), words, [])
     for gram in known + [f'{one} {two}' for one, two in zip(known, reversed(known))]:
         alone = re.compile(rf'(?<!\w){gram}(?!\w)')
-        assert found.documents(gram).tolist() == [d for d, text in enumerate(texts) if alone.search(text)], gram
+        assert found.documents(gram).tolist() == [d
+                                                  for d, text in enumerate(texts) if alone.search(text)], gram
 
 
 @pytest.mark.parametrize('engine', ['numpy', 'infini-gram'])
@@ -219,8 +232,9 @@ def test_a_model_is_traced_to_text_jsonl_and_tokens_alike(command, models, files
         pytest.importorskip('infini_gram')
     rows = []
     for corpus in ('c.txt', 'c.jsonl', 'c.bin'):
-        result = command(SCRIPT, f'--model={models["gpt_neox"]}', models['gpt2'], corpus=files / corpus, separator=0, n='1,2',
-                         examples=files / 'e.jsonl', engine=engine, trace_dir=files / 't', device='cpu')
+        result = command(SCRIPT, f'--model={models["gpt_neox"]}', models['gpt2'], corpus=files / corpus,
+                         separator=0, n='1,2', examples=files / 'e.jsonl', engine=engine,
+                         trace_dir=files / 't', device='cpu')
         assert result.status == 0, result.err
         rows.append(list(csv.DictReader((files / 't/trace.csv').open())))
     assert rows[0] == rows[1] == rows[2]
@@ -228,7 +242,8 @@ def test_a_model_is_traced_to_text_jsonl_and_tokens_alike(command, models, files
     one, two = about['models']
     assert one['corpus'] == two['corpus']
     assert one['corpus']['documents'] == len(DOCUMENTS) and one['corpus']['engine'] == engine
-    assert one['tasks']['examples']['1']['points'] == 36 and two['tasks']['examples']['1']['task_gram']['kendall']['seeds']
+    assert one['tasks']['examples']['1']['points'] == 36
+    assert two['tasks']['examples']['1']['task_gram']['kendall']['seeds']
     paris = next(row for row in rows[0] if row['gram'] == 'Paris' and row['n'] == '1')
     words = [re.findall(r'\w+', text) for text in DOCUMENTS]    # `is` is no word of Paris
     shares = [sum('Paris' in text for text in words if word in text) / sum(word in text for text in words)
@@ -240,11 +255,13 @@ def test_the_similarity_filter_keeps_pairs_above_the_threshold(command, models, 
     similar = Similarity(str(models['gpt_neox']), 0.5, 'cpu')
     vectors = similar.embed(['Oslo', 'Rome is warm', 'Oslo'])
     assert vectors.norm(dim=1).numpy() == pytest.approx(1) and (vectors[0] == vectors[2]).all()
-    assert similar(['Oslo', 'Rome is warm'], ['Oslo']).tolist() == [[True], [bool(vectors[0] @ vectors[1] >= 0.5)]]
+    assert similar(['Oslo', 'Rome is warm'],
+                   ['Oslo']).tolist() == [[True], [bool(vectors[0] @ vectors[1] >= 0.5)]]
     kept = {}
     for threshold in (-1, 0.6, 1):
-        result = command(SCRIPT, model=models['gpt2'], corpus=files / 'c.txt', examples=files / 'e.jsonl', n=1,
-                         embedding_model=models['gpt_neox'], threshold=threshold, trace_dir=files / 't', device='cpu')
+        result = command(SCRIPT, model=models['gpt2'], corpus=files / 'c.txt', examples=files / 'e.jsonl',
+                         n=1, embedding_model=models['gpt_neox'], threshold=threshold, trace_dir=files / 't',
+                         device='cpu')
         assert result.status == 0, result.err
         kept[threshold] = sum(int(row['pairs']) for row in csv.DictReader((files / 't/trace.csv').open()))
     assert kept[-1] > kept[0.6] > kept[1]
@@ -253,17 +270,21 @@ def test_the_similarity_filter_keeps_pairs_above_the_threshold(command, models, 
 def test_an_embedding_is_the_mean_over_the_tokens_of_its_text_alone(models):
     long = ' '.join(FACTS)    # cut at the 64 tokens that the model has places for
     together = Similarity(str(models['gpt2']), 0.5, 'cpu').embed(['Oslo', long, 'Rome is warm'])
-    for text, found in zip(('Oslo', long, 'Rome is warm'), together):    # the others are padded beside the long one
+    # the others are padded beside the long one
+    for text, found in zip(('Oslo', long, 'Rome is warm'), together):
         ids = make_tokenizer()(text)['input_ids'][:64]
         with torch.no_grad():
-            hidden = transformers.AutoModel.from_pretrained(models['gpt2'])(torch.tensor([ids])).last_hidden_state[0]
-        assert found.numpy() == pytest.approx(torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy(), abs=1e-4)
+            model = transformers.AutoModel.from_pretrained(models['gpt2'])
+            hidden = model(torch.tensor([ids])).last_hidden_state[0]
+        assert found.numpy() == pytest.approx(torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy(),
+                                              abs=1e-4)
 
 
 def test_a_tokenizer_without_padding_and_end_embeds_texts_of_any_length(tmp_path):
     folder = make_model(tmp_path, 'gpt2')
     letters_only().save_pretrained(folder)
-    alone, together = (Similarity(str(folder), 0.5, 'cpu').embed(texts) for texts in (['ab'], ['ab', 'abcdefgh' * 20]))
+    alone, together = (Similarity(str(folder), 0.5, 'cpu').embed(texts)
+                       for texts in (['ab'], ['ab', 'abcdefgh' * 20]))
     assert together[0].numpy() == pytest.approx(alone[0].numpy(), abs=1e-5)
 
 
@@ -273,10 +294,11 @@ def test_a_tokenizer_without_padding_and_end_embeds_texts_of_any_length(tmp_path
 def refused(command, models, files):
     """refused(says=..., **settings): a trace that is declined in one line, and writes no result."""
     def run(says, **settings):
-        settings = dict(model=models['gpt2'], corpus=files / 'c.txt', examples=files / 'e.jsonl', device='cpu',
-                        trace_dir=files / 't') | settings
+        settings = dict(model=models['gpt2'], corpus=files / 'c.txt', examples=files / 'e.jsonl',
+                        device='cpu', trace_dir=files / 't') | settings
         result = command(SCRIPT, **settings)
-        assert result.status == 2 and says in result.err and len(result.err.splitlines()) == 1, (result.out, result.err)
+        assert result.status == 2 and says in result.err and len(result.err.splitlines()) == 1, (result.out,
+                                                                                                 result.err)
         assert not (files / 't').exists()
     return run
 
@@ -308,8 +330,8 @@ def test_a_model_that_is_not_there_or_not_whole_is_refused(refused, models, tmp_
 
 
 def test_an_encoder_which_would_see_the_answer_is_refused(refused, tmp_path):
-    config = transformers.BertConfig(vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                                     intermediate_size=32, max_position_embeddings=64)
+    config = transformers.BertConfig(vocab_size=400, hidden_size=16, num_hidden_layers=1,
+                                     num_attention_heads=2, intermediate_size=32, max_position_embeddings=64)
     model = transformers.BertModel(config)
     with torch.no_grad():
         for p in model.parameters():
@@ -320,14 +342,17 @@ def test_an_encoder_which_would_see_the_answer_is_refused(refused, tmp_path):
 
 
 def test_an_encoder_with_a_decoder_is_no_embedding_model(refused, tmp_path):
-    transformers.T5Model(transformers.T5Config(vocab_size=400, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    transformers.T5Model(transformers.T5Config(vocab_size=400, d_model=16, d_kv=8, d_ff=32, num_layers=1,
+                                               num_heads=2)
                          ).save_pretrained(tmp_path / 't5')
     make_tokenizer().save_pretrained(tmp_path / 't5')
-    refused('--embedding_model takes an encoder or a causal model', embedding_model=tmp_path / 't5', threshold=0.5)
+    refused('--embedding_model takes an encoder or a causal model', embedding_model=tmp_path / 't5',
+            threshold=0.5)
 
 
 def test_an_output_with_no_token_before_it_is_refused(refused):
-    refused('no token stands before its output: ask more of', template=' {output}')    # the blank is part of its token
+    # the blank is part of its token
+    refused('no token stands before its output: ask more of', template=' {output}')
 
 
 @pytest.mark.parametrize('line', [r'{"text": "\ud800"}', '[' * 200_000])
@@ -335,7 +360,8 @@ def test_json_that_holds_no_text_is_refused_in_corpus_and_examples(refused, file
     (files / 'odd.jsonl').write_text(line + '\n')
     refused('expected a JSON object with the field text in each line', corpus=files / 'odd.jsonl')
     (files / 'odd.jsonl').write_text(line.replace('"text"', '"output": "b", "input"') + '\n')
-    refused('has no text as its input' if 'text' in line else 'line 1: expected a JSON object', examples=files / 'odd.jsonl')
+    refused('has no text as its input' if 'text' in line else 'line 1: expected a JSON object',
+            examples=files / 'odd.jsonl')
 
 
 def test_a_tokenizer_that_is_not_the_models_is_refused(refused, tmp_path):
