@@ -38,7 +38,9 @@ os.environ['OMP_NUM_THREADS'] = '1'
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-import torch._dynamo  # as every training does in the end: children need not do it again
+
+# As every training does in the end: children need not do it again.
+import torch._dynamo
 
 from conftest import HERE, TINY, contents, options, run_script
 from tbtt.atomic import COMMIT

@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from conftest import TINY, run_script, shell
-from tbtt.bits import (Questions, bits_of_the_papers_tasks, memorised_bits, offered_bits, order_bits,
-                       questions_of)
+from tbtt.bits import (
+    Questions,
+    bits_of_the_papers_tasks,
+    memorised_bits,
+    offered_bits,
+    order_bits,
+    questions_of,
+)
 from tbtt.dataset import Dataset
 from tbtt.evaluate import AnswerWindows
 

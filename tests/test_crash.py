@@ -440,7 +440,10 @@ def test_a_full_disk_names_the_file_and_keeps_the_last_good_state(ended, disk, t
 
 def test_a_quota_names_the_file_and_keeps_the_last_good_state(ended, run, tmp_path):
     before = unlocked(run)
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
     line = one_line(ended(status=2, init_from='resume', max_iters=8, prepare=limit))
     assert 'ckpt' in line and 'File too large' in line
     assert {path: content for path, content in unlocked(run).items() if path != 'run.json'} == {

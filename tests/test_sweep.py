@@ -13,9 +13,9 @@ import torch
 
 from conftest import HERE, TINY, contents, run_script, shell, start
 from tbtt.cli import UserError
+from tbtt.results import read_results
 from tbtt.sweep.launch import Children
 from tbtt.sweep.plan import Sweep, shard
-from tbtt.results import read_results
 from tbtt.sweep.summary import read_summaries
 
 # which a large learning rate makes diverge
