@@ -9,10 +9,13 @@ import torch
 from tbtt.dataset import Dataset
 from tbtt.device import bytes_of_replica, choose_dtype, replicas_that_fit
 from tbtt.engine import Engine
+from tbtt.fused.build import NotHere
+from tbtt.fused.kernel import check_fits
 from tbtt.replicas import Replicas
 from tbtt.sweep.plan import Job, Run, Sweep
 
-COMPILED = 0.5    # of an eager step's time; measured between 0.3 and 0.6 for the paper's one-layer models
+# Of an eager step's time on one thread, for the paper's one-layer models: measured 0.3 to 0.6, 0.03 to 0.06.
+COMPILED, FUSED = 0.5, 0.04
 
 
 @contextlib.contextmanager
@@ -62,7 +65,7 @@ class Estimates:
                           for run in self.sweep.runs))
 
     def step(self, run: Run) -> float:
-        """Seconds of a compiled step of one seed, guessed from three eager ones."""
+        """Seconds of a step of one seed in its fastest mode, guessed from three eager ones."""
         config, dataset = run.config(), self.dataset(run)
         args = config.model_args(dataset.meta['vocab_size'])
         shape = (*args.items(), config.batch_size, config.gradient_accumulation_steps)
@@ -77,22 +80,37 @@ class Estimates:
                 begin = time.perf_counter()
                 for _, losses in engine.run(1, 4):
                     losses.tolist()
-                self.steps[shape] = COMPILED * (time.perf_counter() - begin) / 3
+                eager = (time.perf_counter() - begin) / 3
+                self.steps[shape] = eager * (FUSED if is_fused(engine) else COMPILED)
         return self.steps[shape]
 
     def table(self, jobs: Sequence[Job], workers: int) -> str:
-        """The jobs, a line each, and what they sum up to."""
-        width = max((len(str(job)) for job in jobs), default=0)
+        """The runs, a line each, and what all jobs sum up to."""
+        width = max((len(job.run.name) for job in jobs), default=0)
         lines, total, largest = [], 0.0, 0.0
-        for job in jobs:
-            seconds = len(job.seeds) * job.run.config().max_iters * self.step(job.run)
-            megabytes = len(job.seeds) * self.memory(job.run) / 2**20
+        for name in dict.fromkeys(job.run.name for job in jobs):
+            parts = [job for job in jobs if job.run.name == name]
+            seeds = [seed for job in parts for seed in job.seeds]
+            seconds = len(seeds) * parts[0].run.config().max_iters * self.step(parts[0].run)
+            megabytes = max(len(job.seeds) for job in parts) * self.memory(parts[0].run) / 2**20
             total, largest = total + seconds, max(largest, megabytes)
-            lines.append(f'{job!s:<{width}}  {len(job.seeds):3} seed(s)  about {duration(seconds):>8}  '
-                         f'{megabytes:7,.0f} MB')
+            lines.append(f'{name + ",":<{width + 1}} seeds {min(seeds)} to {max(seeds)}  '
+                         f'about {duration(seconds):>8}  {megabytes:7,.0f} MB a job')
         lines.append(f'{len(jobs)} jobs, {workers} at a time: about {duration(total / workers)}, up to '
                      f'{workers * largest:,.0f} MB on this machine; finished ones are counted too')
         return '\n'.join(lines)
+
+
+def is_fused(engine: Engine) -> bool:
+    """Will this engine's step be the fused one, as far as that can be said without building it?"""
+    if engine.config.compile not in ('auto', 'fused'):
+        return False
+    try:
+        engine.check_fits_fused()
+        check_fits(engine.replicas.template.config)
+    except NotHere:
+        return False
+    return True
 
 
 def duration(seconds: float) -> str:
