@@ -17,6 +17,8 @@ When all seeds are done, their results and weights are compared with those of a 
 went wrong.
 """
 import argparse
+import contextlib
+import io
 import json
 import os
 import random
@@ -30,8 +32,9 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'
@@ -46,6 +49,7 @@ from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.dataset import Dataset
 from tbtt.provenance import provenance
+from tbtt.sweep import launch
 from tbtt.run_folder import LATEST, Busy, RunFolder, seed_folder
 
 SCRIPT = 'train_with_eval.py'
@@ -99,7 +103,7 @@ def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dic
         return child
     status = 1
     try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for number, name in ((1, 'stdout'), (2, 'stderr')):
             os.dup2(descriptor, number)
             setattr(sys, name, open(number, 'w', buffering=1, closefd=False))
@@ -111,6 +115,33 @@ def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dic
     finally:
         sys.stdout.flush()
         os._exit(status)
+
+
+class ForkedPopen:
+    """In place of the subprocess.Popen with which a sweep starts a training: the same in a child of this
+    process."""
+
+    def __init__(self, command: list, stdout: io.BufferedWriter, env: dict[str, str], **_: object) -> None:
+        def prepare() -> None:
+            os.setsid()
+            os.environ.update(env)
+        _, script, *args = map(str, command)
+        self.pid, self.returncode = forked(Path(stdout.name), prepare, script, tuple(args), {}), None
+
+    def wait(self) -> int:
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+
+@contextlib.contextmanager
+def forked_sweeps() -> Iterator[None]:
+    """Within it sweeps of this process train in children of it, which need not import torch anew."""
+    true = launch.subprocess
+    launch.subprocess = types.SimpleNamespace(Popen=ForkedPopen, DEVNULL=true.DEVNULL)
+    try:
+        yield
+    finally:
+        launch.subprocess = true
 
 
 class Training:

@@ -73,7 +73,8 @@ def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HER
     return target
 
 
-FORKING = ('test_crash.py', 'test_distributed.py', 'test_properties.py')
+FORKING = ('test_crash.py', 'test_distributed.py', 'test_properties.py', 'test_sweep.py',
+           'test_capacity_bits.py')
 
 
 def pytest_collection_modifyitems(items):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import TINY, run_script, shell
+from chaos import forked_sweeps
+from conftest import TINY, run_script
 from tbtt.bits import (Questions, bits_of_the_papers_tasks, memorised_bits, offered_bits, order_bits,
                        questions_of)
 from tbtt.dataset import Dataset
@@ -126,8 +127,9 @@ def measured(tmp_path_factory):
         "base = 'config/random_strings.py'\naxes = {'n_embd': [4]}\nnum_seeds = 1\ndata = {'num': [4]}\n"
         + tiny)
     paths = [folder / f'sweep_bits_{name}.py' for name in ('table', 'strings')]
-    result = shell('analysis/measure_capacity.py', *paths, cwd=folder)
-    assert result.status == 0, result.err
+    with pytest.MonkeyPatch.context() as patch, forked_sweeps():
+        patch.chdir(folder)
+        assert run_script('analysis/measure_capacity.py', *paths) == 0
     return folder
 
 
@@ -136,7 +138,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_measuring_trains_writes_and_does_nothing_twice(measured):
+def test_measuring_trains_writes_and_does_nothing_twice(command, measured, monkeypatch):
     rows = rows_of(measured / 'bits.csv')
     assert len(rows) == 2 * 2 + 1 and {row['iter'] for row in rows} == {'20'}
     assert all(0 <= float(row['bits_memorised']) < float(row['bits_offered']) for row in rows)
@@ -145,8 +147,8 @@ def test_measuring_trains_writes_and_does_nothing_twice(measured):
         ('bits_strings', '4', '1'), ('bits_table', '4', '2')]
     assert plateaus[0]['plateau_half'] == '' and float(plateaus[1]['plateau_half']) >= 0
     before = (measured / 'bits.csv').read_bytes()
-    again = shell('analysis/measure_capacity.py', measured / 'sweep_bits_table.py',
-                  measured / 'sweep_bits_strings.py', '--train=False', cwd=measured)
+    monkeypatch.chdir(measured)
+    again = command('analysis/measure_capacity.py', 'sweep_bits_table.py', 'sweep_bits_strings.py', '--train=False')
     assert again.status == 0 and (measured / 'bits.csv').read_bytes() == before
 
 
