@@ -49,7 +49,7 @@ from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.dataset import Dataset
 from tbtt.provenance import provenance
-from tbtt.sweep import launch
+from tbtt.sweep import launch, plan
 from tbtt.run_folder import LATEST, Busy, RunFolder, seed_folder
 
 SCRIPT = 'train_with_eval.py'
@@ -133,15 +133,24 @@ class ForkedPopen:
         return self.returncode
 
 
+def forked_run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+    """In place of the subprocess.run with which a sweep has its data prepared."""
+    _, script, *args = command
+    with tempfile.NamedTemporaryFile() as log:
+        child = forked(Path(log.name), lambda: None, script, tuple(args), {})
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return subprocess.CompletedProcess(command, status, stderr=Path(log.name).read_text())
+
+
 @contextlib.contextmanager
 def forked_sweeps() -> Iterator[None]:
     """Within it sweeps of this process train in children of it, which need not import torch anew."""
-    true = launch.subprocess
-    launch.subprocess = types.SimpleNamespace(Popen=ForkedPopen, DEVNULL=true.DEVNULL)
+    stand_in = types.SimpleNamespace(Popen=ForkedPopen, run=forked_run, DEVNULL=subprocess.DEVNULL)
+    launch.subprocess = plan.subprocess = stand_in
     try:
         yield
     finally:
-        launch.subprocess = true
+        launch.subprocess = plan.subprocess = subprocess
 
 
 class Training:

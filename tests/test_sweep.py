@@ -1,5 +1,7 @@
 """Sweeps: axes that expand to the runs they say, jobs that are resumed, shared and retried."""
+import contextlib
 import csv
+import io
 import os
 import re
 import shutil
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from chaos import forked_sweeps
-from conftest import HERE, TINY, contents, run_script, shell, start
+from conftest import HERE, Result, TINY, contents, run_script, shell, start
 from tbtt.cli import UserError
 from tbtt.sweep.launch import Children
 from tbtt.sweep.plan import Sweep, shard
@@ -189,8 +191,10 @@ def swept(tmp_path_factory):
     (folder / 'diverges.py').write_text('learning_rate = weight_decay = 1000.0\n')
     bases = {'good': 'config/train_math_mini_14.py', 'bad': str(folder / 'diverges.py')}
     path = sweep_file(folder, f"base = {bases}\naxes = {{'n_embd': [4, 6]}}", num_seeds=2)
-    result = shell('sweep.py', path, f'--sweeps_dir={folder}', cwd=folder)
-    return folder / 'tiny', result
+    out, err = io.StringIO(), io.StringIO()
+    with forked_sweeps(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run_script('sweep.py', path, f'--sweeps_dir={folder}')
+    return folder / 'tiny', Result(status, out.getvalue(), err.getvalue())
 
 
 def test_a_failed_run_does_not_stop_the_others_and_is_reported_at_the_end(swept):
