@@ -16,7 +16,7 @@ import numpy as np
 
 from tbtt.inference import add_options, load_model, totals
 from tbtt.results import ENOUGH, NUM_SAMPLES
-from tbtt.run_folder import BEST
+from tbtt.seed_folder import BEST
 from tbtt.tasks import Arithmetic
 
 SHOWN = 6    # expressions with a wrong answer, between the tables and the totals

@@ -12,7 +12,7 @@ from pathlib import Path
 from tbtt.cli import Parser, run
 from tbtt.inference import add_options, load_model, totals
 from tbtt.results import NUM_SAMPLES
-from tbtt.run_folder import BEST
+from tbtt.seed_folder import BEST
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tbtt import rng
 from tbtt.cli import Parser, UserError, run
 from tbtt.generate import generate
-from tbtt.run_folder import LATEST
+from tbtt.layout import LATEST
 from tbtt.inference import add_options, load_model
 
 

@@ -25,7 +25,8 @@ from tbtt.evaluate import Evaluator
 from tbtt.progress import Reporter, scores_line
 from tbtt.provenance import provenance
 from tbtt.replicas import Replicas
-from tbtt.run_folder import RunFolder, SeedFolder
+from tbtt.run_folder import RunFolder
+from tbtt.seed_folder import SeedFolder
 
 
 def read_settings() -> Config:

@@ -15,7 +15,7 @@ from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 from tbtt.frequency import Recall, frequency_table, write_frequency
 from tbtt.inference import find_checkpoints, load_model
 from tbtt.results import NUM_SAMPLES
-from tbtt.run_folder import LATEST
+from tbtt.layout import LATEST
 
 
 def ask(folder: str | Path, ckpt: str = LATEST, device: str = 'auto') -> list[Recall]:

@@ -30,7 +30,8 @@ from tbtt.dataset import Codec
 from tbtt.figures import markdown_table
 from tbtt.inference import find_checkpoints, load_model
 from tbtt.results import counted_groups, group_label, last_row, read_info, read_results
-from tbtt.run_folder import LATEST, RESULTS, best_of
+from tbtt.layout import LATEST, RESULTS
+from tbtt.seed_folder import best_of
 
 TOLERANCE = 1e-9    # of the largest logit, in float64: rounding is far below, the smallest mistake far above
 EMBEDDINGS = ('transformer.wte.weight', 'transformer.wpe.weight', 'lm_head.weight')    # the last is the first

@@ -35,7 +35,7 @@ from tbtt.dataset import Dataset
 from tbtt.evaluate import AnswerWindows
 from tbtt.inference import load_model
 from tbtt.results import find_seeds, format_number, read_info
-from tbtt.run_folder import LATEST
+from tbtt.layout import LATEST
 from tbtt.stats import mean_interval
 from tbtt.sweep.plan import Sweep
 

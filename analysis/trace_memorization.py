@@ -34,7 +34,7 @@ from tbtt.device import choose_device
 from tbtt.figures import markdown_table
 from tbtt.inference import seed_number
 from tbtt.provenance import provenance
-from tbtt.run_folder import LATEST
+from tbtt.layout import LATEST
 from tbtt.trace.corpus import ENGINES, SMALL
 from tbtt.trace.examples import FORMATS, TEMPLATE
 from tbtt.trace.memorization import COEFFICIENTS, DATA_MODELS, computed

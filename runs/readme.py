@@ -187,6 +187,14 @@ def crash() -> str:
     return f'```\n{command}\n{figures}\n```'
 
 
+def chaos() -> str:
+    """What the long crash test found, in a sentence."""
+    found = json.loads((RESULTS / 'chaos.json').read_text())
+    return (f'`{found["command"]}`: {found["rounds"]} rounds on one folder, {found["kills"]} kills, '
+            f'{found["interruptions"]} interruptions, {found["refusals"]} refusals;\n{found["hangs"]} hangs, '
+            f'{found["differing bytes"]} differing bytes, {found["lost evaluations"]} lost evaluations.')
+
+
 def quickstart() -> str:
     """Five evaluations from the first to the last and the held-out score, of what the quickstart printed."""
     about, *lines = (RESULTS / 'quickstart.txt').read_text().splitlines()
@@ -228,7 +236,7 @@ def memorization() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    'claims': verdicts, 'crash': crash, 'frequency': frequency, 'memorization': memorization,
+    'chaos': chaos, 'claims': verdicts, 'crash': crash, 'frequency': frequency, 'memorization': memorization,
     'quickstart': quickstart, 'results': results_table, 'settings': settings, 'speed': speed,
     'tables': tables, 'widths': widths}
 

@@ -11,6 +11,7 @@ from tbtt.checkpoint import build_model, codec_of, find_meta, read_checkpoint
 from tbtt.cli import Parser, UserError
 from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.evaluate import NUM_SAMPLES, Evaluator
+from tbtt.layout import seed_folders
 from tbtt.replicas import Replicas
 from tbtt.tasks import TASKS, Task
 
@@ -36,11 +37,6 @@ def find_checkpoints(folder: str | Path, ckpt: str) -> list[Path]:
         if not (seed / ckpt).exists():
             raise UserError(f'no checkpoint {seed / ckpt}: train it first, or name another with --ckpt')
     return seeds
-
-
-def seed_folders(folder: Path) -> list[Path]:
-    """The folders of single seeds below that of a run, by name; none where it has one seed."""
-    return sorted(folder.glob('seed_*'))
 
 
 def seed_number(text: str) -> int:

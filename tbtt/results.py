@@ -20,6 +20,7 @@ import numpy as np
 
 from tbtt.cli import UserError
 from tbtt.config import MOST_STEPS
+from tbtt.layout import RESULTS, seed_folders
 from tbtt.tasks import TASKS
 
 NUM_SAMPLES, ENOUGH = 10, 6    # times that a question is asked (as in the paper), right ones that answer it
@@ -241,10 +242,9 @@ def find_seeds(folder: str | Path) -> list[Path]:
     """The folders of one seed each with a results.csv: the folder itself, or those `seed_*` below it in
     order."""
     folder = Path(folder)
-    if (folder / 'results.csv').exists():
+    if (folder / RESULTS).exists():
         return [folder]
-    found = [path.parent for path in folder.glob('seed_*/results.csv') if path.parent.name[5:].isdecimal()]
-    return sorted(found, key=lambda seed: int(seed.name[5:]))
+    return [seed for seed in seed_folders(folder) if (seed / RESULTS).exists()]
 
 
 def read_seeds(folders: Sequence[Path]) -> list[Results]:

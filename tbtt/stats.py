@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # loads its parts, which take a second, when they are first used
+
+# It loads its parts, which take a second, when they are first used.
+import scipy
 
 LEVEL = 0.95    # of every interval, unless another is asked for
 

@@ -41,16 +41,19 @@ os.environ['OMP_NUM_THREADS'] = '1'
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-import torch._dynamo    # as every training does in the end: children need not do it again
+
+# As every training does in the end: children need not do it again.
+import torch._dynamo
 
 from conftest import HERE, TINY, contents, options, run_script
 from tbtt.atomic import COMMIT
 from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.dataset import Dataset
+from tbtt.layout import LATEST, folder_of_seed
 from tbtt.provenance import provenance
+from tbtt.run_folder import Busy, RunFolder
 from tbtt.sweep import launch, plan
-from tbtt.run_folder import LATEST, Busy, RunFolder, seed_folder
 
 SCRIPT = 'train_with_eval.py'
 # Eleven evaluations, among them several that are the best so far, in about a second.
@@ -107,7 +110,7 @@ def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dic
         for number, name in ((1, 'stdout'), (2, 'stderr')):
             os.dup2(descriptor, number)
             setattr(sys, name, open(number, 'w', buffering=1, closefd=False))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)    # as tbtt/startup.py has it in a new process
         prepare()
         status = run_script(script, *args, **settings)
     except BaseException:
@@ -316,7 +319,7 @@ class Chaos:
         self.write_sweep()
         whole = self.root / 'whole'
         self.seconds = self.left_alone(whole)
-        self.expected = {seed: pieces(seed_folder(whole, seed)) for seed in SEEDS}
+        self.expected = {seed: pieces(folder_of_seed(whole, seed)) for seed in SEEDS}
         self.whole = whole
 
     def write_sweep(self) -> None:
@@ -336,8 +339,8 @@ class Chaos:
 
     def place(self, folder: Path, seeds: range) -> dict:
         """The settings of a training of some seeds: on with what there is, else from the start."""
-        out_dir = seed_folder(folder, seeds[0]) if len(seeds) == 1 else folder
-        begun = any((seed_folder(folder, seed) / name).exists()
+        out_dir = folder_of_seed(folder, seeds[0]) if len(seeds) == 1 else folder
+        begun = any((folder_of_seed(folder, seed) / name).exists()
                     for seed in seeds for name in (LATEST, COMMIT))
         return self.settings | dict(out_dir=out_dir, seed=seeds[0], num_seeds=len(seeds),
                                     init_from='resume' if begun else 'scratch')
@@ -485,8 +488,8 @@ class Chaos:
         if actor.statuses() != [0]:
             self.fault(actor, f'the end: {actor.statuses()}')
         for seed in SEEDS:
-            differ = difference(seed_folder(self.whole, seed), seed_folder(self.run, seed))
-            if differ or '"finished": true' not in (seed_folder(self.run, seed) / 'run.json').read_text():
+            differ = difference(folder_of_seed(self.whole, seed), folder_of_seed(self.run, seed))
+            if differ or '"finished": true' not in (folder_of_seed(self.run, seed) / 'run.json').read_text():
                 self.count['differing bytes'] += max(1, differ)
                 self.fault(None, f'seed {seed}: {differ} bytes differ from a run that nobody disturbed')
         self.count['runs'] += 1

@@ -3,6 +3,7 @@ scripts."""
 import csv
 import math
 from collections import Counter
+from subprocess import CompletedProcess, run
 
 import numpy as np
 import pytest
@@ -10,8 +11,14 @@ import torch
 
 from chaos import forked_sweeps
 from conftest import TINY, run_script
-from tbtt.bits import (Questions, bits_of_the_papers_tasks, memorised_bits, offered_bits, order_bits,
-                       questions_of)
+from tbtt.bits import (
+    Questions,
+    bits_of_the_papers_tasks,
+    memorised_bits,
+    offered_bits,
+    order_bits,
+    questions_of,
+)
 from tbtt.dataset import Dataset
 from tbtt.evaluate import AnswerWindows
 
@@ -114,6 +121,13 @@ def test_strings_that_cannot_be_are_refused(command, tmp_path, options, says):
     assert result.err.count('\n') <= 2 and not (tmp_path / 'x').exists()
 
 
+def in_this_process(command, **options):
+    """In place of subprocess.run: a sweep needs no process of its own."""
+    if options:    # git, asked for the commit
+        return run(command, **options)
+    return CompletedProcess(command, run_script(*command[1:]))
+
+
 @pytest.fixture(scope='module')
 def measured(tmp_path_factory):
     """The folder in which two tiny sweeps were trained and measured."""
@@ -129,6 +143,7 @@ def measured(tmp_path_factory):
     paths = [folder / f'sweep_bits_{name}.py' for name in ('table', 'strings')]
     with pytest.MonkeyPatch.context() as patch, forked_sweeps():
         patch.chdir(folder)
+        patch.setattr('subprocess.run', in_this_process)
         assert run_script('analysis/measure_capacity.py', *paths) == 0
     return folder
 
@@ -148,7 +163,8 @@ def test_measuring_trains_writes_and_does_nothing_twice(command, measured, monke
     assert plateaus[0]['plateau_half'] == '' and float(plateaus[1]['plateau_half']) >= 0
     before = (measured / 'bits.csv').read_bytes()
     monkeypatch.chdir(measured)
-    again = command('analysis/measure_capacity.py', 'sweep_bits_table.py', 'sweep_bits_strings.py', '--train=False')
+    again = command('analysis/measure_capacity.py', 'sweep_bits_table.py', 'sweep_bits_strings.py',
+                    '--train=False')
     assert again.status == 0 and (measured / 'bits.csv').read_bytes() == before
 
 

@@ -10,8 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from conftest import (DATASETS, HERE, TINY, contents, copy_project, load, options, project_files, run_script,
-                      shell, start)
+from conftest import (
+    DATASETS,
+    HERE,
+    TINY,
+    contents,
+    copy_project,
+    load,
+    options,
+    project_files,
+    run_script,
+    shell,
+    start,
+)
 from tbtt.config import FIELDS
 from tbtt.dataset import Dataset
 

@@ -21,8 +21,15 @@ from tbtt.prepare import deal
 from tbtt.replicas import Replicas
 from tbtt.results import format_results, read_results
 from tbtt.sweep.plan import Sweep
-from tbtt.sweep.summary import (as_the_paper, data_digest, in_blocks, read_summaries, row_of_paper, seed_row,
-                                write_summary)
+from tbtt.sweep.summary import (
+    as_the_paper,
+    data_digest,
+    in_blocks,
+    read_summaries,
+    row_of_paper,
+    seed_row,
+    write_summary,
+)
 from tbtt.tasks import Arithmetic, Capitals, tasks_from
 
 

@@ -18,6 +18,7 @@ import torch
 
 import tbtt.atomic
 import tbtt.run_folder
+import tbtt.seed_folder
 from chaos import SCRIPT, SETTINGS, Chaos, Moments, Training, difference, free_port, rank_of_two
 from conftest import contents, load
 from tbtt.results import read_results
@@ -185,7 +186,7 @@ def test_a_signal_ends_the_step_saves_and_says_where(training, ended, tmp_path, 
 
 
 def test_a_second_ctrl_c_goes_at_once_and_corrupts_nothing(training, ended, tmp_path):
-    one = training(**LONG, prepare=lambda: slow(tbtt.run_folder, 'to_bytes', 0.2))
+    one = training(**LONG, prepare=lambda: slow(tbtt.seed_folder, 'to_bytes', 0.2))
     assert one.says('iter      4')
     one.kill(signal.SIGINT)
     time.sleep(0.05)
@@ -439,7 +440,10 @@ def test_a_full_disk_names_the_file_and_keeps_the_last_good_state(ended, disk, t
 
 def test_a_quota_names_the_file_and_keeps_the_last_good_state(ended, run, tmp_path):
     before = unlocked(run)
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
     line = one_line(ended(status=2, init_from='resume', max_iters=8, prepare=limit))
     assert 'ckpt' in line and 'File too large' in line
     assert {path: content for path, content in unlocked(run).items() if path != 'run.json'} == {
@@ -518,7 +522,7 @@ def test_a_loss_that_is_not_finite_is_in_the_results_and_not_in_a_checkpoint(end
 def test_the_last_good_checkpoint_is_written_though_the_disk_is_slower_than_the_loss(ended, tmp_path):
     def prepare():
         ill(1338, 3)
-        slow(tbtt.run_folder, 'to_bytes', 0.3)
+        slow(tbtt.seed_folder, 'to_bytes', 0.3)
     ended(prepare=prepare, num_seeds=3)
     assert load(tmp_path / 'run/seed_1338/ckpt.pt')['iter_num'] == 2
     assert [load(tmp_path / f'run/seed_{seed}/ckpt.pt')['iter_num'] for seed in (1337, 1339)] == [4, 4]

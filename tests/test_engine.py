@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from conftest import checkpoints, equal_weights, new_engine, tiny_config, train, weights
-from tbtt.baseline import NanoGPT, slice_batch
 from tbtt import rng
+from tbtt.baseline import NanoGPT, slice_batch
 from tbtt.distributed import Ranks
 from tbtt.engine import learning_rate
 from tbtt.fused.build import NotHere

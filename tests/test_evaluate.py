@@ -8,9 +8,9 @@ import torch
 from conftest import equal_weights, new_engine, tiny_config, train, weights
 from tbtt.baseline import NanoGPT, slice_batch
 from tbtt.cli import UserError
-from tbtt.rng import ANSWERS, gumbel
 from tbtt.evaluate import AnswerWindows, Evaluator, Losses
 from tbtt.replicas import Replicas
+from tbtt.rng import ANSWERS, gumbel
 from tbtt.tasks import Arithmetic, Capitals
 
 SMALL = Arithmetic(max_operand=4, heldout=((1, 3),))

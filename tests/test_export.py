@@ -13,8 +13,8 @@ import torch
 
 import export
 from conftest import HERE, TINY, Result, contents, load, run_script
-from tbtt.baseline import NanoGPT
 from tbtt.atomic import write_file
+from tbtt.baseline import NanoGPT
 from tbtt.checkpoint import build_model, codec_of, read_checkpoint
 from tbtt.cli import UserError
 from tbtt.results import read_results

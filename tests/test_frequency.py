@@ -8,10 +8,10 @@ import torch
 
 import eval_frequency
 import plot_frequency
-from tbtt import frequency
 from conftest import TINY, run_script
-from tbtt.run_folder import LATEST
+from tbtt import frequency
 from tbtt.inference import Trained, load_model
+from tbtt.layout import LATEST
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +47,9 @@ def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
 
 
 def test_what_is_recalled_is_the_percentage_of_the_samples_that_are_right(skewed, monkeypatch):
-    counts = lambda task: np.arange(len(task.prompts)) % 11    # as if 0 to 10 of 10 were right
+    def counts(task):
+        return np.arange(len(task.prompts)) % 11    # as if 0 to 10 of 10 were right
+
     monkeypatch.setattr(Trained, 'ask',
                         lambda self, name: (self.tasks[name], torch.from_numpy(counts(self.tasks[name])), {}))
     rows = eval_frequency.ask(skewed / 'one', device='cpu')

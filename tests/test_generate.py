@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from tbtt.baseline import NanoGPT
-from tbtt.rng import gumbel
 from tbtt.generate import generate
 from tbtt.replicas import Replicas
+from tbtt.rng import gumbel
 
 ARGS = dict(n_layer=2, n_head=2, n_embd=12, block_size=6, bias=False, vocab_size=11, mlp_expansion=2)
 # shorter and longer than the block, and as long

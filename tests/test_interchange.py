@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import LEARNS, contents, load
-from tbtt.baseline import NanoGPT, slice_batch
 from tbtt import rng
+from tbtt.baseline import NanoGPT, slice_batch
 from tbtt.config import Config
 from tbtt.engine import learning_rate
 from tbtt.inference import load_model

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from tbtt.dataset import Codec
 from tbtt.trace.corpus import split
 from tbtt.trace.counters import NumpyCounter
-from tbtt.dataset import Codec
 from tbtt.trace.examples import Example
-from tbtt.trace.ngrams import Characters
 from tbtt.trace.memorization import Statistics, correlate, draw_examples, one_sample, resampled
+from tbtt.trace.ngrams import Characters
 from tbtt.trace.sources import coefficients
 
 ALPHABET = 'abcd\n'
@@ -100,7 +100,9 @@ def test_documents_that_no_longer_fit_the_cache_are_found_again(monkeypatch):
 
 
 def test_only_similar_pairs_are_kept():
-    similar = lambda inputs, outputs: np.array([[a == 'a' and b == 'c' for b in outputs] for a in inputs])
+    def similar(inputs, outputs):
+        return np.array([[a == 'a' and b == 'c' for b in outputs] for a in inputs])
+
     found, left_out = statistics(['ac', 'bcd', 'ad'], [('ab', 'cd')], similar).points(1)
     (point,), = found
     assert (point.gram, point.pairs, point.task_gram) == ('c', 1, pytest.approx(math.log(1 / 2)))

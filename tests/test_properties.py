@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import train_with_eval
-from conftest import HERE, TINY, contents, run_script
 from chaos import SCRIPT, tensors
+from conftest import HERE, TINY, contents, run_script
 from tbtt.checkpoint import build_model, codec_of, read_checkpoint, unpack_optimizer
 from tbtt.cli import UserError
 from tbtt.config import FIELDS, load_config

@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 
 from tbtt.cli import UserError
-from tbtt.results import (answered_bounds, append_row, best_row, find_seeds, format_results, last_row,
-                          read_info, read_results, result_columns, stack_seeds)
+from tbtt.results import (
+    answered_bounds,
+    append_row,
+    best_row,
+    find_seeds,
+    format_results,
+    last_row,
+    read_info,
+    read_results,
+    result_columns,
+    stack_seeds,
+)
 
 PAPER = ('iter,add_correct,add_total,sub_correct,sub_total,math_acc,facts_correct,facts_total,facts_acc,'
          'train_loss,val_loss\n')

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from chaos import forked_sweeps
-from conftest import HERE, Result, TINY, contents, run_script, shell, start
+from conftest import HERE, TINY, Result, contents, run_script, shell, start
 from tbtt.cli import UserError
+from tbtt.results import read_results
 from tbtt.sweep.launch import Children
 from tbtt.sweep.plan import Sweep, shard
-from tbtt.results import read_results
 from tbtt.sweep.summary import read_summaries
 
 # which a large learning rate makes diverge
@@ -231,8 +231,8 @@ def test_the_summary_says_what_the_runs_hold(swept):
 def test_what_is_finished_is_skipped_and_a_part_keeps_the_rest_of_the_table(command, swept):
     folder, _ = swept
     before = contents(folder / 'good_n_embd=4'), (folder / 'summary.csv').read_text()
-    again = command('sweep.py', folder.parent / 'sweep_tiny.py', f'--sweeps_dir={folder.parent}', '--n_embd=4',
-                    '--base=good')
+    again = command('sweep.py', folder.parent / 'sweep_tiny.py', f'--sweeps_dir={folder.parent}',
+                    '--n_embd=4', '--base=good')
     assert again.status == 0 and '1 finished already' in again.out and '2 of 2 seeds finished' in again.out
     assert contents(folder / 'good_n_embd=4') == before[0]
     assert sorted((folder / 'summary.csv').read_text().splitlines()) == sorted(before[1].splitlines())

@@ -4,8 +4,8 @@ import json
 import pytest
 
 from conftest import TINY, shell
-from tbtt.sweep import launch
 from tbtt.cli import UserError
+from tbtt.sweep import launch
 from tbtt.sweep.launch import Children
 from tbtt.sweep.plan import Sweep
 from test_sweep import SHARED, sweep_file

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from plot_trace import Point, draw_trace
 from tbtt.cli import Parser
-from tbtt.trace.examples import task_examples
-from tbtt.results import read_results
-from tbtt.run_folder import LATEST
 from tbtt.inference import load_model
+from tbtt.layout import LATEST
+from tbtt.results import read_results
+from tbtt.trace.examples import task_examples
+from tbtt.trace.memorization import DATA_MODELS
 from tbtt.trace.sources import Row
 from test_memorization import occurrences
-from plot_trace import Point, draw_trace
-from tbtt.trace.memorization import DATA_MODELS
 from trace_memorization import LISTS, add_options, compare, separate
 
 SCRIPT = 'analysis/trace_memorization.py'

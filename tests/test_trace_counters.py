@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import tbtt.trace.corpus
 from tbtt.cli import UserError
+from tbtt.dataset import Codec
 from tbtt.trace.corpus import Corpus, read_ids, read_lines, split
 from tbtt.trace.counters import SEPARATOR, NumpyCounter, sort_suffixes
-from tbtt.dataset import Codec
-from tbtt.trace.ngrams import Characters, grams
 from tbtt.trace.memorization import infinity_gram, overlap
+from tbtt.trace.ngrams import Characters, grams
 
 CORPORA = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=8)
 GRAMS = st.lists(st.integers(0, 4), min_size=1, max_size=4)
@@ -89,7 +89,10 @@ def test_many_shards_are_told_apart_and_neighbours_decide_what_counts(tmp_path, 
     counter = indexed(tmp_path, documents, shard=8, piece=16)
     assert len(counter.shards) > 11    # infini-gram takes 10 before 2
     twin = NumpyCounter(split(flat(documents), END))
-    beside = lambda document, i: (65535, *document, 65535)[i]
+
+    def beside(document, i):
+        return (65535, *document, 65535)[i]
+
     for gram in [(a,) for a in range(4)] + [(a, b) for a in range(4) for b in range(4)]:
         expected = {d for d, document in enumerate(documents) for i in range(len(document) - len(gram) + 1)
                     if tuple(document[i:i + len(gram)]) == gram

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tbtt.cli import UserError
-from tbtt.trace.examples import read_examples, task_examples
 from tbtt.tasks import Arithmetic, Capitals
+from tbtt.trace.examples import read_examples, task_examples
 
 GSM8K = {'question': 'Tom has 3 bags of 4 nuts. How many nuts?',
          'answer': 'He has 3*4=<<3*4=12>>12 nuts.\n#### 12'}

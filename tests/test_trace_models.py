@@ -13,9 +13,9 @@ import tbtt.trace.models
 from tbtt.cli import UserError
 from tbtt.trace.corpus import Corpus
 from tbtt.trace.examples import Example
-from tbtt.trace.ngrams import Words, grams
 from tbtt.trace.memorization import Statistics
 from tbtt.trace.models import TransformersModel
+from tbtt.trace.ngrams import Words, grams
 from tbtt.trace.similarity import Similarity
 
 transformers = pytest.importorskip('transformers')

@@ -20,7 +20,9 @@ from pathlib import Path
 
 from tbtt.cli import UserError, study_package
 from tbtt.config import ROOT, Config
-from tbtt.run_folder import Busy, begun, finished, is_taken, seed_folder
+from tbtt.layout import folder_of_seed
+from tbtt.run_folder import Busy, is_taken
+from tbtt.seed_folder import begun, finished
 from tbtt.sweep.plan import Job, Run
 
 RETRIES = 10    # of a job whose machine was lost
@@ -30,7 +32,7 @@ Ended = Iterator[tuple[Job, str | None]]    # jobs as they end, and what went wr
 
 def unfinished(job: Job, config: Config) -> list[int]:
     """The seeds of a job that have not reached max_iters of `config`."""
-    return [seed for seed in job.seeds if not finished(seed_folder(job.folder, seed), config)]
+    return [seed for seed in job.seeds if not finished(folder_of_seed(job.folder, seed), config)]
 
 
 def done(job: Job) -> bool:
@@ -90,7 +92,7 @@ def die_with_parent() -> None:
 def train(job: Job, seeds: list[int], children: Children, env: dict[str, str]) -> tuple[int, str]:
     """Train seeds of a job, and those between them, from the start or on. -> exit status, what was said
     last"""
-    folders = [seed_folder(job.folder, seed) for seed in seeds]
+    folders = [folder_of_seed(job.folder, seed) for seed in seeds]
     place = {'out_dir': folders[0] if len(seeds) == 1 else job.folder, 'seed': seeds[0],
              'num_seeds': seeds[-1] - seeds[0] + 1}
     command = [sys.executable, str(ROOT / 'train_with_eval.py'), job.run.base]
@@ -143,13 +145,13 @@ def train_left(job: Job, children: Children, env: dict[str, str], tell: Callable
 def wait_for(seeds: list[int], job: Job, children: Children) -> None:
     """Wait until nobody trains any of these seeds, or all is to stop."""
     time.sleep(WAIT)
-    while any(is_taken(seed_folder(job.folder, seed)) for seed in seeds) and not children.stopping:
+    while any(is_taken(folder_of_seed(job.folder, seed)) for seed in seeds) and not children.stopping:
         time.sleep(WAIT)
 
 
 def begun_among(job: Job) -> list[int]:
     """The seeds of a job whose folders hold something already."""
-    return [seed for seed in job.seeds if begun(seed_folder(job.folder, seed))]
+    return [seed for seed in job.seeds if begun(folder_of_seed(job.folder, seed))]
 
 
 def local(jobs: list[Job], prepare: Callable[[Run], None], environments: list[dict[str, str]],

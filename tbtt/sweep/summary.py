@@ -94,7 +94,7 @@ def summarise_run(sweep: 'Sweep', run: 'Run') -> list[dict]:
     if not found:
         return []
     sweep.prepare(run)    # the folder may have come here without its data
-    from tbtt.dataset import Dataset  # see above
+    from tbtt.dataset import Dataset
 
     config = run.config()
     dataset = Dataset(config.dataset, config.block_size)

@@ -1,0 +1,195 @@
+"""One seed's folder: what an evaluation leaves in it, and how the seed goes on from it.
+
+It is whole by itself: seeds that were trained together go on alone, and those trained alone go on together.
+"""
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tbtt import nanogpt
+from tbtt.atomic import COMMIT, Change, new_content, write_files
+from tbtt.checkpoint import read_checkpoint, to_bytes
+from tbtt.cli import UserError
+from tbtt.config import Config
+from tbtt.dataset import Dataset
+from tbtt.layout import ABOUT, LATEST, RESULTS
+from tbtt.results import append_row, format_results, read_info, read_results, scores
+
+BEST = {score: f'ckpt_best_{score}.pt' for score in scores()}    # math, facts, combined
+FILES = (ABOUT, LATEST, *BEST.values(), RESULTS)    # run.json first: where another one is, it is there too
+# Settings that may change when a run goes on: they name places and the machine, or only how much is printed.
+MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'dataset',
+              'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log', 'device', 'dtype', 'compile'}
+MAY_DIFFER = MAY_CHANGE | {'seed', 'num_seeds'}    # between the seeds of a run
+
+
+def begun(folder: Path) -> bool:
+    """Does a seed's folder hold anything of a run?"""
+    return any((folder / name).exists() for name in (*FILES, COMMIT))
+
+
+def finished(folder: Path, config: Config) -> bool:
+    """Is the run of one seed in this folder done, at `max_iters` or because its loss was no longer finite?
+    Raises `UserError` where it was made with other settings than `config`, as a resume would."""
+    info = read_info(folder)
+    if not info.get('finished') or (folder / COMMIT).exists():    # the other files may not be in place yet
+        return False
+    recorded = info.get('config', {})
+    if type(info.get('iter_num')) is not int or not isinstance(recorded, dict):
+        raise UserError(f'{folder}/run.json: damaged (iter_num or config): delete it or train the run anew')
+    asked = dataclasses.asdict(config)
+    check_unchanged(recorded, {name: asked[name] for name in asked.keys() - {'seed', 'num_seeds'}}, folder)
+    return info['iter_num'] >= config.max_iters or info.get('diverged') is not None
+
+
+def check_unchanged(recorded: dict, asked: dict, folder: Path) -> None:
+    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with:
+    it names the first, and the options that bring all of them back."""
+    then = {name: recorded[name] for name, now in asked.items()
+            if name in recorded and name not in MAY_CHANGE and not same(recorded[name], now)}
+    if then:
+        name = next(iter(then))
+        options = ' '.join(f'--{name}={value}' for name, value in then.items())
+        raise UserError(f'{name}={asked[name]!r}, but the run in {folder} has {name}={then[name]!r}: that '
+                        f'cannot change under way, it goes on with {options}')
+
+
+def same(one: object, other: object) -> bool:
+    """Are they equal? A tensor, which has no place among plain values, is equal to none."""
+    try:
+        return bool(one == other)
+    except RuntimeError:
+        return False
+
+
+def digest(text: str) -> str:
+    """A text's fingerprint."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class SeedFolder:
+    """One seed's folder: its rows as CSV text, its best scores, how far it is.
+
+    iteration: where it stands. last_evaluated: the last iteration that has a row, -1 without one. checkpoint:
+    the state to go on from, None for a fresh one. diverged: the iteration at which its loss was no longer
+    finite, or None; closed: is the row without a finite loss written? finished: does run.json say that
+    nothing is left to do?
+    """
+
+    def __init__(self, path: Path, seed: int, config: Config, dataset: Dataset) -> None:
+        self.path, self.seed, self.meta, self.digest = path, seed, dataset.meta, dataset.digest
+        self.model_args = config.model_args(self.meta['vocab_size'])
+        self.config = dataclasses.asdict(config) | {'seed': seed, 'num_seeds': 1, 'out_dir': str(path)}
+        self.csv, self.last_evaluated, self.iteration = format_results([]), -1, 0
+        self.diverged, self.closed, self.finished = None, False, False
+        self.best, self.best_val_loss = {}, float('inf')
+        self.checkpoint, self.seconds = None, 0.0
+
+    def is_complete(self, max_iters: int) -> bool:
+        """Is nothing left to train or evaluate?"""
+        evaluated = self.last_evaluated == self.iteration or self.iteration > max_iters
+        return self.finished or self.closed or self.iteration >= max_iters and evaluated
+
+    def skip(self) -> None:
+        """Take up what run.json says of a seed that is finished."""
+        info = read_info(self.path)
+        self.finished, self.iteration, self.diverged = True, info['iter_num'], info.get('diverged')
+        self.closed = self.diverged is not None
+
+    def read(self, change: Change | None) -> None:
+        """Take up what is on the disk, or will be once a half made change is finished. Changes nothing.
+
+        Raises `UserError` for what is damaged, or was made with settings that cannot change under way.
+        """
+        checkpoint = read_checkpoint(new_content(self.path, change, LATEST))
+        self.check(checkpoint)
+        self.best, self.best_val_loss = best_of(checkpoint, self.path / LATEST)
+        info = read_info(self.path, new_content(self.path, change, ABOUT).name)
+        self.read_results(checkpoint, new_content(self.path, change, RESULTS), info)
+        self.checkpoint, self.iteration = checkpoint, checkpoint['iter_num']
+        if self.closed:
+            self.iteration = self.last_evaluated
+        self.finished = bool(info.get('finished')) and self.is_complete(self.config['max_iters'])
+        seconds = info.get('seconds')
+        self.seconds = float(seconds) if isinstance(seconds, (int, float)) else 0.0
+
+    def check(self, checkpoint: dict) -> None:
+        """Raise `UserError` unless a checkpoint is one of these settings and these data."""
+        path = self.path / LATEST
+        check_unchanged(nanogpt.recorded_settings(checkpoint), self.config, path)
+        if not same(nanogpt.EXPANSION | checkpoint['model_args'], nanogpt.EXPANSION | self.model_args):
+            raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for '
+                            f'{self.model_args}')
+        for key, now in (('meta', self.meta), ('data', self.digest)):
+            if not same(checkpoint.get(key, now), now):
+                raise UserError(f'{path} was trained on other data than {self.config["dataset"]} now holds: '
+                                f'prepare them as they were, or train anew')
+
+    def read_results(self, checkpoint: dict, path: Path, info: dict) -> None:
+        """Take up the rows. Raises `UserError` unless they are those that the checkpoint was written with."""
+        place, empty = self.path / RESULTS, format_results([])
+        if not path.exists():
+            if checkpoint.get('results', digest(empty)) != digest(empty):
+                raise UserError(f'{place} is gone, which the run wrote there with {LATEST}: bring it back, '
+                                f'or train anew')
+            return
+        rows, lines = read_results(path), path.read_text().splitlines(keepends=True)
+        keep = int(np.searchsorted(rows['iter'], checkpoint['iter_num'], side='right'))
+        if checkpoint.get('results', now := digest(''.join(lines[:keep + 1]))) != now:
+            raise UserError(f'{place} is not what the run wrote there with {LATEST}: bring it back, or train '
+                            f'anew')
+        self.diverged, self.closed = info.get('diverged'), not np.isfinite(rows['train_loss'][-1])
+        if self.closed:
+            self.diverged, keep = self.diverged or int(rows['iter'][-1]), len(rows['iter'])
+        self.csv = ''.join(lines[:keep + 1])
+        if 'best' not in checkpoint:    # of the paper's own code: its best stay until one is better
+            self.best = {score: float(np.nanmax(rows[f'{score}_acc'][:keep])) for score in BEST
+                         if np.isfinite(rows[f'{score}_acc'][:keep]).any()}
+        self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
+        if not self.closed:    # what was not finite comes again
+            self.diverged = None
+
+    def mark(self) -> None:
+        """Say in run.json that nothing is left to do, where a run that was to be longer did not."""
+        info = read_info(self.path) | {'seed': self.seed, 'iter_num': self.iteration, 'finished': True,
+                                       'diverged': self.diverged, 'config': self.config}
+        write_files(self.path, {ABOUT: (json.dumps(info, indent=1) + '\n').encode()})
+        self.finished = True
+
+    def next_files(self, iteration: int, state: dict, row: dict | None, healthy: bool) -> dict[str, bytes]:
+        """Take in an evaluation. -> the files to write at an iteration, {name: bytes}: the latest checkpoint,
+        and where there is an evaluation (`row`) the results with it and a checkpoint for every score that is
+        strictly better than before. Where the loss is not finite (not `healthy`) only the results: the last
+        good checkpoint stays. state: what the engine's snapshot holds of this seed."""
+        files, better = {}, []
+        if row is not None:
+            self.csv = append_row(self.csv, row)
+            files[RESULTS] = self.csv.encode()
+        if healthy:
+            if row is not None:
+                better = [score for score in BEST if row.get(f'{score}_acc', -1) > self.best.get(score, -1)]
+                self.best |= {score: row[f'{score}_acc'] for score in better}
+                self.best_val_loss = min(self.best_val_loss, row['val_loss'])
+            content = to_bytes({
+                **state, 'model_args': self.model_args, 'iter_num': iteration, 'best': self.best,
+                'best_val_loss': self.best_val_loss, 'config': self.config, 'meta': self.meta,
+                'data': self.digest, 'results': digest(self.csv)})
+            files |= {name: content for name in (*(BEST[score] for score in better), LATEST)}
+        return files
+
+
+def best_of(checkpoint: dict, path: Path) -> tuple[dict, float]:
+    """-> best scores, best validation loss of a checkpoint. Raises `UserError` where these or the iteration
+    cannot be."""
+    best, loss = checkpoint.get('best', {}), checkpoint.get('best_val_loss', float('inf'))
+    try:
+        loss = float(loss)
+        if checkpoint['iter_num'] < 0 or any(not 0 <= float(value) <= 100 for value in best.values()):
+            raise ValueError
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        raise UserError(f'{path} is damaged: iter_num {checkpoint["iter_num"]}, best {best}, best_val_loss '
+                        f'{loss}') from None
+    return best, loss
