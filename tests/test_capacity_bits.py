@@ -176,6 +176,7 @@ def test_the_figure_of_bits_is_drawn_from_the_files_alone(measured, command):
     assert missing.status == 2 and 'measure_capacity.py' in missing.err and missing.err.count('\n') == 1
 
 
+@pytest.mark.slow
 def test_the_race_is_drawn_from_run_folders(measured, learned, command):
     runs = sorted((measured / 'sweeps' / 'bits_table').glob('n_embd=*'))
     result = command('analysis/plot_race.py', *runs, learned, output_dir=measured, format='svg')

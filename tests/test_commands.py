@@ -145,6 +145,7 @@ def test_eval_as_math_from_another_folder_with_values_after_a_blank(clone, tmp_p
     assert not contents(tmp_path)
 
 
+@pytest.mark.slow
 def test_training_from_another_folder_writes_there_and_finds_data_and_configs_beside_the_scripts(
         clone, tmp_path):
     before = contents(clone)
@@ -156,6 +157,7 @@ def test_training_from_another_folder_writes_there_and_finds_data_and_configs_be
         name for name in before if '__pycache__' not in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_training_cleanly_with_everything_saved(command, small_math, tmp_path, number):
     settings = TINY | dict(dataset=small_math, out_dir=tmp_path / 'run', max_iters=10**6)
