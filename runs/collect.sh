@@ -5,12 +5,19 @@
 set -euo pipefail
 from=$(cd "${1:-.}" && pwd)
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements-dev.txt
+
+# collect SEED_FOLDER TO: its results.csv, and its run.json with paths as they are seen from the runs.
+collect() {
+    mkdir -p "$2"
+    cp "$1/results.csv" "$2"
+    sed "s#$from/##g" "$1/run.json" > "$2/run.json"
+}
+
 for wd in "" _wd; do
     for run in "$from"/{math,facts,both}_{mini_14,mini_28,mini_56,mlt}$wd; do
         for folder in "$run" "$run"/seed_*; do
             if [ -f "$folder/results.csv" ]; then
-                mkdir -p "results/${folder#"$from"/}"
-                cp "$folder/results.csv" "$folder/run.json" "results/${folder#"$from"/}"
+                collect "$folder" "results/${folder#"$from"/}"
             fi
         done
         if [ -d "results/$(basename "$run")" ]; then
@@ -31,8 +38,7 @@ for summary in "$from"/sweeps/*/summary.csv; do
     seeds=("$sweep"/*/seed_*/results.csv)
     if [ ${#seeds[@]} -le 100 ]; then    # of more only what the summary says
         for csv in "${seeds[@]}"; do
-            mkdir -p "$to/$(dirname "${csv#"$sweep"/}")"
-            cp "$csv" "$(dirname "$csv")/run.json" "$to/$(dirname "${csv#"$sweep"/}")"
+            collect "$(dirname "$csv")" "$to/$(dirname "${csv#"$sweep"/}")"
         done
     fi
     "$python" analysis/plot_capacity.py "$summary" --output_dir "$to"
