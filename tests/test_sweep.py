@@ -321,7 +321,7 @@ def test_two_sweeps_at_once_leave_what_one_leaves(swept, tmp_path):
     assert [sweep.returncode for sweep in both] == [0, 0] and all('2 of 2 seeds finished' in out
                                                                   for out, _ in said), said
     for seed in ('seed_1337', 'seed_1338'):
-        assert same_weights(swept[0] / 'n_embd=6_learning_rate=0.01' / seed,
+        assert same_weights(swept[0] / 'good_n_embd=6' / seed,
                             tmp_path / 'tiny' / 'train_math_mini_14' / seed)
 
 
