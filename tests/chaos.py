@@ -17,6 +17,8 @@ When all seeds are done, their results and weights are compared with those of a 
 went wrong.
 """
 import argparse
+import contextlib
+import io
 import json
 import os
 import random
@@ -30,8 +32,9 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'
@@ -50,6 +53,7 @@ from tbtt.dataset import Dataset
 from tbtt.layout import LATEST, folder_of_seed
 from tbtt.provenance import provenance
 from tbtt.run_folder import Busy, RunFolder
+from tbtt.sweep import launch, plan
 
 SCRIPT = 'train_with_eval.py'
 # Eleven evaluations, among them several that are the best so far, in about a second.
@@ -102,7 +106,7 @@ def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dic
         return child
     status = 1
     try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for number, name in ((1, 'stdout'), (2, 'stderr')):
             os.dup2(descriptor, number)
             setattr(sys, name, open(number, 'w', buffering=1, closefd=False))
@@ -114,6 +118,42 @@ def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dic
     finally:
         sys.stdout.flush()
         os._exit(status)
+
+
+class ForkedPopen:
+    """In place of the subprocess.Popen with which a sweep starts a training: the same in a child of this
+    process."""
+
+    def __init__(self, command: list, stdout: io.BufferedWriter, env: dict[str, str], **_: object) -> None:
+        def prepare() -> None:
+            os.setsid()
+            os.environ.update(env)
+        _, script, *args = map(str, command)
+        self.pid, self.returncode = forked(Path(stdout.name), prepare, script, tuple(args), {}), None
+
+    def wait(self) -> int:
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+
+def forked_run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+    """In place of the subprocess.run with which a sweep has its data prepared."""
+    _, script, *args = command
+    with tempfile.NamedTemporaryFile() as log:
+        child = forked(Path(log.name), lambda: None, script, tuple(args), {})
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return subprocess.CompletedProcess(command, status, stderr=Path(log.name).read_text())
+
+
+@contextlib.contextmanager
+def forked_sweeps() -> Iterator[None]:
+    """Within it sweeps of this process train in children of it, which need not import torch anew."""
+    stand_in = types.SimpleNamespace(Popen=ForkedPopen, run=forked_run, DEVNULL=subprocess.DEVNULL)
+    launch.subprocess = plan.subprocess = stand_in
+    try:
+        yield
+    finally:
+        launch.subprocess = plan.subprocess = subprocess
 
 
 class Training:

@@ -73,7 +73,8 @@ def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HER
     return target
 
 
-FORKING = ('test_crash.py', 'test_distributed.py', 'test_properties.py')
+FORKING = ('test_crash.py', 'test_distributed.py', 'test_properties.py', 'test_sweep.py',
+           'test_capacity_bits.py', 'test_controls.py')
 
 
 def pytest_collection_modifyitems(items):
@@ -168,9 +169,9 @@ def weights(engine, r=0):
 @pytest.fixture
 def command(capsys):
     """command(script, *args, **settings) -> Result of the script, run in this process."""
-    def run(script, *args, **settings):
+    def run(script, *args, root=HERE, **settings):
         capsys.readouterr()
-        status = run_script(script, *args, **settings)
+        status = run_script(script, *args, root=root, **settings)
         return Result(status, *capsys.readouterr())
     return run
 

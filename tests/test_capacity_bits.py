@@ -3,12 +3,14 @@ scripts."""
 import csv
 import math
 from collections import Counter
+from subprocess import CompletedProcess, run
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import TINY, run_script, shell
+from chaos import forked_sweeps
+from conftest import TINY, run_script
 from tbtt.bits import (
     Questions,
     bits_of_the_papers_tasks,
@@ -119,6 +121,13 @@ def test_strings_that_cannot_be_are_refused(command, tmp_path, options, says):
     assert result.err.count('\n') <= 2 and not (tmp_path / 'x').exists()
 
 
+def in_this_process(command, **options):
+    """In place of subprocess.run: a sweep needs no process of its own."""
+    if options:    # git, asked for the commit
+        return run(command, **options)
+    return CompletedProcess(command, run_script(*command[1:]))
+
+
 @pytest.fixture(scope='module')
 def measured(tmp_path_factory):
     """The folder in which two tiny sweeps were trained and measured."""
@@ -132,8 +141,10 @@ def measured(tmp_path_factory):
         "base = 'config/random_strings.py'\naxes = {'n_embd': [4]}\nnum_seeds = 1\ndata = {'num': [4]}\n"
         + tiny)
     paths = [folder / f'sweep_bits_{name}.py' for name in ('table', 'strings')]
-    result = shell('analysis/measure_capacity.py', *paths, cwd=folder)
-    assert result.status == 0, result.err
+    with pytest.MonkeyPatch.context() as patch, forked_sweeps():
+        patch.chdir(folder)
+        patch.setattr('subprocess.run', in_this_process)
+        assert run_script('analysis/measure_capacity.py', *paths) == 0
     return folder
 
 
@@ -142,7 +153,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_measuring_trains_writes_and_does_nothing_twice(measured):
+def test_measuring_trains_writes_and_does_nothing_twice(command, measured, monkeypatch):
     rows = rows_of(measured / 'bits.csv')
     assert len(rows) == 2 * 2 + 1 and {row['iter'] for row in rows} == {'20'}
     assert all(0 <= float(row['bits_memorised']) < float(row['bits_offered']) for row in rows)
@@ -151,8 +162,9 @@ def test_measuring_trains_writes_and_does_nothing_twice(measured):
         ('bits_strings', '4', '1'), ('bits_table', '4', '2')]
     assert plateaus[0]['plateau_half'] == '' and float(plateaus[1]['plateau_half']) >= 0
     before = (measured / 'bits.csv').read_bytes()
-    again = shell('analysis/measure_capacity.py', measured / 'sweep_bits_table.py',
-                  measured / 'sweep_bits_strings.py', '--train=False', cwd=measured)
+    monkeypatch.chdir(measured)
+    again = command('analysis/measure_capacity.py', 'sweep_bits_table.py', 'sweep_bits_strings.py',
+                    '--train=False')
     assert again.status == 0 and (measured / 'bits.csv').read_bytes() == before
 
 
@@ -164,6 +176,7 @@ def test_the_figure_of_bits_is_drawn_from_the_files_alone(measured, command):
     assert missing.status == 2 and 'measure_capacity.py' in missing.err and missing.err.count('\n') == 1
 
 
+@pytest.mark.slow
 def test_the_race_is_drawn_from_run_folders(measured, learned, command):
     runs = sorted((measured / 'sweeps' / 'bits_table').glob('n_embd=*'))
     result = command('analysis/plot_race.py', *runs, learned, output_dir=measured, format='svg')

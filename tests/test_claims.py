@@ -178,6 +178,7 @@ def test_what_is_too_small_to_learn_the_rule_has_not_lost_it():
     assert claims.sizes_that_count(np.repeat(sizes, 32), shares.reshape(-1), -1)[0][0] == sizes[2]
 
 
+@pytest.mark.slow
 def test_the_last_claim_names_both_thresholds():
     rows = []
     for width, size, facts, held in ((10, 800, 0.0, 100.0), (14, 1456, 4.0, 100.0), (20, 2800, 100.0, 0.0),

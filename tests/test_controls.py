@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+from chaos import forked_sweeps
 from conftest import TINY, new_engine, run_script, tiny_config, train, weights
 from tbtt import device
 from tbtt.batches import NOTHING, Batches
@@ -316,7 +317,8 @@ def test_every_sweep_expands_to_its_seeds_and_its_data_can_be_prepared(name, see
     assert len(sweep.runs) * sweep.num_seeds == seeds and len({run.name
                                                                for run in sweep.runs}) == len(sweep.runs)
     run = sweep.runs[-1]
-    sweep.prepare(run)
+    with forked_sweeps():
+        sweep.prepare(run)
     config = run.config()
     dataset = Dataset(config.dataset, config.block_size)
     Batches(dataset.train, config.block_size, config.windows, config.line_order, dataset.newline)

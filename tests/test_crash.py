@@ -19,7 +19,17 @@ import torch
 import tbtt.atomic
 import tbtt.run_folder
 import tbtt.seed_folder
-from chaos import SCRIPT, SETTINGS, Chaos, Moments, Training, difference, free_port, rank_of_two
+from chaos import (
+    SCRIPT,
+    SETTINGS,
+    Chaos,
+    Moments,
+    Training,
+    difference,
+    forked_sweeps,
+    free_port,
+    rank_of_two,
+)
 from conftest import contents, load
 from tbtt.results import read_results
 from tbtt.sweep import launch
@@ -298,6 +308,7 @@ def wait_for_stop(process):
         time.sleep(0.005)
 
 
+@forked_sweeps()
 def test_a_sweep_waits_for_who_stands_still_and_goes_on_when_he_dies(training, monkeypatch, tmp_path):
     monkeypatch.setattr(launch, 'WAIT', 0.05)
     sweep = Sweep(sweep_file(tmp_path, num_seeds=2), {}, tmp_path)

@@ -34,6 +34,7 @@ def close(one, other):
     return all(np.allclose(one[column], other[column], rtol=1e-5, equal_nan=True) for column in one)
 
 
+@pytest.mark.slow
 def test_seeds_dealt_out_to_two_processes_are_those_of_one(small_math, tmp_path):
     settings = dict(TINY, dataset=small_math, num_seeds=3)
     assert shell(TRAIN, cwd=tmp_path, out_dir='one', **settings).status == 0
@@ -41,14 +42,6 @@ def test_seeds_dealt_out_to_two_processes_are_those_of_one(small_math, tmp_path)
     assert status == 0, said
     for seed in ('seed_1337', 'seed_1338', 'seed_1339'):
         assert close(tmp_path / 'one' / seed, tmp_path / 'two' / seed)
-
-
-def test_a_batch_split_over_two_processes_gives_the_run_of_one(small_math, tmp_path):
-    settings = dict(TINY, dataset=small_math, dtype='float32')
-    assert shell(TRAIN, cwd=tmp_path, out_dir='one', **settings).status == 0
-    status, said = torchrun(tmp_path, out_dir='two', **settings)
-    assert status == 0 and 'split over 2 processes' in said, said
-    assert close(tmp_path / 'one', tmp_path / 'two')
 
 
 @pytest.fixture
@@ -80,6 +73,14 @@ def statuses(ranks):
 
 def iterations(run):
     return {path.parent.name: load(path)['iter_num'] for path in run.glob('*/ckpt.pt')}
+
+
+def test_a_batch_split_over_two_processes_gives_the_run_of_one(ranks, tmp_path):
+    alone = ranks(size=1, dtype='float32', out_dir=tmp_path / 'one')
+    both = ranks(dtype='float32', out_dir=tmp_path / 'two')
+    assert statuses([*alone, *both]) == [0, 0, 0], both[0].said()
+    assert 'split over 2 processes' in both[0].said()
+    assert close(tmp_path / 'one', tmp_path / 'two')
 
 
 def test_a_rank_that_is_done_waits_for_the_others_and_says_nothing(ranks, tmp_path):

@@ -395,7 +395,7 @@ from conftest import tiny_config, train
 from tbtt.fused import build, kernel
 from test_fused import SHAPES, new_engine, random_data
 once = build.build
-FLAGS = ('-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover')
+FLAGS = ('-O0', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover')
 kernel.build = lambda shape, flags: once(shape, FLAGS)
 ONE = dict(n_embd=1, block_size=1, batch_size=1)
 LINES = dict(SHAPES['deep'], windows='line', num_seeds=3)

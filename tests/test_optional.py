@@ -32,6 +32,7 @@ def test_all_tests_can_be_collected_without_packages_that_only_some_need():
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+@pytest.mark.slow
 def test_what_needs_a_package_is_skipped_by_its_name():
     modules = [f'tests/test_{name}.py' for name in ('sweep', 'trace_models', 'trace_counters')]
     done = pytest_without_them('-rs', *modules, '-k',

@@ -1,5 +1,7 @@
 """Sweeps: axes that expand to the runs they say, jobs that are resumed, shared and retried."""
+import contextlib
 import csv
+import io
 import os
 import re
 import shutil
@@ -11,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import HERE, TINY, contents, run_script, shell, start
+from chaos import forked_sweeps
+from conftest import HERE, TINY, Result, contents, run_script, shell, start
 from tbtt.cli import UserError
 from tbtt.results import read_results
 from tbtt.sweep.launch import Children
@@ -171,6 +174,16 @@ def test_a_dry_run_estimates_and_trains_nothing(tmp_path, capsys):
 
 # --- doing it
 
+@pytest.fixture(autouse=True)
+def forked():
+    with forked_sweeps():
+        yield
+
+
+# Long enough to be caught in the middle.
+LONGER = dict(max_iters=800, eval_interval=20, lr_decay_iters=800)
+
+
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
     """A sweep of two sizes and a run that diverges, two seeds each. -> folder of the sweep, Result"""
@@ -178,8 +191,10 @@ def swept(tmp_path_factory):
     (folder / 'diverges.py').write_text('learning_rate = weight_decay = 1000.0\n')
     bases = {'good': 'config/train_math_mini_14.py', 'bad': str(folder / 'diverges.py')}
     path = sweep_file(folder, f"base = {bases}\naxes = {{'n_embd': [4, 6]}}", num_seeds=2)
-    result = shell('sweep.py', path, f'--sweeps_dir={folder}', cwd=folder)
-    return folder / 'tiny', result
+    out, err = io.StringIO(), io.StringIO()
+    with forked_sweeps(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run_script('sweep.py', path, f'--sweeps_dir={folder}')
+    return folder / 'tiny', Result(status, out.getvalue(), err.getvalue())
 
 
 def test_a_failed_run_does_not_stop_the_others_and_is_reported_at_the_end(swept):
@@ -190,11 +205,11 @@ def test_a_failed_run_does_not_stop_the_others_and_is_reported_at_the_end(swept)
     assert {'good_n_embd=4', 'good_n_embd=6'} <= done
 
 
-def test_a_run_of_a_sweep_is_what_the_training_script_leaves(swept, tmp_path):
+def test_a_run_of_a_sweep_is_what_the_training_script_leaves(command, swept, tmp_path):
     folder, _ = swept
-    alone = shell('train_with_eval.py', 'config/train_math_mini_14.py', cwd=tmp_path,
-                  **{**SHARED, 'out_dir': tmp_path / 'alone', 'dataset': folder / 'data' / 'as_math',
-                     'seed': 1338})
+    alone = command('train_with_eval.py', 'config/train_math_mini_14.py',
+                    **{**SHARED, 'out_dir': tmp_path / 'alone', 'dataset': folder / 'data' / 'as_math',
+                       'seed': 1338})
     assert alone.status == 0, alone.err
     assert same_weights(folder / 'good_n_embd=6' / 'seed_1338', tmp_path / 'alone')
 
@@ -213,25 +228,25 @@ def test_the_summary_says_what_the_runs_hold(swept):
         assert float(row['train_loss']) == results['train_loss'][-1]
 
 
-def test_what_is_finished_is_skipped_and_a_part_keeps_the_rest_of_the_table(swept):
+def test_what_is_finished_is_skipped_and_a_part_keeps_the_rest_of_the_table(command, swept):
     folder, _ = swept
     before = contents(folder / 'good_n_embd=4'), (folder / 'summary.csv').read_text()
-    again = shell('sweep.py', folder.parent / 'sweep_tiny.py', f'--sweeps_dir={folder.parent}', '--n_embd=4',
-                  '--base=good', cwd=folder)
+    again = command('sweep.py', folder.parent / 'sweep_tiny.py', f'--sweeps_dir={folder.parent}',
+                    '--n_embd=4', '--base=good')
     assert again.status == 0 and '1 finished already' in again.out and '2 of 2 seeds finished' in again.out
     assert contents(folder / 'good_n_embd=4') == before[0]
     assert sorted((folder / 'summary.csv').read_text().splitlines()) == sorted(before[1].splitlines())
 
 
-def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_no_other(swept, tmp_path):
+def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_no_other(
+        command, swept, tmp_path):
     path = sweep_file(tmp_path, "axes = {'n_embd': [4, 5]}", learning_rate=1e-2)
     shutil.copytree(swept[0] / 'good_n_embd=4', tmp_path / 'tiny' / 'n_embd=4')
-    changed = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--weight_decay=0.1', cwd=tmp_path)
+    changed = command('sweep.py', path, f'--sweeps_dir={tmp_path}', '--weight_decay=0.1')
     assert changed.status == 1 and 'failed: n_embd=4: weight_decay=0.1, but the run in' in changed.err
     assert changed.out.endswith('1 of 2 seeds finished\n')
     (tmp_path / 'tiny' / 'n_embd=4' / 'seed_1337' / 'run.json').write_text('{"fini')
-    damaged = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--weight_decay=0.1', '--num_seeds=2',
-                    cwd=tmp_path)
+    damaged = command('sweep.py', path, f'--sweeps_dir={tmp_path}', '--weight_decay=0.1', '--num_seeds=2')
     assert damaged.status == 1 and 'Traceback' not in damaged.err
     assert 'failed: n_embd=4: ' in damaged.err and 'run.json: damaged' in damaged.err
     assert damaged.err.rindex('failed: ') < damaged.err.index('not in the table: n_embd=4')
@@ -240,9 +255,9 @@ def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_
                                                                                            'n_embd=5'}
 
 
-def test_parts_of_a_run_leave_what_the_whole_run_would(swept, tmp_path):
+def test_parts_of_a_run_leave_what_the_whole_run_would(command, swept, tmp_path):
     path = sweep_file(tmp_path, num_seeds=3)
-    result = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--replicas=2', '--workers=1', cwd=tmp_path)
+    result = command('sweep.py', path, f'--sweeps_dir={tmp_path}', '--replicas=2', '--workers=1')
     assert result.status == 0, result.err
     run = tmp_path / 'tiny' / 'train_math_mini_14'
     assert sorted(folder.name for folder in run.iterdir() if folder.is_dir()) == ['seed_1337', 'seed_1338',
@@ -251,7 +266,7 @@ def test_parts_of_a_run_leave_what_the_whole_run_would(swept, tmp_path):
     assert all(torch.allclose(one[name], value, atol=1e-5)
                for name, value in weights(run / 'seed_1338').items())
     # More seeds later: what is there stays as it is.
-    more = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--num_seeds=5', '--workers=1', cwd=tmp_path)
+    more = command('sweep.py', path, f'--sweeps_dir={tmp_path}', '--num_seeds=5', '--workers=1')
     assert more.status == 0 and len(list(run.glob('seed_*/ckpt.pt'))) == 5, more.err
 
 
@@ -269,10 +284,11 @@ def alive(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='orphans are told to stop on Linux only')
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(tmp_path, how):
-    path = sweep_file(tmp_path, max_iters=800, eval_interval=20, lr_decay_iters=800)
+def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(command, tmp_path, how):
+    path = sweep_file(tmp_path, **LONGER)
     process = start('sweep.py', path, f'--sweeps_dir={tmp_path}', cwd=tmp_path)
     run = tmp_path / 'tiny' / 'train_math_mini_14' / 'seed_1337'
     wait_for(lambda: (run / 'results.csv').exists()
@@ -286,15 +302,15 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(tmp
     wait_for(lambda: not alive(child))
     at = len((run / 'results.csv').read_text().splitlines())
     assert at < 42
-    again = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', cwd=tmp_path)
+    again = command('sweep.py', path, f'--sweeps_dir={tmp_path}')
     assert again.status == 0, again.err
-    alone = shell('train_with_eval.py', 'config/train_math_mini_14.py', cwd=tmp_path, **{
-        **SHARED, 'max_iters': 800, 'eval_interval': 20, 'lr_decay_iters': 800, 'out_dir': tmp_path / 'alone',
-        'dataset': tmp_path / 'tiny' / 'data' / 'as_math'})
+    alone = command('train_with_eval.py', 'config/train_math_mini_14.py', **{
+        **SHARED, **LONGER, 'out_dir': tmp_path / 'alone', 'dataset': tmp_path / 'tiny' / 'data' / 'as_math'})
     assert alone.status == 0, alone.err
     assert same_weights(run, tmp_path / 'alone')
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_leave_what_one_leaves(swept, tmp_path):
     """Jobs that overlap: seeds one by one, and all together."""
     path = sweep_file(tmp_path, num_seeds=2, n_embd=6)
@@ -305,7 +321,7 @@ def test_two_sweeps_at_once_leave_what_one_leaves(swept, tmp_path):
     assert [sweep.returncode for sweep in both] == [0, 0] and all('2 of 2 seeds finished' in out
                                                                   for out, _ in said), said
     for seed in ('seed_1337', 'seed_1338'):
-        assert same_weights(swept[0] / 'n_embd=6_learning_rate=0.01' / seed,
+        assert same_weights(swept[0] / 'good_n_embd=6' / seed,
                             tmp_path / 'tiny' / 'train_math_mini_14' / seed)
 
 
@@ -316,9 +332,9 @@ def test_stopped_children_start_no_other(tmp_path):
     assert not (tmp_path / 'log').exists()
 
 
-def test_bad_data_options_are_reported_as_failures(tmp_path):
+def test_bad_data_options_are_reported_as_failures(command, tmp_path):
     path = sweep_file(tmp_path, "data = {'heldout': ['1,99']}")
-    result = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', cwd=tmp_path)
+    result = command('sweep.py', path, f'--sweeps_dir={tmp_path}')
     assert result.status in (1, 2) and 'heldout' in result.err and 'Traceback' not in result.err
 
 
@@ -350,16 +366,16 @@ sys.exit(sweep.returncode)
 '''
 
 
-def test_a_ray_cluster_loses_a_node_and_nothing_else(tmp_path):
+@pytest.mark.slow
+def test_a_ray_cluster_loses_a_node_and_nothing_else(command, tmp_path):
     pytest.importorskip('ray')
-    settings = dict(max_iters=800, eval_interval=20, lr_decay_iters=800)
-    path = sweep_file(tmp_path, "axes = {'n_embd': [5, 6]}", **settings)
+    path = sweep_file(tmp_path, "axes = {'n_embd': [5, 6]}", **LONGER)
     program = tmp_path / 'program.py'
     program.write_text(RAY_PROGRAM.format(script=str(HERE / 'sweep.py'), path=str(path),
                                           folder=tmp_path / 'ray'))
     result = shell(program, cwd=tmp_path)
     assert result.status == 0, result.err[-2000:]
-    again = shell('sweep.py', path, f'--sweeps_dir={tmp_path / "local"}', cwd=tmp_path)
+    again = command('sweep.py', path, f'--sweeps_dir={tmp_path / "local"}')
     assert again.status == 0, again.err
     for name in ('n_embd=5', 'n_embd=6'):
         assert same_weights(*(tmp_path / where / 'tiny' / name / 'seed_1337' for where in ('ray', 'local')))
