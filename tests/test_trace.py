@@ -177,15 +177,6 @@ def test_data_that_a_checkpoint_was_not_trained_on_is_refused(command, learned, 
     assert result.status == 2 and 'trained on other data' in result.err
 
 
-def test_a_missing_package_is_named_with_the_command_that_installs_it(command, learned, tmp_path,
-                                                                      monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'scipy.stats', None)
-    result = command(SCRIPT, f'--out_dir={learned}', '--n=2', f'--trace_dir={tmp_path / "t"}', '--device=cpu')
-    assert result.status == 2 and 'pip install -r requirements-study.txt' in result.err
-    assert 'scipy' in result.err
-    assert not (tmp_path / 't').exists()
-
-
 # The figure, by what it draws.
 
 def cell(value):
