@@ -30,6 +30,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import types
@@ -44,6 +45,7 @@ import torch
 
 # As every training does in the end: children need not do it again.
 import torch._dynamo
+from tqdm import tqdm
 
 from conftest import HERE, TINY, contents, options, run_script
 from tbtt.atomic import COMMIT
@@ -111,6 +113,7 @@ def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dic
             os.dup2(descriptor, number)
             setattr(sys, name, open(number, 'w', buffering=1, closefd=False))
         signal.signal(signal.SIGINT, signal.SIG_DFL)    # as tbtt/startup.py has it in a new process
+        tqdm.set_lock(threading.RLock())    # its own is shared by all: who is killed may keep it for ever
         prepare()
         status = run_script(script, *args, **settings)
     except BaseException:
