@@ -30,7 +30,8 @@ def test_a_value_may_stand_behind_a_blank_or_an_equals_sign(command, tmp_path, w
     result = command('sweep.py', *([path, *words] if file_first else [*words, path]), '--dry_run',
                      sweeps_dir=tmp_path / 'sweeps')
     assert result.status == 0, result.err
-    assert len(result.out.splitlines()) == 2 and result.out.startswith('n_embd=4_heldout=1,2, seeds 1337 to 1339 ')
+    assert len(result.out.splitlines()) == 2
+    assert result.out.startswith('n_embd=4_heldout=1,2, seeds 1337 to 1339 ')
 
 
 def test_a_dry_run_leaves_nothing_behind(command, tmp_path):
