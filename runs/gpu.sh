@@ -5,10 +5,10 @@
 # Goes on where it stopped. NUM_SEEDS and MLT_SEEDS say how many seeds.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements-dev.txt
-$python -m pytest -q tests/test_captured.py tests/test_engine.py
-$python bench.py --device=cuda --full --json > results/bench_gpu.json
+"$python" -m pytest -q tests/test_captured.py tests/test_engine.py
+"$python" bench.py --device=cuda --full --json > results/bench_gpu.json
 MODELS="mini_14 mini_28 mini_56" bash runs/paper.sh --num_seeds="${NUM_SEEDS:-32}"
 MODELS=mlt bash runs/paper.sh --num_seeds="${MLT_SEEDS:-4}"
-$python sweep.py config/sweep_capacity.py
-$python sweep.py config/sweep_heldout.py
+"$python" sweep.py config/sweep_capacity.py
+"$python" sweep.py config/sweep_heldout.py
 bash runs/collect.sh

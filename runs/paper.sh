@@ -15,7 +15,7 @@ for model in ${MODELS:-mini_14 mini_28 mini_56 mlt}; do
     done
 done
 for wd in "" --wd; do
-    $python plot_all_models.py $wd
-    $python analysis/make_tables.py $wd
+    "$python" plot_all_models.py $wd
+    "$python" analysis/make_tables.py $wd
 done
 [ -z "$failed" ] || { echo "error: these runs did not come to their end:$failed" >&2; exit 1; }
