@@ -75,11 +75,12 @@ def iterations(run):
     return {path.parent.name: load(path)['iter_num'] for path in run.glob('*/ckpt.pt')}
 
 
-def test_a_batch_split_over_two_processes_gives_the_run_of_one(ranks, tmp_path):
-    alone = ranks(size=1, dtype='float32', out_dir=tmp_path / 'one')
-    both = ranks(dtype='float32', out_dir=tmp_path / 'two')
-    assert statuses([*alone, *both]) == [0, 0, 0], both[0].said()
-    assert 'split over 2 processes' in both[0].said()
+@pytest.mark.slow
+def test_a_batch_split_over_two_processes_gives_the_run_of_one(small_math, tmp_path):
+    settings = dict(TINY, dataset=small_math, dtype='float32')
+    assert shell(TRAIN, cwd=tmp_path, out_dir='one', **settings).status == 0
+    status, said = torchrun(tmp_path, out_dir='two', **settings)
+    assert status == 0 and 'split over 2 processes' in said, said
     assert close(tmp_path / 'one', tmp_path / 'two')
 
 
