@@ -35,8 +35,8 @@ import torch.nn.functional as F
 
 @dataclass
 class GPTConfig:
-    """The defaults are nanoGPT's, so that its checkpoints need no other; it has no name for the MLP's
-    expansion of 4."""
+    """The defaults are nanoGPT's, so that its checkpoints need no other; it has no names for the last
+    two. GPT-2 itself has GELU by its tanh approximation."""
     block_size: int = 1024
     vocab_size: int = 50304
     n_layer: int = 12
@@ -45,6 +45,7 @@ class GPTConfig:
     dropout: float = 0.0
     bias: bool = True
     mlp_expansion: int = 4
+    tanh_gelu: bool = False
 
 
 class Linear(nn.Linear):
@@ -114,17 +115,18 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout, self.gelu = config.dropout, 'tanh' if config.tanh_gelu else 'none'
         self.c_fc = Linear(config.n_embd, config.mlp_expansion * config.n_embd, bias=config.bias)
         self.c_proj = Linear(config.mlp_expansion * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., C, T, B) -> (..., C, T, B)"""
-        return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
+        x = F.gelu(self.c_fc(x), approximate=self.gelu)
+        return F.dropout(self.c_proj(x), self.dropout, self.training)
 
 
 class Block(nn.Module):

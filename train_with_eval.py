@@ -16,6 +16,7 @@ from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 
 import torch
 
+from tbtt import gpt2
 from tbtt.config import FIELDS, Config, add_settings, load_config
 from tbtt.dataset import Dataset
 from tbtt.device import choose_device, choose_dtype, describe_shortage, is_out_of_memory, tokens_per_pass
@@ -29,13 +30,17 @@ from tbtt.run_folder import RunFolder
 from tbtt.seed_folder import SeedFolder
 
 
-def read_settings() -> Config:
-    """The settings of the config files, with those of the command line over them, checked."""
+def read_settings() -> tuple[Config, bool]:
+    """-> the settings of the config files, with those of the command line over them, checked; and whether
+    weights may be downloaded"""
     parser = Parser(__doc__, usage='%(prog)s [config ...] [--key=value ...]')
     parser.add_argument('config', nargs='*', help='config files, such as config/train_math_mini_14.py')
+    parser.add_argument('--download', action='store_true', help='fetch the weights of --init_from=gpt2, '
+                        'gpt2-medium, ... from the Hugging Face hub where they are not on this machine')
     add_settings(parser)
     args = parser.parse_args()
-    return load_config(args.config, {name: getattr(args, name) for name in FIELDS}, args.defaults, say=print)
+    overrides = {name: getattr(args, name) for name in FIELDS}
+    return load_config(args.config, overrides, args.defaults, say=print), args.download
 
 
 def next_multiple(n: int, step: int) -> int:
@@ -44,11 +49,13 @@ def next_multiple(n: int, step: int) -> int:
 
 
 class Trainer:
-    """Seeds of a run as an engine and its evaluation, on one device."""
+    """Seeds of a run as an engine and its evaluation, on one device. weights: a state dict that fresh seeds
+    begin with, None where they are drawn."""
 
     def __init__(self, config: Config, dataset: Dataset, device: torch.device, dtype: torch.dtype,
-                 ranks: Ranks) -> None:
+                 ranks: Ranks, weights: dict[str, torch.Tensor] | None = None) -> None:
         self.config, self.dataset, self.device, self.dtype, self.ranks = config, dataset, device, dtype, ranks
+        self.weights = weights
 
     def build(self, folder: RunFolder, seeds: list[SeedFolder]) -> tuple[Engine, Evaluator]:
         """-> the engine of some seeds, which goes on from what the folder holds of them, and their
@@ -56,6 +63,8 @@ class Trainer:
         numbers = [seed.seed for seed in seeds]
         model_args = self.config.model_args(self.dataset.meta['vocab_size'])
         replicas = Replicas.from_seeds(model_args, numbers, self.device)
+        for r in range(len(numbers)) if self.weights else ():
+            replicas.load(r, self.weights)
         engine = Engine(replicas, self.dataset.train, numbers, self.config, self.device, self.dtype,
                         self.ranks, self.dataset.newline)
         engine.load(folder.states(seeds, engine.snapshot()))
@@ -128,12 +137,14 @@ class Trainer:
 
 def main() -> int:
     """Train, or with --eval_only=True evaluate once. -> exit status; `UserError` where memory runs out"""
-    config = read_settings()
+    config, download = read_settings()
     ranks = Ranks.from_environment(config)
     device = choose_device(config.device, ranks.local)
+    dataset, weights = Dataset(config.dataset, config.block_size), None
+    if config.init_from not in ('scratch', 'resume'):
+        config, weights = gpt2.begin(config, dataset.meta['vocab_size'], download)
     dtype = choose_dtype(config.dtype, device, config.n_embd)
-    dataset = Dataset(config.dataset, config.block_size)
-    trainer = Trainer(config, dataset, device, dtype, ranks)
+    trainer = Trainer(config, dataset, device, dtype, ranks, weights)
     try:
         if config.eval_only:
             return trainer.evaluate_once()

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from model import GPT
+from tbtt import gpt2
 from tbtt.atomic import TMP, flush_folder, write_file
 from tbtt.checkpoint import build_model, read_checkpoint
 from tbtt.dataset import Codec
@@ -34,7 +35,6 @@ from tbtt.layout import LATEST, RESULTS
 from tbtt.seed_folder import best_of
 
 TOLERANCE = 1e-9    # of the largest logit, in float64: rounding is far below, the smallest mistake far above
-EMBEDDINGS = ('transformer.wte.weight', 'transformer.wpe.weight', 'lm_head.weight')    # the last is the first
 # Settings that say where a run was made, not how: they stay out of the model card.
 OF_THE_MACHINE = {
     'out_dir', 'init_from', 'overwrite', 'device', 'compile', 'backend', 'num_seeds', 'eval_only',
@@ -67,28 +67,10 @@ def read_source(path: Path, dataset: str | None = None) -> Source:
     return Source(path, checkpoint, model, trained.codec, bool(trained.tasks))
 
 
-def convert_weights(model: GPT) -> dict[str, torch.Tensor]:
-    """The weights as transformers' GPT-2 names them and lays them out, float32: projections (in, out), a bias
-    everywhere, and no head, which is the embedding."""
-    state = model.state_dict()
-    layers = {name: value for name, value in state.items() if name not in EMBEDDINGS}
-    zeros = {name.removesuffix('weight') + 'bias': torch.zeros(len(value)) for name, value in layers.items()
-             if name.endswith('weight')}
-    layers = {name: value.T.contiguous() if value.dim() == 2 else value for name, value in layers.items()}
-    return {**zeros, **layers, 'transformer.wte.weight': state['transformer.wte.weight'],
-            'transformer.wpe.weight': state['transformer.wpe.weight']}
-
-
 def model_config(source: Source) -> dict[str, Any]:
     """config.json: transformers' GPT2Config."""
-    config = source.model.config
     return {
-        'architectures': ['GPT2LMHeadModel'], 'model_type': 'gpt2', 'dtype': 'float32',
-        'vocab_size': config.vocab_size, 'n_positions': config.block_size, 'n_embd': config.n_embd,
-        'n_layer': config.n_layer, 'n_head': config.n_head, 'n_inner': config.mlp_expansion * config.n_embd,
-        'activation_function': 'gelu', 'layer_norm_epsilon': 1e-5, 'scale_attn_weights': True,
-        'initializer_range': 0.02, 'tie_word_embeddings': True,
-        'resid_pdrop': config.dropout, 'embd_pdrop': config.dropout, 'attn_pdrop': config.dropout,
+        **gpt2.to_settings(source.model.config),
         'bos_token_id': None, 'eos_token_id': end_token(source), 'pad_token_id': None}
 
 
@@ -180,7 +162,7 @@ an anecdote.
 def make_files(source: Source, name: str) -> dict[str, bytes]:
     """{file name: content} of a folder for transformers."""
     safetensors = study_package('safetensors.torch')
-    weights = safetensors.save(convert_weights(source.model), metadata={'format': 'pt'})
+    weights = safetensors.save(gpt2.to_weights(source.model), metadata={'format': 'pt'})
     plain = {'config.json': model_config(source), 'generation_config.json': generation_config(source),
              'tokenizer_config.json': tokenizer_config(source)}
     texts = {file: json.dumps(content, indent=2) + '\n' for file, content in plain.items()}
