@@ -32,6 +32,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+MANY = 1024    # tokens of a vocabulary from which an index is faster than a product; measured in docs/LOG.md
+
 
 @dataclass
 class GPTConfig:
@@ -178,16 +180,27 @@ class GPT(nn.Module):
         """Parameters, position embeddings not counted."""
         return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
 
+    def embed(self, idx: torch.Tensor) -> torch.Tensor:
+        """Tokens (..., T, B) -> (..., C, T, B)"""
+        weight, V = self.transformer.wte.weight, self.config.vocab_size
+        if V >= MANY:
+            models = torch.arange(weight.shape[:-2].numel(), device=idx.device)    # their rows lie in turn
+            rows = idx + V * models.view(*weight.shape[:-2], 1, 1)
+            return F.embedding(rows, weight.flatten(0, -2)).movedim(-1, -3).contiguous()
+        # A product with one-hot columns: its gradient is a product too, where an index's is a scatter, serial
+        # on a CPU, in no fixed order on a GPU. Vocabularies of characters are small.
+        vocabulary = torch.arange(V, dtype=idx.dtype, device=idx.device)[:, None, None]
+        one_hot = (idx.unsqueeze(-3) == vocabulary).to(weight.dtype)    # (..., V, T, B)
+        return (weight.mT @ one_hot.flatten(-2)).unflatten(-1, idx.shape[-2:])
+
     def forward(self, idx: torch.Tensor) -> torch.Tensor:
         """Tokens (..., T, B) of an integer type, T up to the block size -> logits (..., V, T, B)"""
-        vocabulary = torch.arange(self.config.vocab_size, dtype=idx.dtype, device=idx.device)[:, None, None]
-        # The embedding as a product with one-hot columns: its gradient is a product too, where an index's
-        # would be a scatter, serial on a CPU, in no fixed order on a GPU. Vocabularies of characters are
-        # small.
-        one_hot = (idx.unsqueeze(-3) == vocabulary).to(self.lm_head.weight.dtype)    # (..., V, T, B)
-        x = (self.transformer.wte.weight.mT @ one_hot.flatten(-2)).unflatten(-1, idx.shape[-2:])
-        x = x + self.transformer.wpe.weight.mT[..., :idx.shape[-2], None]
+        x = self.embed(idx) + self.transformer.wpe.weight.mT[..., :idx.shape[-2], None]
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.transformer.h:
             x = block(x)
-        return self.lm_head(self.transformer.ln_f(x))
+        x = self.transformer.ln_f(x)
+        if self.config.vocab_size < MANY:
+            return self.lm_head(x)
+        # The same numbers, in memory (..., T, B, V): the loss reads the logits of a token in one piece.
+        return (x.flatten(-2).mT @ self.lm_head.weight.mT).mT.unflatten(-1, idx.shape[-2:])

@@ -5,10 +5,10 @@ Train a GPT, or many seeds of it at once, and ask it every `eval_interval` steps
     python train_with_eval.py config/train_math_mini_14.py --seed=7 --out_dir=another
     python train_with_eval.py config/train_math_mini_14.py --init_from=resume
 
-Settings are the defaults below, then config files in their order, then --key=value. Writes into out_dir:
-results.csv (a row an evaluation), ckpt.pt (the latest, complete for going on), ckpt_best_math.pt,
-ckpt_best_facts.pt and ckpt_best_combined.pt (each the first with the highest score), run.json (what made the
-run). With --num_seeds=R above 1 there is such a folder for each seed below out_dir.
+Settings are the defaults below, then config files in their order, then --key=value; with --init_from=resume
+those that are not given are the run's own. Writes into out_dir: results.csv (a row an evaluation), ckpt.pt
+(the latest, complete for going on), ckpt_best_math.pt, ckpt_best_facts.pt and ckpt_best_combined.pt (each the
+first with the highest score), run.json (what made the run). With --num_seeds=R above 1 there is such a folder for each seed below out_dir.
 """
 import sys
 
@@ -26,6 +26,7 @@ from tbtt.evaluate import Evaluator
 from tbtt.progress import Reporter, scores_line
 from tbtt.provenance import provenance
 from tbtt.replicas import Replicas
+from tbtt.resume import with_settings_of_run
 from tbtt.run_folder import RunFolder
 from tbtt.seed_folder import SeedFolder
 
@@ -40,7 +41,10 @@ def read_settings() -> tuple[Config, bool]:
     add_settings(parser)
     args = parser.parse_args()
     overrides = {name: getattr(args, name) for name in FIELDS}
-    return load_config(args.config, overrides, args.defaults, say=print), args.download
+    config = load_config(args.config, overrides, args.defaults, say=print)
+    if config.init_from == 'resume':    # a config file has a length of its own, be it the default
+        config = with_settings_of_run(config, how_long=not args.config)
+    return config, args.download
 
 
 def next_multiple(n: int, step: int) -> int:

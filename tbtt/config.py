@@ -95,6 +95,9 @@ class Config:
                            'auto (the fastest that works), True, False, or fused (small models on a CPU)',
                            choices=('auto', 'True', 'False', 'fused'))
 
+    def __post_init__(self) -> None:
+        self.given = set()    # names of settings that a config file or the command line set
+
     def check(self) -> 'Config':
         """Raise `InvalidSetting` for the first value that cannot be, naming it and what was expected."""
         for field in dataclasses.fields(self):
@@ -170,6 +173,7 @@ def set_value(config: Config, name: str, value: Any) -> None:
         value = os.path.expanduser(value)
     check_value(FIELDS[name], value)
     setattr(config, name, value)
+    config.given.add(name)
 
 
 def find_file(path: str | Path, folder: str | Path = '.') -> Path:
