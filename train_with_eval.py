@@ -8,7 +8,8 @@ Train a GPT, or many seeds of it at once, and ask it every `eval_interval` steps
 Settings are the defaults below, then config files in their order, then --key=value; with --init_from=resume
 those that are not given are the run's own. Writes into out_dir: results.csv (a row an evaluation), ckpt.pt
 (the latest, complete for going on), ckpt_best_math.pt, ckpt_best_facts.pt and ckpt_best_combined.pt (each the
-first with the highest score), run.json (what made the run). With --num_seeds=R above 1 there is such a folder for each seed below out_dir.
+first with the highest score), run.json (what made the run). With --num_seeds=R above 1 there is such a folder
+for each seed below out_dir.
 """
 import sys
 

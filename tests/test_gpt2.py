@@ -1,8 +1,9 @@
-"""Weights of GPT-2 as transformers stores them: the same logits here, and what cannot be one of our models is
-refused."""
+"""Weights of GPT-2 as transformers stores them: the same logits here, and what cannot be one of our models
+is refused."""
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from conftest import TINY, contents, load
 from tbtt import gpt2, hub
 from tbtt.cli import UserError
 from tbtt.results import read_results
-from test_text import PREPARE, folder, poem, tokens    # noqa: F401, fixtures
+from test_text import POEM, PREPARE, train_tokenizer
 
 transformers = pytest.importorskip('transformers')
 
@@ -181,31 +182,30 @@ def test_a_head_of_its_own_is_refused(saved):
 # Training.
 
 @pytest.fixture
-def data(command, poem, folder, tmp_path):    # noqa: F811
-    """A dataset of the small tokenizer's tokens."""
-    command(PREPARE, input=poem, tokens='gpt2', tokenizer=folder, out_dir=tmp_path / 'data')
+def data(command, tmp_path):
+    """A dataset of a small tokenizer's tokens."""
+    (tmp_path / 'tokenizer').mkdir()
+    (tmp_path / 'tokenizer/tokenizer.json').write_text(train_tokenizer().to_str())
+    (tmp_path / 'poem.txt').write_text(POEM, encoding='utf-8')
+    command(PREPARE, input=tmp_path / 'poem.txt', tokens='gpt2', tokenizer=tmp_path / 'tokenizer',
+            out_dir=tmp_path / 'data')
     return tmp_path / 'data'
 
 
 def loss_of(model, data, length):
     """transformers' loss over every window."""
-    tokens = torch.from_numpy(gpt2_tokens(data))
+    tokens = torch.from_numpy(np.fromfile(data / 'train.bin', dtype='<u2').astype(np.int64))
+    rows = tokens.unfold(0, length + 1, 1)
     with torch.no_grad():
-        rows = tokens.unfold(0, length + 1, 1)
         logits = model(rows[:, :-1]).logits
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).item()
-
-
-def gpt2_tokens(data):
-    import numpy as np
-    return np.fromfile(data / 'train.bin', dtype='<u2').astype(np.int64)
 
 
 def test_a_run_begins_with_these_weights_and_goes_on_and_out_again(command, saved, data, tmp_path):
     source, theirs = saved()
     settings = TINY | dict(dataset=data, out_dir=tmp_path / 'run', block_size=8, max_iters=2, eval_interval=1,
                            learning_rate=1e-3, eval_iters=100)
-    result = command(TRAIN, init_from=source, num_seeds=1, **settings)
+    result = command(TRAIN, init_from=source, **settings)
     assert result.status == 0 and 'tanh_gelu=True' in result.out, result.err
     losses = read_results(tmp_path / 'run/results.csv')['train_loss']
     assert losses[0] == pytest.approx(loss_of(theirs, data, 8), rel=1e-5) and losses[2] < losses[0]

@@ -68,8 +68,8 @@ def is_close(one, other):
 
 @pytest.fixture
 def nano(play, tmp_path, monkeypatch):
-    """nano(prefix, bias) -> (folder with a ckpt.pt as nanoGPT saves it after four steps, model, optimizer). Its
-    dataset is in the folder where one stands."""
+    """nano(prefix, bias) -> (folder with a ckpt.pt as nanoGPT saves it after four steps, model, optimizer).
+    Its dataset is in the folder where one stands."""
     monkeypatch.chdir(play.parent)
 
     def save(prefix='', bias=False):
@@ -82,8 +82,8 @@ def nano(play, tmp_path, monkeypatch):
         optimizer = model.optimizer(config)
         for t in range(4):
             step(model, optimizer, tokens(play), t, config)
-        theirs = dict(NANO | dict(bias=bias), out_dir='out', dataset='shakespeare_char', init_from='scratch', eval_only=False,
-                      device='cuda', always_save_checkpoint=True, wandb_log=False, wandb_project='owt',
+        theirs = dict(NANO | dict(bias=bias), out_dir='out', dataset='shakespeare_char',
+                      init_from='scratch', eval_only=False, device='cuda', always_save_checkpoint=True, wandb_log=False, wandb_project='owt',
                       wandb_run_name='gpt2', backend='nccl', dtype='bfloat16', compile=True)
         (tmp_path / 'out').mkdir()
         torch.save({'model': {prefix + name: value for name, value in model.state_dict().items()},
@@ -331,5 +331,5 @@ def test_a_run_goes_on_by_its_folder_alone_to_the_end_that_it_had(command, copy_
     assert longer.status == 0, longer.err
     now = load(copy_of_learned / 'ckpt.pt')
     assert now['iter_num'] == 301 and now['model_args'] == checkpoint['model_args']
-    assert now['config'] | {'max_iters': 300, 'init_from': 'scratch', 'out_dir': 0} == checkpoint['config'] | {
-        'out_dir': 0}
+    same = {'max_iters': 300, 'init_from': 'scratch', 'log_interval': 10, 'out_dir': 0}
+    assert now['config'] | same == checkpoint['config'] | {'out_dir': 0}

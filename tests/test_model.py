@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import equal_weights
-from model import GPT, GPTConfig
+from model import GPT, MANY, GPTConfig
 from tbtt.baseline import NanoGPT
 from tbtt.config import load_config
 from tbtt.replicas import Replicas
@@ -16,6 +16,8 @@ VOCABULARY = {'math': 17, 'facts': 51, 'both': 66}
 SHAPES = {
     'paper': dict(n_layer=1, n_head=1, n_embd=14, block_size=9, bias=False, vocab_size=17, mlp_expansion=1),
     'deep': dict(n_layer=3, n_head=4, n_embd=24, block_size=11, bias=False, vocab_size=23),
+    'many tokens': dict(n_layer=1, n_head=2, n_embd=12, block_size=5, bias=False, vocab_size=MANY + 3,
+                        tanh_gelu=True),
     'biased': dict(n_layer=2, n_head=2, n_embd=12, block_size=7, bias=True, vocab_size=19, mlp_expansion=3),
 }
 
