@@ -26,6 +26,7 @@ import torch
 from model import GPT
 from tbtt import gpt2
 from tbtt.atomic import TMP, flush_folder, write_file
+from tbtt.bpe import Bpe
 from tbtt.checkpoint import build_model, read_checkpoint
 from tbtt.dataset import Codec
 from tbtt.figures import markdown_table
@@ -47,7 +48,7 @@ class Source(NamedTuple):
     path: Path
     checkpoint: dict[str, Any]
     model: GPT
-    codec: Codec
+    codec: Codec | Bpe
     has_tasks: bool    # its lines end in a newline, which ends an answer
 
 
@@ -87,7 +88,10 @@ def generation_config(source: Source) -> dict[str, Any]:
 
 
 def tokenizer_json(source: Source) -> str:
-    """tokenizer.json: a character a token. There is no unknown token, so an unknown character is an error."""
+    """tokenizer.json: that of the data where they have GPT-2's tokens, else a character a token. There is no
+    unknown token, so an unknown character is an error."""
+    if isinstance(source.codec, Bpe):
+        return source.codec.text
     tokenizers = study_package('tokenizers')
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(source.codec.stoi))
     character = tokenizers.Regex(r'[\s\S]')
@@ -126,18 +130,20 @@ def model_card(source: Source, name: str) -> str:
     dataset = settings['dataset'] = Path(str(settings.get('dataset', 'unknown'))).name
     info = read_info(source.path.parent)
     made_by = {key: info[key] for key in ('commit', 'hardware', 'versions') if key in info}
+    unit, unknown = 'characters', ' A character that was not in training is an error.'
+    if isinstance(source.codec, Bpe):
+        unit, unknown = "GPT-2's tokens", ''
     rows = [[f'`{key}`', f'`{value}`'] for key, value in {**settings, **made_by}.items()]
     return f'''---
 library_name: transformers
 pipeline_tag: text-generation
 tags:
 - gpt2
-- character-level
 ---
 # {name}
 
 A GPT of {source.model.get_num_params():,} parameters (position embeddings not counted) that reads and writes
-characters, trained on `{dataset}` with seed {checkpoint['config'].get('seed', 'not recorded')}; the weights
+{unit}, trained on `{dataset}` with seed {checkpoint['config'].get('seed', 'not recorded')}; the weights
 of iteration {checkpoint['iter_num']:,} (`{source.path.name}`).
 
 ```python
@@ -146,7 +152,7 @@ ask = pipeline('text-generation', '{name}')
 ```
 
 It answers greedily; a prompt and its answer together have at most {source.model.config.block_size}
-characters. A character that was not in training is an error.
+of these.{unknown}
 
 ## Scores
 {score_table(source)}
@@ -192,7 +198,8 @@ def check_folder(source: Source, folder: Path) -> float:
     tokens = torch.randint(vocab_size, (block_size,), generator=torch.Generator().manual_seed(0))
     ours = copy.deepcopy(source.model).double()(tokens[:, None])[..., 0].T    # (T, V)
     difference = (theirs(tokens[None]).logits[0] - ours).abs().max().item()
-    text, ids = ''.join(source.codec.stoi), list(source.codec.stoi.values())
+    text = ''.join(source.codec.stoi)
+    ids = source.codec.encode(text)
     same_text = tokenizer(text, verbose=False)['input_ids'] == ids and tokenizer.decode(ids) == text
     if difference > TOLERANCE * ours.abs().max() or not same_text:
         raise UserError(f'this version of transformers reads {source.path} as another model (logits differ '

@@ -82,9 +82,10 @@ def nano(play, tmp_path, monkeypatch):
         optimizer = model.optimizer(config)
         for t in range(4):
             step(model, optimizer, tokens(play), t, config)
-        theirs = dict(NANO | dict(bias=bias), out_dir='out', dataset='shakespeare_char',
-                      init_from='scratch', eval_only=False, device='cuda', always_save_checkpoint=True, wandb_log=False, wandb_project='owt',
-                      wandb_run_name='gpt2', backend='nccl', dtype='bfloat16', compile=True)
+        theirs = dict(NANO | dict(bias=bias), out_dir='out', dataset='shakespeare_char', init_from='scratch',
+                      eval_only=False, device='cuda', always_save_checkpoint=True, wandb_log=False,
+                      wandb_project='owt', wandb_run_name='gpt2', backend='nccl', dtype='bfloat16',
+                      compile=True)
         (tmp_path / 'out').mkdir()
         torch.save({'model': {prefix + name: value for name, value in model.state_dict().items()},
                     'optimizer': optimizer.state_dict(), 'model_args': args, 'iter_num': 4,
