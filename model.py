@@ -186,7 +186,9 @@ class GPT(nn.Module):
         if V >= MANY:
             models = torch.arange(weight.shape[:-2].numel(), device=idx.device)    # their rows lie in turn
             rows = idx + V * models.view(*weight.shape[:-2], 1, 1)
-            return F.embedding(rows, weight.flatten(0, -2)).movedim(-1, -3).contiguous()
+            # Bags of one: their gradient comes in a fixed order, that of F.embedding does not once compiled.
+            x = F.embedding_bag(rows.flatten()[:, None], weight.flatten(0, -2), mode='sum')
+            return x.unflatten(0, rows.shape).movedim(-1, -3).contiguous()
         # A product with one-hot columns: its gradient is a product too, where an index's is a scatter, serial
         # on a CPU, in no fixed order on a GPU. Vocabularies of characters are small.
         vocabulary = torch.arange(V, dtype=idx.dtype, device=idx.device)[:, None, None]
