@@ -159,6 +159,7 @@ def test_runs_side_by_side_are_asked_the_same(sweep, command, tmp_path):
 
 def test_without_plotly_one_line_says_how_to_get_it(sweep, command, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'plotly.offline', None)
+    page_module.packed_plotly.cache_clear()
     said = refused(command, sweep, f'--output={tmp_path / "page.html"}')
     assert 'pip install -r requirements-study.txt' in said and not (tmp_path / 'page.html').exists()
 

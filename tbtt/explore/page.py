@@ -4,6 +4,7 @@ All text from runs is packed (gzip, base64), so that none of it can end a script
 unpacks a seed when it is opened.
 """
 import base64
+import functools
 import gzip
 import json
 import os
@@ -49,15 +50,20 @@ def make_page(seeds: Sequence[Seed]) -> tuple[bytes, list[str]]:
 
 def fill_template(seeds: Sequence[Seed], every: int) -> bytes:
     """The page with the answers of every `every`-th evaluation and of the last."""
-    questions = []
+    plotly, questions = packed_plotly(), []
     blobs = [pack(seed_data(seed, every, questions)) for seed in seeds]
     about = page_data(seeds) | {'notes': notes(seeds, every), 'questions': questions}
     colours = f':root {{ --blue: {BLUE}; --framed: {VERMILLION}; }}\n'
     parts = {'style': colours + read_part('page.css'), 'code': read_part('page.js'), 'about': pack(about),
-             'plotly': pack_text(study_package('plotly.offline').get_plotlyjs()),
-             'seeds': '\n'.join(f'<script type="text/plain" id="seed{i}">{blob}</script>'
-                                for i, blob in enumerate(blobs))}
+             'plotly': plotly, 'seeds': '\n'.join(f'<script type="text/plain" id="seed{i}">{blob}</script>'
+                                                  for i, blob in enumerate(blobs))}
     return re.sub(r'\{\{(\w+)\}\}', lambda match: parts[match[1]], read_part('page.html')).encode()
+
+
+@functools.cache
+def packed_plotly() -> str:
+    """The script that draws."""
+    return pack_text(study_package('plotly.offline').get_plotlyjs())
 
 
 def read_part(name: str) -> str:
