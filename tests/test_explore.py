@@ -179,14 +179,14 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture
-def show(chromium, tmp_path):
-    """show(paths) -> their page, opened from the disk, offline. In the end nothing may have been said on the
+@pytest.fixture(scope='module')
+def show(chromium, tmp_path_factory):
+    """show(*paths) -> their page, opened from the disk, offline. In the end nothing may have been said on the
     console, or asked of the network."""
-    seen, tabs = [], []
+    seen = []
 
     def opened(*paths, size=None):
-        file = tmp_path / 'page.html'
+        file = tmp_path_factory.mktemp('page') / 'page.html'
         file.write_bytes(make_page(read_seeds(paths))[0])
         tab = chromium.new_page(viewport=size or {'width': 1280, 'height': 1000}, offline=True)
         tab.set_default_timeout(20_000)
@@ -196,16 +196,30 @@ def show(chromium, tmp_path):
         tab.on('request', lambda request: request.url == file.as_uri() or seen.append(request.url))
         tab.goto(file.as_uri())
         tab.wait_for_selector('body[data-ready]')
-        tabs.append(tab)
+        assert not seen
         return tab
 
     yield opened
-    for tab in tabs:
-        tab.close()
     assert not seen
 
 
+@pytest.fixture(scope='module')
+def tab(show, sweep):
+    """The page of the sweep."""
+    return show(sweep)
+
+
 @pytest.fixture
+def opened(tab, expect, sweep):
+    """opened(seed) -> the page of the sweep where a seed of the run `small` is open, and what it answered"""
+    def run(seed):
+        tab.select_option('#seed', label=f'small, seed {seed}')
+        expect(tab.locator('#answers-title')).to_have_text(f'Answers: small, seed {seed}')
+        return tab, read_answers(sweep / f'small/seed_{seed}/answers.npz')
+    return run
+
+
+@pytest.fixture(scope='module')
 def expect():
     """expect(locator).to_have_text(...): waits for it."""
     api = pytest.importorskip('playwright.sync_api')
@@ -225,55 +239,58 @@ def cells(tab, table=0):
         return [colours.z, texts.text]; }}""")
 
 
-def test_the_slider_changes_the_tables_to_what_the_answers_hold(learned, show):
-    tab, answers = show(learned), read_answers(learned / 'answers.npz')
-    task = answers.tasks['math']
+def test_the_slider_changes_the_tables_to_what_the_answers_hold(opened):
+    tab, answers = opened(1)
+    task, last = answers.tasks['math'], len(answers.iters) - 1
     tab.focus('#time')
-    for t in (6, 5, 0):    # the last first; by the keys of a slider
-        if t < 6:
-            tab.keyboard.press('ArrowLeft' if t else 'Home')
-        for table, part in enumerate((slice(0, 25), slice(25, 50))):
+    for key, t in (('End', last), ('ArrowLeft', last - 1), ('Home', 0)):
+        tab.keyboard.press(key)
+        assert tab.text_content('#now').startswith(f'iteration {answers.iters[t]:,},')
+        for table, part in enumerate((slice(0, 9), slice(9, 18))):
             shades, texts = cells(tab, table)
             np.testing.assert_allclose(np.ravel(shades), task.probability[t, part], atol=0.5 / 255 + 1e-6)
             plain = [text.removeprefix('<b>').removesuffix('×</b>') for text in texts]
             assert plain == task.said[t, part].tolist()
             wrong = [text.startswith('<b>') for text in texts]
             assert wrong == (task.said[t, part] != np.array(task.answers[part])).tolist()
-        assert f'iteration {answers.iters[t]}' in tab.text_content('#now')
 
 
-def test_hovering_a_cell_shows_the_prompt_and_a_click_the_course_of_its_answer(learned, show, expect):
-    tab = show(learned)
-    task = read_answers(learned / 'answers.npz').tasks['math']
-    prompt = task.prompts.index('<3-1=')
+def test_hovering_a_cell_shows_the_prompt_and_a_click_the_course_of_its_answer(opened, expect):
+    tab, answers = opened(2)
+    task = answers.tasks['math']
+    prompt = task.prompts.index('<2-1=')
+    tab.locator('#tables').scroll_into_view_if_needed()
+    tab.focus('#time')
+    tab.keyboard.press('End')
     box = tab.locator('.table').nth(1).locator('.nsewdrag').bounding_box()
-    tab.mouse.move(box['x'] + box['width'] * 0.3, box['y'] + box['height'] * 0.7)
-    tab.wait_for_selector('.table .hovertext')
-    said, p = task.said[-1, prompt], 100 * task.probability[-1, prompt]
+    place = box['x'] + box['width'] / 2, box['y'] + box['height'] * 5 / 6
+    tab.mouse.move(*place)
     text = tab.locator('.table .hovertext').text_content()
-    assert text.startswith(f'<3-1=right: 2says: {said}probability ') and text.endswith('%held out')
-    assert float(text.split('probability ')[1].split('%')[0]) == pytest.approx(p, abs=0.3)
+    assert text.startswith(f'<2-1=right: 1says: {task.said[-1, prompt]}probability ')
+    assert text.endswith('%held out')
+    shown = float(text.split('probability ')[1].split('%')[0])
+    assert shown == pytest.approx(100 * task.probability[-1, prompt], abs=0.3)
     count = curves(tab).count()
-    tab.mouse.click(box['x'] + box['width'] * 0.3, box['y'] + box['height'] * 0.7)
+    tab.mouse.click(*place)
     expect(curves(tab)).to_have_count(count + 1)
     line = tab.evaluate("document.getElementById('curves').data.at(-1).y")
     np.testing.assert_allclose(line, 100 * task.probability[:, prompt], atol=0.2)
-    assert 'right: 2' in tab.text_content('#said')
+    assert 'right: 1' in tab.text_content('#said')
 
 
-def test_a_click_on_a_score_opens_the_run_and_a_name_is_shown_as_it_is(sweep, show, expect):
-    tab, name = show(sweep), EVIL
-    assert tab.text_content('#answers-title') == 'Answers: small, seed 1'
+def test_a_click_on_a_score_opens_the_run_and_a_name_is_shown_as_it_is(opened, expect):
+    tab, _ = opened(1)
+    assert tab.title().count(EVIL) == 1
     tab.locator('#scores .point').nth(3).click(force=True)
-    expect(tab.locator('#answers-title')).to_have_text(f'Answers: {name}, seed 2')
-    assert tab.title().count(name) == 1
-    assert tab.locator('#scores .hovertext').text_content().startswith(f'{name}, seed 2')
+    expect(tab.locator('#answers-title')).to_have_text(f'Answers: {EVIL}, seed 2')
+    assert tab.locator('#scores .hovertext').text_content().startswith(f'{EVIL}, seed 2')
     assert tab.text_content('#settings').count('num_params5000') == 1 and tab.input_value('#seed') == '3'
     count = curves(tab).count()
     tab.get_by_role('checkbox', name='seed 1').uncheck()
     expect(curves(tab)).to_have_count(count // 2)
     tab.get_by_role('checkbox', name='Held-out').uncheck()
     expect(curves(tab)).to_have_count(count // 2 - 1)
+    tab.get_by_role('checkbox', name='Held-out').check()
 
 
 def test_a_phone_shows_facts_and_every_control_is_reached_by_keys(show, expect, tmp_path):
