@@ -3,6 +3,7 @@ const SYMBOLS = ['circle', 'square', 'diamond', 'cross', 'triangle-up', 'x', 'st
 const DRAWN_AT_FIRST = 8;    // seeds: hundreds of curves are slow, and a tangle
 const MOST_TEXTS = 20;       // operands, above which cells are too small for text
 const MOST_TICKS = 8;        // places on an axis that are all named
+const MOST_LETTERS = 20;     // at a tick: names of runs differ in their ends
 const MOST_BARS = 30;        // questions in one list
 const PAUSE = 150;           // milliseconds from one evaluation to the next
 const FONT = {family: 'system-ui, sans-serif', size: 13, color: '#1a1a1a'};
@@ -17,6 +18,7 @@ const lines = texts => texts.map(plain).join('<br>');
 const percent = share => `${Math.round(1000 * share) / 10}%`;
 const ascending = (one, other) => one < other ? -1 : Number(one > other);
 const distinct = values => [...new Set(values)].sort(ascending);
+const ending = text => text.length > MOST_LETTERS ? `…${text.slice(1 - MOST_LETTERS)}` : text;
 const checked = id => [...get(id).querySelectorAll('input:checked')].map(box => box.value);
 
 const unpacked = new Map();    // id -> promise of what it holds
@@ -108,7 +110,8 @@ function placesOf(seeds, axis) {    // gives every seed its x, those of one plac
     });
   }
   const ticks = {tickvals: places.map((place, k) => words ? k : place),
-                 ticktext: places.map(place => plain(place.toLocaleString('en')))};
+                 ticktext: places.map(place => plain(ending(place.toLocaleString('en')))),
+                 ...(words ? {tickangle: -35, automargin: true} : {})};
   return {type: log ? 'log' : 'linear', range: [first - 0.1 * extent, last + 0.1 * extent],
           ...(words || places.length <= MOST_TICKS ? ticks : {})};
 }
