@@ -87,7 +87,8 @@ class Trainer:
                 while True:
                     if self.is_due(t) and not folder.has(t):
                         self.dataset.check_unchanged()
-                        rows = evaluate(t)
+                        with engine.measuring():
+                            rows = evaluate(t)
                         written = folder.record(t, engine.snapshot(), rows)
                         report.evaluation(t, folder.healthy(rows), written)
                     stop = ranks.agree(report.signal)
