@@ -3,7 +3,7 @@ const SYMBOLS = ['circle', 'square', 'diamond', 'cross', 'triangle-up', 'x', 'st
 const DRAWN_AT_FIRST = 8;    // seeds: hundreds of curves are slow, and a tangle
 const MOST_TEXTS = 20;       // operands, above which cells are too small for text
 const MOST_TICKS = 8;        // places on an axis that are all named
-const MOST_LETTERS = 20;     // at a tick: names of runs differ in their ends
+const MOST_LETTERS = 16;     // at a tick: names of runs differ in their ends
 const MOST_BARS = 30;        // questions in one list
 const PAUSE = 150;           // milliseconds from one evaluation to the next
 const FONT = {family: 'system-ui, sans-serif', size: 13, color: '#1a1a1a'};
@@ -111,7 +111,7 @@ function placesOf(seeds, axis) {    // gives every seed its x, those of one plac
   }
   const ticks = {tickvals: places.map((place, k) => words ? k : place),
                  ticktext: places.map(place => plain(ending(place.toLocaleString('en')))),
-                 ...(words ? {tickangle: -35, automargin: true} : {})};
+                 ...(words ? {tickangle: -90, automargin: true, title: {text: ''}} : {})};
   return {type: log ? 'log' : 'linear', range: [first - 0.1 * extent, last + 0.1 * extent],
           ...(words || places.length <= MOST_TICKS ? ticks : {})};
 }
