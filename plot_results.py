@@ -54,7 +54,8 @@ def title(folder: Path, seeds: list[Path]) -> str:
 
 
 def heldout_label(group: str, results: Results) -> str:
-    """Held-out: 3 of 4 at the end; of several seeds, how many questions there are."""
+    """Held-out: 3 of 4 (30/40) at the end: questions, and the paper's count of answers. Of several seeds, how
+    many questions there are."""
     correct, total, answered = (results[f'{group}_{what}'][:, -1]
                                 for what in ('correct', 'total', 'answered'))
     text = answered_text(correct[0], total[0], answered[0])
@@ -62,7 +63,7 @@ def heldout_label(group: str, results: Results) -> str:
         return group_label(group)
     if len(total) > 1:
         return f'{group_label(group)} ({text.split()[-1]} questions)'
-    return f'{group_label(group)}: {text} at the end'
+    return f'{group_label(group)}: {text} ({correct[0]:.0f}/{total[0]:.0f}) at the end'
 
 
 def draw_perfect(axes: Axes, results: Results, groups: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbtt.config import FIELDS
-from tbtt.figures import PURPLE, add_format, draw_seeds, legend_once, look, percent_axis, save
+from tbtt.figures import PURPLE, add_format, draw_seeds, legend_once, look, percent_axis, save, short
 from tbtt.results import Results, find_seeds, read_info, read_results, stack_seeds
 from tbtt.tasks import TASKS
 
@@ -44,14 +44,14 @@ def read_run(folder: Path) -> tuple[dict, Results]:
 
 
 def title(folder: Path, info: dict, num_seeds: int) -> str:
-    """width 14, 1,456 parameters, 8 seeds; and what is not as usual"""
+    """n14, 1,456 parameters, 8 seeds; in a second line what is not as usual"""
     config = info.get('config', {})
-    parts = [f'width {config["n_embd"]}' if 'n_embd' in config else folder.name]
+    parts = [f'n{config["n_embd"]}' if 'n_embd' in config else folder.name]
     parts += [f'{info["num_params"]:,} parameters'] if info.get('num_params') else []
     parts += [f'{num_seeds} seeds' if num_seeds > 1 else '1 seed']
-    parts += [f'{name}={config[name]}' for name in SHOWN
-              if config.get(name, FIELDS[name].default) != FIELDS[name].default]
-    return ', '.join(parts)
+    unusual = [f'{name}={config[name]}' for name in SHOWN
+               if config.get(name, FIELDS[name].default) != FIELDS[name].default]
+    return '\n'.join(', '.join(line) for line in (parts, unusual) if line)
 
 
 def draw_run(axes: Axes, results: Results) -> None:
@@ -67,9 +67,10 @@ def draw_run(axes: Axes, results: Results) -> None:
     axes.set_ylim(-4, 105)
     axes.set_xscale('symlog', linthresh=500, linscale=0.4)    # the rule comes and goes in the first thousands
     ticks = [tick for tick in (0, 500, 1000, 2000, 5000, 10000, 30000) if tick <= x[-1]] or [0, x[-1]]
-    axes.set_xticks(ticks, [f'{tick:,.0f}' for tick in ticks], minor=False)
+    axes.set_xticks(ticks, [short(tick) for tick in ticks], minor=False)
     axes.minorticks_off()
     axes.set(xlim=(0, x[-1]), xlabel='Iteration')
+    axes.spines['right'].set_visible(False)
 
 
 def draw_race(folders: list[Path]) -> Figure:
@@ -78,16 +79,17 @@ def draw_race(folders: list[Path]) -> Figure:
                   key=lambda run: run[1].get('num_params') or 0)
     columns = min(3, len(runs))
     rows = -(-len(runs) // columns)
-    figure = Figure(figsize=(0.6 + 4.4 * columns, 0.6 + 3.3 * rows), layout='constrained')
+    figure = Figure(figsize=(0.8 + 3.1 * columns, 0.8 + 2.9 * rows), layout='constrained')
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes in panels.flat[len(runs):]:
         axes.set_axis_off()
     for axes, (folder, info, results) in zip(panels.flat, runs):
         draw_run(axes, results)
-        axes.set_title(title(folder, info, len(results['train_loss'])), fontsize=9)
+        axes.set_title(title(folder, info, len(results['train_loss'])), fontsize=10)
     for row in panels:
         row[0].set_ylabel('Percent')
-    legend_once(figure, ncols=3)
+    several = any(len(results['train_loss']) > 1 for *_, results in runs)
+    legend_once(figure, ncols=3, title='median and range over the seeds' if several else None)
     return figure
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from PIL import Image
 
 from tbtt.atomic import write_file
 from tbtt.cli import UserError
@@ -35,6 +37,10 @@ LOSS_LOOKS = {'train_loss': dict(label='Training loss', color='0.45', linestyle=
 BEHIND = dict(color='0.55', linewidth=1.0, alpha=0.8, zorder=1)    # runs of another folder, behind today's
 # The paper's right axis: above ln 66, the loss of a model of both tasks that knows nothing.
 LOSS_TOP = 4.5
+# Parameters at which the colours of models begin and end: the widths 10 and 56 lie between.
+SMALL, LARGE = 700, 30_000
+CLOSE = 0.06    # shades, from 0 to 1, that cannot be told apart
+MARKERS, DASHES = 'osD^v', ('-', '--', '-.', ':')
 FORMATS = ('png', 'svg', 'pdf')
 
 
@@ -50,6 +56,19 @@ def marker(group: str) -> str:
     """The marker of a group of questions, where its values are points."""
     groups = [each for task in TASKS.values() for each in task.labels]
     return GROUP_LOOKS[groups.index(group) % len(GROUP_LOOKS)]['marker']
+
+
+def model_looks(sizes: Sequence[float]) -> list[dict]:
+    """color, marker and linestyle of models with so many parameters: small ones dark, large ones light.
+
+    A size has the same colour in all figures. Where two sizes would look alike, the colours follow their
+    order instead.
+    """
+    shades = np.clip(np.log(np.maximum(sizes, 1) / SMALL) / np.log(LARGE / SMALL), 0, 1)
+    if (np.diff(np.sort(shades)) < CLOSE).any():
+        shades = np.argsort(np.argsort(sizes, kind='stable')) / (len(sizes) - 1)
+    return [dict(color=colormaps['viridis'](0.85 * shade), marker=MARKERS[i % len(MARKERS)],
+                 linestyle=DASHES[i % len(DASHES)]) for i, shade in enumerate(shades)]
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -75,11 +94,16 @@ def accuracy_and_loss(axes: Axes, loss_top: float = LOSS_TOP) -> Axes:
     return loss
 
 
+def short(number: float) -> str:
+    """500, 1k, 20k: a label of a logarithmic axis."""
+    return f'{number / 1000:g}k' if number >= 1000 else f'{number:g}'
+
+
 def parameters_axis(axes: Axes) -> None:
-    """A logarithmic axis of numbers of parameters, with ticks as people write them: 500, 1,000, 2,000, ..."""
+    """A logarithmic axis of numbers of parameters, with ticks at 500, 1k, 2k, 5k, ..."""
     axes.set(xscale='log', xlabel='Parameters (position embeddings not counted)')
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f'{size:,.0f}'))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: short(size)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -96,11 +120,14 @@ def draw_seeds(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, band:
                           alpha=0.15, linewidth=0)
 
 
-def legend_once(figure: Figure, panels: Sequence[Axes] | None = None, **options: Any) -> None:
-    """A legend below the figure that names each label of its axes, or of some of them, once."""
+def legend_once(figure: Figure, panels: Sequence[Axes] | None = None, place: Axes | None = None,
+                **options: Any) -> None:
+    """A legend that names each label of the figure's axes, or of some of them, once: below the figure, or in
+    the empty axes `place`."""
     drawn = {name: handle for axes in panels or figure.axes
              for handle, name in zip(*axes.get_legend_handles_labels())}
-    figure.legend(drawn.values(), drawn.keys(), loc='outside lower center', frameon=False, **options)
+    where = 'center' if place else 'outside lower center'
+    (place or figure).legend(drawn.values(), drawn.keys(), loc=where, frameon=False, **options)
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:
@@ -114,8 +141,17 @@ def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:
                         f'{", ".join("." + kind for kind in kinds)}')
     picture = io.BytesIO()
     figure.savefig(picture, format=kind, dpi=dpi)
+    if kind == 'png':
+        picture = fewer_colours(picture)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, picture.getvalue())
+
+
+def fewer_colours(picture: io.BytesIO) -> io.BytesIO:
+    """A PNG picture in 256 colours, a third of the size: more is lost to the eye."""
+    smaller = io.BytesIO()
+    Image.open(picture).convert('RGB').quantize(256, dither=Image.Dither.NONE).save(smaller, 'PNG')
+    return smaller
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
