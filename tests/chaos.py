@@ -59,8 +59,8 @@ from tbtt.sweep import launch, plan
 
 SCRIPT = 'train_with_eval.py'
 # Eleven evaluations, among them several that are the best so far, in about a second.
-SETTINGS = dict(TINY, max_iters=20, eval_interval=2, n_embd=16, batch_size=64, learning_rate=0.03,
-                min_lr=0.003)
+SETTINGS = dict(TINY, max_iters=20, eval_interval=2, keep_checkpoints=4, n_embd=16, batch_size=64,
+                learning_rate=0.03, min_lr=0.003)
 SEEDS = range(1, 5)
 PATIENCE = 60    # seconds for a process that is let alone
 STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}    # exit statuses of one that saved what it had
@@ -233,8 +233,8 @@ def tensors(value: object, name: str = '') -> dict[str, bytes]:
 
 
 def pieces(folder: Path) -> dict[str, bytes]:
-    """{place: bytes} of what has to agree: results.csv, and all numbers in the checkpoints (not the folder's
-    name)."""
+    """{place: bytes} of what has to agree: results.csv, answers.npz, and all numbers in the checkpoints
+    (not the folder's name)."""
     found = {}
     for path, content in contents(folder).items():
         if path.endswith('.pt'):
