@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from tbtt import paper
 from tbtt.figures import (BEHIND, LOSS_LOOKS, LOSS_TOP, accuracy_and_loss, add_format, draw_seeds,
                           legend_once, look, save)
-from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, read_info, read_seeds,
-                          scores, stack_seeds)
+from tbtt.results import (Results, answered_text, best_row, group_label, read_info, read_seeds, scores,
+                          seeds_in, stack_seeds)
 from tbtt.tasks import TASKS
 
 
@@ -105,16 +105,6 @@ def draw_beside(axes: Axes, loss: Axes, folder: Path, tasks: list[str]) -> None:
                        BEHIND | dict(linestyle=look(group)['linestyle'], label=label), band=False)
     draw_seeds(loss, results['iter'], results['train_loss'],
                BEHIND | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label=label), band=False)
-
-
-def seeds_in(folder: Path) -> list[Path]:
-    """The folders of a run's seeds. UserError where there is none"""
-    found = find_seeds(folder)
-    if not found:
-        raise UserError(f'no results.csv in {folder} or in a seed_* folder below it: train it, or name '
-                        f'another '
-                        f'folder')
-    return found
 
 
 def draw_run(folder: str | Path, operation: str | None = None,

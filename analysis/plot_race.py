@@ -11,47 +11,23 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, run    # first: it says what is missing
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tbtt.config import FIELDS
-from tbtt.figures import PURPLE, add_format, draw_seeds, legend_once, look, percent_axis, save, short
-from tbtt.results import Results, find_seeds, read_info, read_results, stack_seeds
+from tbtt.figures import (PURPLE, add_format, draw_seeds, iterations_axis, legend_once, look, percent_axis,
+                          run_title, save)
+from tbtt.results import Results, read_info, read_seeds, seeds_in, seen_percent, stack_seeds
 from tbtt.tasks import TASKS
 
 ORDER = dict(label='Order of the lines learned', color=PURPLE, linestyle='--', linewidth=1.6)
-SHOWN = ('weight_decay', 'windows', 'line_order')    # in a panel's title, where they are not the defaults
-
-
-def seen_percent(results: Results, task: type) -> np.ndarray:
-    """Percent right of the questions of a task that were trained on."""
-    def count(what: str) -> np.ndarray:
-        return (sum(results[f'{group}_{what}'] for group in task.scored)
-                - np.nan_to_num(results[f'{task.heldout_group}_{what}']))
-    return 100 * count('correct') / count('total')
 
 
 def read_run(folder: Path) -> tuple[dict, Results]:
     """-> what run.json says of the first seed, the results of all seeds stacked"""
-    seeds = find_seeds(folder)
-    if not seeds:
-        raise UserError(f'{folder}: no results.csv here or in seed_*: train the run first, or name another '
-                        'folder')
-    return read_info(seeds[0]), stack_seeds([read_results(seed / 'results.csv') for seed in seeds])
-
-
-def title(folder: Path, info: dict, num_seeds: int) -> str:
-    """n14, 1,456 parameters, 8 seeds; in a second line what is not as usual"""
-    config = info.get('config', {})
-    parts = [f'n{config["n_embd"]}' if 'n_embd' in config else folder.name]
-    parts += [f'{info["num_params"]:,} parameters'] if info.get('num_params') else []
-    parts += [f'{num_seeds} seeds' if num_seeds > 1 else '1 seed']
-    unusual = [f'{name}={config[name]}' for name in SHOWN
-               if config.get(name, FIELDS[name].default) != FIELDS[name].default]
-    return '\n'.join(', '.join(line) for line in (parts, unusual) if line)
+    seeds = seeds_in(folder)
+    return read_info(seeds[0]), stack_seeds(read_seeds(seeds))
 
 
 def draw_run(axes: Axes, results: Results) -> None:
@@ -65,11 +41,7 @@ def draw_run(axes: Axes, results: Results) -> None:
     draw_seeds(axes, x, 100 * results['order_learned'], ORDER)
     percent_axis(axes)
     axes.set_ylim(-4, 105)
-    axes.set_xscale('symlog', linthresh=500, linscale=0.4)    # the rule comes and goes in the first thousands
-    ticks = [tick for tick in (0, 500, 1000, 2000, 5000, 10000, 30000) if tick <= x[-1]] or [0, x[-1]]
-    axes.set_xticks(ticks, [short(tick) for tick in ticks], minor=False)
-    axes.minorticks_off()
-    axes.set(xlim=(0, x[-1]), xlabel='Iteration')
+    iterations_axis(axes, x[-1])
     axes.spines['right'].set_visible(False)
 
 
@@ -85,7 +57,7 @@ def draw_race(folders: list[Path]) -> Figure:
         axes.set_axis_off()
     for axes, (folder, info, results) in zip(panels.flat, runs):
         draw_run(axes, results)
-        axes.set_title(title(folder, info, len(results['train_loss'])), fontsize=10)
+        axes.set_title(run_title(folder, info, len(results['train_loss'])), fontsize=10)
     for row in panels:
         row[0].set_ylabel('Percent')
     several = any(len(results['train_loss']) > 1 for *_, results in runs)

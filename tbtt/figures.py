@@ -18,6 +18,7 @@ from PIL import Image
 
 from tbtt.atomic import write_file
 from tbtt.cli import UserError
+from tbtt.config import FIELDS
 from tbtt.tasks import TASKS
 
 GREEN, SKY, VERMILLION, BLUE, ORANGE, PURPLE, BLACK, YELLOW = (
@@ -41,6 +42,8 @@ LOSS_TOP = 4.5
 SMALL, LARGE = 700, 30_000
 CLOSE = 0.06    # shades, from 0 to 1, that cannot be told apart
 MARKERS, DASHES = 'osD^v', ('-', '--', '-.', ':')
+FIRST_THOUSANDS = dict(linthresh=500, linscale=0.4)    # an axis of iterations: even, then logarithmic
+IN_TITLES = ('weight_decay', 'windows', 'line_order')    # settings, where they are not the defaults
 FORMATS = ('png', 'svg', 'pdf')
 
 
@@ -105,6 +108,27 @@ def parameters_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: short(size)))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def iterations_axis(axes: Axes, last: int) -> None:
+    """An axis of iterations up to the last one, with most room for the first thousands, in which a rule comes
+    and goes."""
+    axes.set_xscale('symlog', **FIRST_THOUSANDS)
+    ticks = [tick for tick in (0, 500, 1000, 2000, 5000, 10000, 30000) if tick <= last] or [0, last]
+    axes.set_xticks(ticks, [short(tick) for tick in ticks], minor=False)
+    axes.minorticks_off()
+    axes.set(xlim=(0, max(last, 1)), xlabel='Iteration')
+
+
+def run_title(folder: Path, info: dict, num_seeds: int) -> str:
+    """n14, 1,456 parameters, 8 seeds; in a second line what is not as usual. info: run.json of a seed"""
+    config = info.get('config', {})
+    parts = [f'n{config["n_embd"]}' if 'n_embd' in config else folder.name]
+    parts += [f'{info["num_params"]:,} parameters'] if info.get('num_params') else []
+    parts += [f'{num_seeds} seeds' if num_seeds > 1 else '1 seed']
+    unusual = [f'{name}={config[name]}' for name in IN_TITLES
+               if config.get(name, FIELDS[name].default) != FIELDS[name].default]
+    return '\n'.join(', '.join(line) for line in (parts, unusual) if line)
 
 
 def draw_seeds(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, band: bool = True) -> None:
