@@ -302,7 +302,7 @@ def draw(runs: Sequence[Shown]) -> tuple[Figure, Show]:
     places = figure.subfigures(1, len(runs), squeeze=False)[0]
     last = iterations_of(runs)[-1]
     shows = [draw_run(place, each, list(asked), heights, last) for place, each in zip(places, runs)]
-    legend_once(figure, ncols=3, fontsize=9, title=key_text(runs) if asked else None, title_fontsize=9)
+    legend_once(figure, ncols=3, fontsize=9, title_fontsize=9, title=key_text(runs) if asked else None)
 
     def show(iteration: int) -> None:
         heading.set_text(f'Iteration {iteration:,}')
@@ -315,11 +315,14 @@ def draw(runs: Sequence[Shown]) -> tuple[Figure, Show]:
 
 
 def key_text(runs: Sequence[Shown]) -> str:
-    """What colours and frames mean."""
+    """What colours, bars and frames mean."""
+    asked = next(list(each.asked.values()) for each in runs if each.asked)
+    tables = [is_table(each) for each in asked]
     several = any(len(each.results['train_loss']) > 1 for each in runs)
-    what = 'share of seeds that answer right' if several else 'probability of the right answer'
-    framed = any(asked.heldout.any() for each in runs for asked in each.asked.values())
-    return f'White to blue, or bars: {what}, 0 to 1' + ('. Framed: never trained on' if framed else '')
+    text = ', '.join(what for what, there in (('White to blue', any(tables)), ('bars', not all(tables))) if there)
+    text += ': share of seeds that answer right' if several else ': probability of the right answer'
+    framed = any(each.heldout.any() for each in asked)
+    return text.capitalize() + ('. Framed: never trained on' if framed else '')
 
 
 def frames(figure: Figure, show: Show, iterations: Sequence[int]) -> Iterator[Image.Image]:

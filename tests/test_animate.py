@@ -20,8 +20,9 @@ ITERS = [0, 500, 1000, 30_000]
 
 
 def write_seed(folder, tasks, probability, right=True, iters=ITERS):
-    """A seed's results.csv and answers.npz. probability: (E, P), or a number; right: is what it says right?"""
-    itos = dict(enumerate(sorted({*'<>', *''.join(text for task in tasks.values() for text in task.answers)})))
+    """A seed's results.csv and answers.npz. probability: (E, P), or a number. right: all that it says is."""
+    used = {'<', '>', *''.join(text for task in tasks.values() for text in task.answers)}
+    itos = dict(enumerate(sorted(used)))
     stoi = {character: token for token, character in itos.items()}
     arrays = no_answers(tasks, itos)
     for row, iteration in enumerate(iters):
@@ -93,13 +94,16 @@ def test_several_seeds_show_the_share_that_answers_right(tmp_path):
     shown = animate.read_run(tmp_path / 'run')
     assert shown.asked['math'].shade.shape == (4, 200)
     assert shown.asked['math'].shade[:, 7].tolist() == [0.25, 0.25, 0.5, 0.5]
-    assert 'share of seeds' in animate.key_text([shown]) and '4 seeds' in shown.title
+    assert animate.key_text([shown]) == ('White to blue: share of seeds that answer right. '
+                                         'Framed: never trained on')
+    assert '4 seeds' in shown.title
 
 
 def test_facts_are_a_bar_each(tmp_path):
     probability = np.linspace(0, 1, 200).reshape(4, 50)
     shown, figure, show = drawn(write_seed(tmp_path / 'run', {'facts': Capitals()}, probability))
     show(1000)
+    assert animate.key_text([shown]) == 'Bars: probability of the right answer'
     bars = [bar for axes in figure.subfigs[0].axes[:2] for bar in axes.patches]
     assert [bar.get_width() for bar in bars] == pytest.approx(probability[2])
     names = [label.get_text() for axes in figure.subfigs[0].axes[:2] for label in axes.get_yticklabels()]
