@@ -18,6 +18,10 @@ from tbtt.dataset import Codec, check_meta, read_meta
 from tbtt.replicas import Replicas
 from tbtt.tasks import Task, tasks_from
 
+# What torch.optim.AdamW writes down of a group of parameters beside what a run sets, in its order. To make an
+# AdamW and ask it would import torch's compiler, which takes longer than all else before the first step.
+ADAMW = {'eps': 1e-8, 'amsgrad': False, 'maximize': False, 'foreach': None, 'capturable': False,
+         'differentiable': False, 'fused': None, 'decoupled_weight_decay': True}
 KEYS = {'model': dict, 'optimizer': dict, 'model_args': dict, 'iter_num': int, 'config': dict}
 
 
@@ -172,13 +176,12 @@ def pack_optimizer(replicas: Replicas, config: Config, mean: torch.Tensor, squar
                       for row in (mean, square))
     names = optimizer_order({name: x.shape for name, x in means.items()})
     matrices = sum(means[name].dim() > 1 for name in names)
-    groups = [{'params': [torch.empty(0) for _ in names[:matrices]], 'weight_decay': config.weight_decay},
-              {'params': [torch.empty(0) for _ in names[matrices:]], 'weight_decay': 0.0}]
-    betas = (config.beta1, config.beta2)
-    state = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas).state_dict()
-    state['state'] = {i: {'step': torch.tensor(step), 'exp_avg': means[name], 'exp_avg_sq': squares[name]}
-                      for i, name in enumerate(names)}
-    return state
+    shared = {'lr': config.learning_rate, 'betas': (config.beta1, config.beta2), **ADAMW}
+    groups = [{'weight_decay': config.weight_decay, **shared, 'params': list(range(matrices))},
+              {'weight_decay': 0.0, **shared, 'params': list(range(matrices, len(names)))}]
+    return {'state': {i: {'step': torch.tensor(step), 'exp_avg': means[name], 'exp_avg_sq': squares[name]}
+                      for i, name in enumerate(names)},
+            'param_groups': groups}
 
 
 def unpack_optimizer(model: GPT, optimizer: dict[str, Any],

@@ -42,9 +42,6 @@ os.environ['OMP_NUM_THREADS'] = '1'
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-
-# As every training does in the end: children need not do it again.
-import torch._dynamo
 from tqdm import tqdm
 
 from conftest import HERE, TINY, contents, options, run_script
