@@ -319,7 +319,8 @@ def key_text(runs: Sequence[Shown]) -> str:
     asked = next(list(each.asked.values()) for each in runs if each.asked)
     tables = [is_table(each) for each in asked]
     several = any(len(each.results['train_loss']) > 1 for each in runs)
-    text = ', '.join(what for what, there in (('White to blue', any(tables)), ('bars', not all(tables))) if there)
+    drawn = {'white to blue': any(tables), 'bars': not all(tables)}
+    text = ', '.join(what for what, there in drawn.items() if there)
     text += ': share of seeds that answer right' if several else ': probability of the right answer'
     framed = any(each.heldout.any() for each in asked)
     return text.capitalize() + ('. Framed: never trained on' if framed else '')
