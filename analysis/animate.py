@@ -298,6 +298,7 @@ def draw(runs: Sequence[Shown]) -> tuple[Figure, Show]:
     width = {1: 5.6, 2: 9.2}.get(len(runs), 3.9 * len(runs))
     figure = Figure(figsize=(width, 1.6 + sum(heights)), layout='constrained')
     FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.1)
     heading = figure.suptitle('Iteration 0', fontsize=13, fontweight='bold')
     places = figure.subfigures(1, len(runs), squeeze=False)[0]
     last = iterations_of(runs)[-1]
