@@ -17,6 +17,8 @@ import functools
 import io
 import os
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 
 import numpy as np
-from matplotlib.animation import FFMpegWriter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
@@ -49,7 +50,6 @@ FRAMES, HOLD = 110, 2.0       # frames without --every; seconds that the last on
 MOST_BYTES = 2_000_000        # of a GIF that a page should carry
 SHADES = LinearSegmentedColormap.from_list('right', ['white', BLUE], N=16)    # few colours: a small GIF
 UNKNOWN = '0.85'              # a cell of a model whose loss is not finite
-DPI = 100
 
 Show = Callable[[int], None]    # changes what is drawn to what it is at an iteration
 
@@ -150,7 +150,7 @@ def choose_frames(iters: np.ndarray, every: int | None) -> tuple[np.ndarray, np.
     if every:
         rows = np.unique(np.searchsorted(iters, np.append(np.arange(iters[0], iters[-1], every), iters[-1])))
         return iters[rows], np.ones(len(rows), int)
-    scale = SymmetricalLogTransform(10, *FIRST_THOUSANDS.values())
+    scale = SymmetricalLogTransform(10, **FIRST_THOUSANDS)
     places = scale.transform(iters.astype(float))
     moments = np.linspace(places[0], places[-1], FRAMES)
     rows, lasts = np.unique(np.searchsorted(places, moments + 1e-9, side='right') - 1, return_counts=True)
@@ -269,14 +269,15 @@ def draw_run(place: SubFigure, shown: Shown, tasks: Sequence[str], heights: Sequ
         if name not in shown.asked:
             for axes in panels:
                 axes.set_axis_off()
-            panels[0].text(0, 0.5, f'no {ANSWERS} in {shown.folder.name}', fontsize=8, color='0.35')
+            panels[0].text(0, 0.5, f'no {ANSWERS} in {shown.folder.name}', fontsize=8, color='0.35',
+                           parse_math=False)
         elif is_table(shown.asked[name]):
             shows += [draw_table(axes, shown, shown.asked[name], sign) for axes, sign in zip(panels, '+-')]
         else:
             shows.append(draw_bars(panels, shown, shown.asked[name], TASKS[name]))
     curves = place.add_subplot(cells[-1, :], ylabel='Right (%)')
     shows.append(draw_curves(curves, shown, last))
-    title = place.suptitle(shown.title, fontsize=11)
+    title = place.suptitle(shown.title, fontsize=11, parse_math=False)
 
     def show(iteration: int) -> None:
         title.set_text(f'{shown.title}\n{scores_text(shown, iteration)}')
@@ -359,17 +360,18 @@ def gif(images: Iterator[Image.Image], lasts: Sequence[int], fps: float) -> byte
     return content.getvalue()
 
 
-def mp4(figure: Figure, images: Iterator[Image.Image], lasts: Sequence[int], fps: float) -> bytes:
-    """A film by ffmpeg, which reads the figure as it was drawn last."""
-    lasts = [*lasts[:-1], lasts[-1] + round(HOLD * fps)]
-    # An even number of pixels, which most players want.
-    writer = FFMpegWriter(fps=fps, extra_args=['-vf', 'pad=ceil(iw/2)*2:ceil(ih/2)*2', '-pix_fmt', 'yuv420p'])
+def mp4(animation: bytes, fps: float) -> bytes:
+    """The film of a GIF, by ffmpeg. Raises `UserError` with what ffmpeg says where it cannot."""
+    # The last image stays; and most players want an even number of pixels.
+    filters = f'tpad=stop_mode=clone:stop_duration={HOLD},fps={fps},pad=ceil(iw/2)*2:ceil(ih/2)*2'
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'animation.mp4'
-        with writer.saving(figure, path, DPI):
-            for _, last in zip(images, lasts):
-                for _ in range(last):
-                    writer.grab_frame()
+        done = subprocess.run(['ffmpeg', '-loglevel', 'error', '-f', 'gif', '-i', '-', '-vf', filters,
+                               '-pix_fmt', 'yuv420p', '-movflags', '+faststart', path],
+                              input=animation, capture_output=True)
+        if done.returncode:
+            said = done.stderr.decode(errors='replace').strip().splitlines() or ['nothing']
+            raise UserError(f'ffmpeg failed and said: {said[-1]}: choose --format=gif')
         return path.read_bytes()
 
 
@@ -388,8 +390,9 @@ def film(runs: Sequence[Shown], every: int | None, fps: float, path: Path) -> No
     """Write all iterations, as a GIF or an MP4."""
     iterations, lasts = choose_frames(iterations_of(runs), every)
     figure, show = draw(runs)
-    images = frames(figure, show, iterations)
-    content = (mp4(figure, images, lasts, fps) if path.suffix == '.mp4' else gif(images, lasts, fps))
+    content = gif(frames(figure, show, iterations), lasts, fps)
+    if path.suffix == '.mp4':
+        content = mp4(content, fps)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, content)
     if path.suffix == '.gif' and len(content) > MOST_BYTES:
@@ -408,7 +411,7 @@ def check_format(kind: str, at: int | None) -> None:
     if (kind in FORMATS) != (at is not None):
         raise UserError(f'--format={kind}: choose {", ".join(FORMATS)} with --at=ITERATION, gif or mp4 '
                         f'without')
-    if kind == 'mp4' and not FFMpegWriter.isAvailable():
+    if kind == 'mp4' and shutil.which('ffmpeg') is None:
         raise UserError('--format=mp4 needs the program ffmpeg: install it, or choose --format=gif')
 
 

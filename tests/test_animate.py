@@ -145,6 +145,13 @@ def test_without_every_time_runs_as_on_the_axis_of_the_curves():
     assert animate.choose_frames(np.array([0]), None)[0].tolist() == [0]
 
 
+def test_a_run_that_has_just_begun_and_one_that_diverged_are_drawn(tmp_path):
+    begun = write_seed(tmp_path / 'begun', {'math': Arithmetic()}, 0.5, iters=[0])
+    diverged = write_seed(tmp_path / 'diverged', {'math': Arithmetic()}, np.nan)
+    animate.film([*map(animate.read_run, (begun, diverged))], 30_000, 10, tmp_path / 'a.gif')
+    assert Image.open(tmp_path / 'a.gif').n_frames == 2
+
+
 # The files.
 
 def test_a_gif_is_small_or_says_that_it_is_not(command, learned, tmp_path, monkeypatch, capsys):
@@ -172,18 +179,18 @@ def test_a_still_is_written_in_every_format(command, learned, tmp_path, kind, he
     assert (tmp_path / f'animation_150.{kind}').read_bytes().startswith(head)
 
 
-def test_a_film_is_made_of_the_same_frames_by_ffmpeg(command, learned, tmp_path, monkeypatch):
-    program = tmp_path / 'bin' / 'ffmpeg'    # says how much it was given
-    program.parent.mkdir()
+def test_a_film_is_made_of_the_same_frames_by_ffmpeg(learned, tmp_path, monkeypatch):
+    program = tmp_path / 'ffmpeg'    # writes what it was given
     program.write_text(f'#!{sys.executable}\nimport sys\n'
-                       'open(sys.argv[-1], "w").write(str(len(sys.stdin.buffer.read())))\n')
+                       'open(sys.argv[-1], "wb").write(sys.stdin.buffer.read())')
     program.chmod(0o755)
-    monkeypatch.setenv('PATH', f'{program.parent}{os.pathsep}{os.environ["PATH"]}')
-    done = command(SCRIPT, '--model_folder', learned, format='mp4', every=150, fps=1, output_dir=tmp_path)
-    assert done.status == 0, done.err
-    _, figure, _ = drawn(learned)
-    width, height = figure.canvas.get_width_height()
-    assert int((tmp_path / 'animation.mp4').read_text()) == (3 + 2) * width * height * 4
+    monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+    animate.check_format('mp4', None)
+    animate.film([animate.read_run(learned)], 150, 4, tmp_path / 'animation.mp4')
+    assert Image.open(tmp_path / 'animation.mp4').n_frames == 3
+    program.write_text(f'#!{sys.executable}\nimport sys\nsys.stdin.read()\nsys.exit("no such codec")')
+    with pytest.raises(UserError, match='ffmpeg failed and said: no such codec: choose --format=gif'):
+        animate.mp4(b'', 4)
 
 
 # What is missing or does not fit.
