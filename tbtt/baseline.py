@@ -59,7 +59,7 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        # In nanoGPT's order, which is that of its optimizer's parameters too.
+        # In nanoGPT's order, which the states of its optimizer follow.
         self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 import torch
 
 from model import GPTConfig
+from tbtt import rng
 from tbtt.batches import Batches
 from tbtt.config import Config
+from tbtt.device import num_threads, one_thread
 from tbtt.fused.build import NotHere, build
 from tbtt.replicas import Replicas
 
@@ -105,6 +107,7 @@ class Kernel:
         self.library.train.argtypes, self.library.train.restype = (ctypes.POINTER(Job), INT), None
         self.library.infer.argtypes = (POINTER, POINTER, POINTER, *4 * [LONG], POINTER)
         self.library.infer.restype = None
+        self.library.draw.argtypes, self.library.draw.restype = (POINTER, *3 * [LONG], POINTER), None
         if self.library.num_params() != replicas.flat.shape[1]:
             raise NotHere('its weights are laid out differently')
         self.batches, self.config, self.vocab_size = batches, config, model.vocab_size
@@ -142,8 +145,9 @@ class Kernel:
                gradient: torch.Tensor | None = None) -> torch.Tensor:
         """All steps of `starts`, (steps, micro-steps, R, B) or as `Batches.draw` gives them. -> losses
         (steps, R)"""
-        R, threads = starts.shape[2], torch.get_num_threads()
-        windows = self.batches.cut(starts).contiguous() if self.is_text else starts
+        R, threads = starts.shape[2], num_threads()
+        with one_thread():
+            windows = self.batches.cut(starts).contiguous() if self.is_text else starts
         losses = torch.empty(len(starts), R)
         rest = R - R % threads    # dealt one a thread; each of the others is shared by all threads
 
@@ -175,6 +179,16 @@ class Kernel:
             if self.is_text:
                 self.steps = min(self.steps, max(1, TEXT // starts[0].numel()))
 
+    def draw(self, seeds: torch.Tensor, first: int, last: int, batch_size: int) -> torch.Tensor:
+        """The same as `Batches.draw`, in a tenth of the time where windows lie anywhere in the text."""
+        if not self.batches.plain:
+            return self.batches.draw(seeds, first, last, batch_size)
+        states = rng.chain(seeds, rng.BATCHES, torch.arange(first, last)[:, None])    # (iterations, R)
+        starts = torch.empty(*states.shape, batch_size, dtype=torch.int64)
+        num_windows = len(self.batches.data) - self.batches.block_size
+        self.library.draw(states.data_ptr(), states.numel(), batch_size, num_windows, starts.data_ptr())
+        return starts
+
     def gradient(self, state: tuple, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One step's: starts (micro-steps, R, B) -> gradient (R, parameters), losses (R,)"""
         gradient = torch.empty_like(state[0])
@@ -187,7 +201,7 @@ class Kernel:
         tokens = tokens.to(torch.int32).expand(R, T, B).contiguous()
         logits = torch.empty(R, self.vocab_size, T, B)
         tiles = -(-B // LANES)
-        threads = min(torch.get_num_threads(), tiles)
+        threads = min(num_threads(), tiles)
 
         def infer(i: int, granted: int) -> None:
             for r in range(R):
