@@ -1,5 +1,6 @@
 """Weights of GPT-2 as transformers stores them: the same logits here, and what cannot be one of our models
 is refused."""
+import dataclasses
 import json
 import shutil
 
@@ -8,8 +9,11 @@ import pytest
 import torch
 
 from conftest import TINY, contents, load
+from model import GPT, GPTConfig
 from tbtt import gpt2, hub
 from tbtt.cli import UserError
+from tbtt.fused.build import NotHere
+from tbtt.fused.kernel import check_fits
 from tbtt.results import read_results
 from test_text import POEM, PREPARE, train_tokenizer
 
@@ -83,7 +87,7 @@ def test_the_block_is_cropped_to_its_first_positions(saved):
     folder, theirs = saved()
     model = gpt2.read_gpt2(str(folder))
     weights = gpt2.crop_block_size(model.state_dict(), 5)
-    short = gpt2.GPT(gpt2.dataclasses.replace(model.config, block_size=5))
+    short = GPT(dataclasses.replace(model.config, block_size=5))
     short.load_state_dict(weights)
     assert difference(short, theirs) < 1e-12
 
@@ -231,3 +235,8 @@ def test_data_and_weights_that_do_not_fit_are_refused(command, saved, data, tmp_
     result = command(TRAIN, **settings)
     assert result.status == 2 and says in result.err and result.err.count('\n') == 1
     assert 'run' not in contents(tmp_path)
+
+
+def test_the_fused_step_leaves_it_to_others():
+    with pytest.raises(NotHere, match='its GELU is exact'):
+        check_fits(GPTConfig(n_embd=16, n_layer=1, n_head=1, block_size=8, vocab_size=20, tanh_gelu=True))
