@@ -254,7 +254,7 @@ def test_a_batch_that_draws_no_window_twice_is_computed_all_the_same(math_data, 
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize('R, T, B', [(1, 9, 1), (1, 5, 33), (2, 9, 16), (3, 1, 7)])
+@pytest.mark.parametrize('R, T, B', [(1, 9, 1), (1, 5, 33), (2, 9, 16), (3, 1, 7), (1, 4, 700), (3, 2, 333)])
 def test_its_forward_pass_is_that_of_the_model(math_data, threads, R, T, B):
     engine = new_engine(math_data.train, 17, tiny_config(compile='fused', num_seeds=R), lively=True)
     tokens = random_data(17, R * T * B).view(R, T, B)
@@ -274,8 +274,9 @@ def test_while_it_is_measured_torch_has_one_thread_and_the_fused_step_all(math_d
     threads(3)
     with engine.measuring():
         assert torch.get_num_threads() == 1
-        engine.forward(torch.zeros(9, 100, dtype=torch.int64))
-    assert counts == [3] and torch.get_num_threads() == 3
+        engine.forward(torch.zeros(9, 1000, dtype=torch.int64))
+        engine.forward(torch.zeros(9, 100, dtype=torch.int64))    # not worth a thread more
+    assert counts == [3, 1] and torch.get_num_threads() == 3
 
 
 @pytest.mark.parametrize('more', [dict(), dict(windows='line'), dict(line_order='fresh')])
