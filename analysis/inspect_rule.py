@@ -44,7 +44,8 @@ def find(folder: Path, names: list[str], kept: bool) -> list[Path]:
     for seed in seed_folders(folder) or [folder]:
         earlier = list(kept_checkpoints(seed).values())
         if kept and not earlier:
-            raise UserError(f'{seed}: no checkpoints of single iterations: train with --keep_checkpoints=1000')
+            raise UserError(f'{seed}: no checkpoints of single iterations: train with '
+                            '--keep_checkpoints=1000')
         found += (earlier if kept else []) + [seed / name for name in names]
     return found
 
@@ -67,7 +68,8 @@ def row_of(one: dict[str, Any]) -> dict[str, Any]:
     stage at which the results are read."""
     row = {name: one[name] for name in ('run', 'checkpoint', 'seed', 'iteration', 'n_embd', 'num_params',
                                         'answers', 'verdict')}
-    row |= {f'{group}_{what}': value for group, score in one['score'].items() for what, value in score.items()}
+    row |= {f'{group}_{what}': value for group, score in one['score'].items()
+            for what, value in score.items()}
     row |= {f'digits_{what}': one['digits'][what] for what in ('share', 'evenness', 'turn')}
     row |= {f'attention_to_{role}': mean([head['to'][role] for head in one['attention']]) for role in ROLES}
     row |= {f'{operation}_r2_{what}': value

@@ -23,7 +23,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tbtt.figures import BLACK, add_format, draw_seeds, legend_once, look, marker, save
+from tbtt.figures import BLACK, ORANGE, PURPLE, add_format, draw_seeds, legend_once, look, marker, save
 
 MOST_COLUMNS = 4
 WRITE = 'write it with analysis/inspect_rule.py'
@@ -32,9 +32,10 @@ OPERATIONS = {'add': 'sums', 'sub': 'differences'}
 R2 = {'pair_left_out': 'pair left out', 'operand_left_out': 'operand left out',
       'digits_renamed': 'digits renamed', 'results_shuffled': 'results shuffled'}
 R2_LINES = {'pair_left_out': dict(color=BLACK, linestyle='-'),
-            'operand_left_out': dict(color=BLACK, linestyle='--'),
+            'operand_left_out': dict(color=PURPLE, linestyle='--', linewidth=1.8),
             'digits_renamed': dict(color='0.5', linestyle=':', linewidth=2.2),
             'results_shuffled': dict(color='0.7', linestyle='-.')}
+DOTS = {'true': 'o', 'shuffled': 'x'}    # of a seed, by what its answers are
 TEXTS = ('run', 'checkpoint', 'answers', 'verdict')
 
 Checkpoint = dict[str, Any]    # of inspect.json
@@ -92,12 +93,9 @@ def draw_read(axes: Axes, one: Checkpoint) -> None:
     ends = [10**9, -10**9]
     for operation, asked in one['readout']['read'].items():
         result, value, trained = (np.array(asked[name]) for name in ('result', 'read', 'trained'))
-        style = look(operation)
-        axes.plot(result[trained], value[trained], marker(operation), color=style['color'], markersize=4,
-                  alpha=0.5, label=OPERATIONS[operation])
-        held = look('heldout')
-        axes.plot(result[~trained], value[~trained], marker('heldout'), color=held['color'], markersize=7,
-                  markeredgecolor='white', zorder=4, label=held['label'])
+        for group, some, size in ((operation, trained, 4), ('heldout', ~trained, 6)):
+            axes.plot(result[some], value[some], marker(group), color=look(group)['color'], markersize=size,
+                      alpha=0.5 if group == operation else 1, zorder=3 if group == operation else 4)
         ends = [min(ends[0], *result), max(ends[1], *result)]
     axes.plot(ends, ends, color='0.6', linewidth=1, zorder=0)
     axes.set(title=f'read after {one["readout"]["stage"]}', xlabel='Result', ylabel='Reads as')
@@ -144,9 +142,10 @@ PANELS: tuple[Callable[[Axes, Checkpoint], None], ...] = (draw_digits, draw_atte
 
 
 def title(one: Checkpoint) -> str:
-    """n28, seed 1337, iteration 30,000; what its answers say"""
+    """width 28: lookup, and below it seed 1337, iteration 30,000"""
     answers = ', shuffled answers' if one['answers'] == 'shuffled' else ''
-    return f'width {one["n_embd"]}{answers}: {one["verdict"]}\nseed {one["seed"]}, iteration {one["iteration"]:,}'
+    return (f'width {one["n_embd"]}{answers}: {one["verdict"]}\n'
+            f'seed {one["seed"]}, iteration {one["iteration"]:,}')
 
 
 def shown(found: list[Checkpoint]) -> list[Checkpoint]:
@@ -202,8 +201,8 @@ def numbers() -> list[tuple[str, str, dict[str, dict]]]:
               ('right behind another line', 'Share', both('context_right_{}')),
               ('p(a+b) = p(b+a)', 'Symmetry', both('symmetry_{}')),
               ('digits', 'Share', {
-                  'digits_evenness': dict(color=BLACK, linestyle='-', label='arc: how even'),
-                  'digits_share': dict(color='0.5', linestyle=':', label='variance in two components')})]
+                  'digits_evenness': dict(color=ORANGE, linestyle='-', label='arc: how even'),
+                  'digits_share': dict(color=ORANGE, linestyle=':', label='variance in two components')})]
     panels += [(f'{name} read linearly', 'R²', {f'{operation}_r2_{kind}': R2_LINES[kind] | {'label': label}
                                                 for kind, label in R2.items()})
                for operation, name in OPERATIONS.items()]
@@ -220,47 +219,57 @@ def curves(rows: Rows, x: str, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_number(axes: Axes, rows: Rows, x: str, columns: dict[str, dict]) -> None:
-    """The lines of a panel: median and range over seeds, dots where there is nothing between them."""
+    """The lines of a panel: median and range over seeds, from 0 on. Over width a dot a seed, and of shuffled
+    answers only crosses."""
     for column, style in columns.items():
-        places, values = curves(rows, x, column)
-        draw_seeds(axes, places, np.clip(values, 0, None), style)
-        if x == 'n_embd' or len(places) == 1:
-            axes.plot(np.repeat(places[None], len(values), 0).ravel(), np.clip(values, 0, None).ravel(), 'o',
-                      color=style['color'], markersize=4, alpha=0.6)
+        for answers, dot in DOTS.items():
+            some = [row for row in rows if row['answers'] == answers]
+            if not some:
+                continue
+            places, values = curves(some, x, column)
+            values = np.clip(values, 0, None)
+            if x == 'iteration' or answers == 'true':
+                draw_seeds(axes, places, values, style)
+            if x == 'n_embd':
+                axes.plot(np.repeat(places[None], len(values), 0).ravel(), values.ravel(), dot,
+                          color=style['color'], markersize=5, alpha=0.6)
     axes.set(ylim=(-0.03, 1.05))
+    if x == 'n_embd':
+        axes.set_xticks(sorted({row[x] for row in rows}))
 
 
 def draw_numbers(rows: Rows) -> Figure:
-    """A row of panels a number: a column a run over iterations, or all runs over width in one, those with
-    shuffled answers in another."""
+    """A panel a number: over iterations in a column for each run, or over width for all runs."""
     seeds = {(row['run'], row['seed']) for row in rows}
-    x, split = ('iteration', 'run') if len(seeds) < len(rows) else ('n_embd', 'answers')
-    parts = {name: [row for row in rows if row[split] == name] for name in dict.fromkeys(
-        row[split] for row in rows)}
+    x = 'iteration' if len(seeds) < len(rows) else 'n_embd'
+    runs = list(dict.fromkeys(row['run'] for row in rows))[:MOST_COLUMNS]
+    parts = [[row for row in rows if row['run'] == name] for name in runs] if x == 'iteration' else [rows]
     panels = numbers()
-    figure = Figure(figsize=(0.8 + 3.5 * max(2, len(parts)), 2.2 * len(panels) + 0.8), layout='constrained')
-    grid = figure.subplots(len(panels), len(parts), squeeze=False, sharex='col', sharey='row')
-    for column, some in zip(grid.T, parts.values()):
-        for axes, (name, label, columns) in zip(column, panels):
+    high, wide = (len(panels), len(parts)) if len(parts) > 1 else (2, 3)
+    figure = Figure(figsize=(0.8 + 3.5 * wide, 2.3 * high + 1.2), layout='constrained')
+    grid = figure.subplots(high, wide).reshape(len(panels), len(parts))
+    for column, some in zip(grid.T, parts):
+        for axes, (subject, label, columns) in zip(column, panels):
             draw_number(axes, some, x, columns)
-            axes.set_title(name)
+            axes.set(title=subject, ylabel=label if some is parts[0] else '')
             tidy(axes)
-        column[0].set_title(f'{heading(some, split)}\n\n{panels[0][0]}', fontsize=10)
-        column[-1].set_xlabel('Iteration' if x == 'iteration' else 'Width')
-    for axes, (_, label, _) in zip(grid[:, 0], panels):
-        axes.set_ylabel(label)
-    legend_once(figure, ncols=2 + 2 * (len(parts) > 1), fontsize=9)
+        if len(parts) > 1:
+            column[0].set_title(f'{heading(some)}\n\n{panels[0][0]}', fontsize=10)
+        elif x == 'iteration':
+            figure.suptitle(heading(some), fontsize=11)
+    for axes in figure.axes[-wide:]:
+        axes.set_xlabel('Iteration' if x == 'iteration' else 'Width')
+    if x == 'n_embd' and any(row['answers'] == 'shuffled' for row in rows):
+        figure.axes[0].plot([], [], DOTS['shuffled'], color=BLACK, label='shuffled answers')
+    legend_once(figure, ncols=2 if wide == 2 else 3, fontsize=9)
     return figure
 
 
-def heading(rows: Rows, split: str) -> str:
-    """What a column of numbers is about."""
-    answers = {'true': '', 'shuffled': ', shuffled answers'}.get(rows[0]['answers'], '')
+def heading(rows: Rows) -> str:
+    """What a column of numbers is about: width 28, shuffled answers, 2 seeds"""
+    answers = ', shuffled answers' if rows[0]['answers'] == 'shuffled' else ''
     seeds = len({row['seed'] for row in rows})
-    counted = '1 seed' if seeds == 1 else f'{seeds} seeds'
-    if split == 'run':
-        return f'width {rows[0]["n_embd"]:.0f}{answers}, {counted}'
-    return 'shuffled answers' if answers else 'true answers'
+    return f'width {rows[0]["n_embd"]:.0f}{answers}, ' + ('1 seed' if seeds == 1 else f'{seeds} seeds')
 
 
 def draw(folder: Path, output_dir: Path, kind: str) -> list[Path]:

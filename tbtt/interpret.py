@@ -92,9 +92,10 @@ def left_out(x: np.ndarray, y: np.ndarray, groups: Sequence[np.ndarray]) -> list
 
 
 def explained(errors: Sequence[np.ndarray], y: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
-    """R² of the predictions of groups: 1 less the squared errors over those of the mean. -> (labels,)"""
+    """R² of the predictions of groups: 1 less the squared errors over those of the mean, NaN where all labels
+    are one. -> (labels,)"""
     spread = np.square(y[np.concatenate(groups)] - y.mean(0)).sum(0)
-    return 1 - np.square(np.concatenate(errors)).sum(0) / spread
+    return 1 - np.square(np.concatenate(errors)).sum(0) / np.where(spread > 0, spread, np.nan)
 
 
 def readout(x: np.ndarray, operands: np.ndarray, results: np.ndarray, trained: np.ndarray
@@ -147,8 +148,8 @@ def arithmetic_of(trained: Trained) -> Arithmetic:
         raise UserError(f'{trained.path} has no arithmetic: {error}') from error
     longest = max(task.prompts, key=len)
     if len(longest) > trained.config.block_size:
-        raise UserError(f'{trained.path}: its windows of {trained.config.block_size} characters are too short '
-                        f'for {longest}: name a checkpoint with a larger block_size')
+        raise UserError(f'{trained.path}: its windows of {trained.config.block_size} characters are too '
+                        f'short for {longest}: name a checkpoint with a larger block_size')
     return task
 
 
@@ -301,6 +302,11 @@ def first_integer(completion: str) -> str:
     return found.group() if found else ''
 
 
+def at_stages(subject: Subject) -> dict[str, Score]:
+    """{stage: score} of what the head would say to the residual stream of each stage: the logit lens."""
+    return {stage: subject.score(subject.lens(stage)) for stage in streams(subject.model, subject.tokens)}
+
+
 def without_parts(subject: Subject) -> dict[str, Score]:
     """{part: score} of the model in which a part says at each position what it says on average over the
     questions with their right answers."""
@@ -332,9 +338,8 @@ def measure(trained: Trained) -> dict[str, Any]:
     score = subject.score()
     return {'checkpoint': str(trained.path), 'seed': int(trained.seeds[0]), 'iteration': trained.iteration,
             'n_embd': trained.config.n_embd, 'num_params': trained.num_params,
-            'answers': 'shuffled' if subject.task.dealt else 'true', 'verdict': verdict(score), 'score': score,
+            'answers': 'shuffled' if subject.task.dealt else 'true',
+            'verdict': verdict(score), 'score': score,
             'digits': digits(subject), 'attention': attention(subject), 'readout': readouts(subject),
             'symmetry': symmetry(subject), 'context': contexts(subject),
-            'lens': {stage: subject.score(subject.lens(stage)) for stage in streams(subject.model,
-                                                                                   subject.tokens)},
-            'without': without_parts(subject)}
+            'lens': at_stages(subject), 'without': without_parts(subject)}
