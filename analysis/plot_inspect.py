@@ -22,6 +22,7 @@ from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tbtt.figures import BLACK, ORANGE, PURPLE, add_format, draw_seeds, legend_once, look, marker, save
 
@@ -236,6 +237,9 @@ def draw_number(axes: Axes, rows: Rows, x: str, columns: dict[str, dict]) -> Non
     axes.set(ylim=(-0.03, 1.05))
     if x == 'n_embd':
         axes.set_xticks(sorted({row[x] for row in rows}))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f'{at:,.0f}'))
 
 
 def draw_numbers(rows: Rows) -> Figure:
