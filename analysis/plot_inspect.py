@@ -277,11 +277,14 @@ def heading(rows: Rows) -> str:
 
 
 def draw(folder: Path, output_dir: Path, kind: str) -> list[Path]:
-    """Draw the files of a folder. -> what was written"""
+    """Draw the files of a folder. -> what was written. Raises `UserError` where they are damaged."""
     found, rows = read(folder)
-    figures = {'inspect': draw_inside(shown(found))}
-    if len(rows) > 1:
-        figures['inspect_numbers'] = draw_numbers(rows)
+    try:
+        figures = {'inspect': draw_inside(shown(found))}
+        if len(rows) > 1:
+            figures['inspect_numbers'] = draw_numbers(rows)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f'{folder}: inspect.json or inspect.csv is damaged ({error!r}): {WRITE}') from error
     paths = [output_dir / f'{name}.{kind}' for name in figures]
     for path, figure in zip(paths, figures.values()):
         save(figure, path)

@@ -415,10 +415,16 @@ def test_what_has_no_arithmetic_to_look_for_is_one_line(command, tmp_path, what,
     assert contents(tmp_path) == before
 
 
+STRANGE = '{"checkpoints": [{"run": 1, "readout": {"stage": 2}}]}'
+
+
 @pytest.mark.parametrize('name, text', [('inspect.json', '{"checkpoints": []}'), ('inspect.json', '[1'),
+                                        ('inspect.json', STRANGE),
                                         ('inspect.csv', 'run,iteration\nx,many\n'), ('inspect.csv', '')])
 def test_files_that_are_no_inspection_are_one_line(command, tmp_path, name, text, found):
     (tmp_path / 'inspect.json').write_text(json.dumps({'checkpoints': [{'run': 'x', **found}]}))
+    if name == 'inspect.json':
+        (tmp_path / 'inspect.csv').write_text('run,iteration,n_embd,seed\nx,1,2,3\n')
     (tmp_path / name).write_text(text)
     before = contents(tmp_path)
     result = command('analysis/plot_inspect.py', tmp_path)
