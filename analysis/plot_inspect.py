@@ -177,7 +177,7 @@ def draw_inside(found: list[Checkpoint]) -> Figure:
             if one is not found[0]:
                 for axes in column:
                     axes.set_ylabel('')
-    legend_once(figure, ncols=min(4, 1 + 2 * len(found)), fontsize=9)
+    legend_once(figure, ncols=4, fontsize=9)
     return figure
 
 
