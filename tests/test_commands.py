@@ -20,6 +20,7 @@ from conftest import (
     options,
     project_files,
     run_script,
+    shared,
     shell,
     start,
 )
@@ -35,14 +36,15 @@ SCRIPTS = [str(path) for path in project_files() if path.suffix == '.py'
 def clone(tmp_path_factory):
     """A fresh copy of the project, with the datasets prepared and two runs trained by the README's
     commands."""
-    root = copy_project(tmp_path_factory.mktemp('clone') / 'project', leave_out=('tests', 'results'))
-    for name in DATASETS:
-        assert run_script(f'data/{name}/prepare.py', root=root) == 0
-    started = [start('train_with_eval.py', f'config/train_{name}.py', cwd=root, root=root, **TINY)
-               for name in ('math_mini_14', 'facts_mini_28')]
-    for process in started:
-        assert process.wait(timeout=300) == 0, process.stderr.read()
-    return root
+    def make(root):
+        copy_project(root, leave_out=('tests', 'results'))
+        for name in DATASETS:
+            assert run_script(f'data/{name}/prepare.py', root=root) == 0
+        started = [start('train_with_eval.py', f'config/train_{name}.py', cwd=root, root=root, **TINY)
+                   for name in ('math_mini_14', 'facts_mini_28')]
+        for process in started:
+            assert process.wait(timeout=300) == 0, process.stderr.read()
+    return shared(tmp_path_factory, 'clone', make)
 
 
 def succeed(clone, script, *args, cwd=None, **settings):
