@@ -78,9 +78,16 @@ FORKING = ('test_crash.py', 'test_distributed.py', 'test_properties.py', 'test_s
            'test_capacity_bits.py', 'test_controls.py', 'test_sweep_plan.py', 'test_sweep_state.py')
 
 
+@pytest.hookimpl(tryfirst=True)    # before the slow ones are left out
 def pytest_collection_modifyitems(items):
     """Tests that fork come first: a process in which others have started threads may fork into a deadlock."""
     items.sort(key=lambda item: item.path.name not in FORKING)
+    found = set()
+    for item in items:
+        test = item.path, getattr(item, 'originalname', None)
+        if test in found and item.get_closest_marker('slow_after_first'):
+            item.add_marker('slow')
+        found.add(test)
 
 
 class Result(NamedTuple):

@@ -126,6 +126,7 @@ def test_what_one_rank_is_refused_ends_all_and_changes_nothing(ranks, tmp_path):
     assert contents(tmp_path / 'run') == before
 
 
+@pytest.mark.slow
 def test_the_ranks_of_a_run_that_is_interrupted_all_save(ranks, tmp_path):
     both = ranks(num_seeds=3, max_iters=100_000)
     assert all([one.says('iter     10') for one in both[:1]])

@@ -26,6 +26,7 @@ def skewed(tmp_path_factory):
     return shared(tmp_path_factory, 'skewed', make)
 
 
+@pytest.mark.slow
 def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
     assert run_script('analysis/eval_frequency.py', skewed / 'one', skewed / 'two',
                       f'--output_dir={tmp_path / "out"}') == 0

@@ -102,10 +102,11 @@ def random_shape(rng: random.Random) -> dict:
 
 @pytest.fixture
 def quickly(monkeypatch):
-    """Compile in half the time."""
-    monkeypatch.setattr(kernel, 'build', lambda shape, flags: build.build(shape, ('-O1',)))
+    """Compile in a third of the time."""
+    monkeypatch.setattr(kernel, 'build', lambda shape, flags: build.build(shape, ('-O0',)))
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('vocab_size', [1, 2, 17, 51, 100])
 def test_the_gradient_is_that_of_autograd_in_float64(vocab_size, quickly):
     shape = random_shape(random.Random(vocab_size))
@@ -119,6 +120,7 @@ def test_the_gradient_is_that_of_autograd_in_float64(vocab_size, quickly):
     assert error <= max(1e-6 * expected.norm(), 5 * torchs_error), shape
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('shape', SHAPES)
 @pytest.mark.parametrize('more', [dict(), WD, dict(grad_clip=0.0), dict(grad_clip=0.05),
                                   dict(beta1=0.5, beta2=0.9), dict(gradient_accumulation_steps=3),
@@ -145,6 +147,7 @@ def test_every_mode_gives_the_losses_of_every_other_over_200_steps(math_data):
     assert all((one - losses[0]).abs().max() < 5e-5 for one in losses)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('how', [dict(windows='line'), dict(line_order='fresh')])
 def test_windows_within_a_line_and_of_a_fresh_order_are_trained_on_as_in_the_eager_mode(math_data, how,
                                                                                         threads):
@@ -203,6 +206,7 @@ def runs_here(flags: tuple[str, ...]) -> bool:
             '-mfma': ' fma '}[flags[-1]] in known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('flags',
                          [('-march=haswell',), ('-march=skylake-avx512',), ('-march=x86-64', '-mfma')])
 @pytest.mark.parametrize('shape', SHAPES)
@@ -215,6 +219,7 @@ def test_other_instruction_sets_give_the_same_bits(math_data, flags, shape, monk
     assert all(torch.equal(x, y) for x, y in zip(expected, state_after(config, math_data.train)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('compiler', ['gcc', 'clang'])
 def test_other_compilers_give_the_same_bits(math_data, compiler, monkeypatch):
     if not shutil.which(compiler):
@@ -365,6 +370,7 @@ def test_a_library_is_built_once_and_lies_where_only_the_user_writes(cache, monk
     build_small()
 
 
+@pytest.mark.slow
 def test_another_compiler_or_processor_or_source_builds_anew(cache, monkeypatch):
     build_small()
     build_small('-O1')
@@ -373,6 +379,7 @@ def test_another_compiler_or_processor_or_source_builds_anew(cache, monkeypatch)
     assert len(list(cache.iterdir())) == 3
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('damage', [lambda content: content[:1000], lambda content: b'',
                                     lambda content: content[:-1] + b'?'])
 def test_a_damaged_library_is_built_again(cache, damage):
@@ -394,6 +401,7 @@ def test_a_library_that_others_may_write_is_not_loaded(cache):
     assert build.cached(cache, path.name.split('-')[0]) is None and not path.exists()
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('make', [
     lambda folder: (folder.mkdir(parents=True), folder.chmod(0o777)),
     lambda folder: (folder.parent.mkdir(), (folder.parent / 'elsewhere').mkdir(),

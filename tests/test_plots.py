@@ -315,6 +315,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(command, monkeypatch, tmp_pat
     assert sorted(tmp_path.rglob('*')) == before
 
 
+@pytest.mark.slow
 def test_what_draws_needs_no_torch():
     names = ['plot_results', 'plot_all_models', 'analysis.make_tables', 'analysis.make_claims',
              'analysis.plot_capacity', 'analysis.plot_frequency', 'analysis.plot_trace', 'analysis.plot_race',

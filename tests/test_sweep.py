@@ -255,6 +255,7 @@ def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_
                                                                                            'n_embd=5'}
 
 
+@pytest.mark.slow
 def test_parts_of_a_run_leave_what_the_whole_run_would(command, swept, tmp_path):
     path = sweep_file(tmp_path, num_seeds=3)
     result = command('sweep.py', path, f'--sweeps_dir={tmp_path}', '--replicas=2', '--workers=1')

@@ -76,6 +76,7 @@ def test_a_sweep_that_would_never_end_is_refused_at_once(tmp_path, text, overrid
     assert time.process_time() - begin < 2
 
 
+@pytest.mark.slow
 def test_ten_thousand_combinations_are_planned_in_seconds(tmp_path):
     text = "axes = {'n_embd': range(1, 101), 'max_iters': range(100)}\nnum_seeds = 3"
     begin = time.process_time()
