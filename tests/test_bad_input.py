@@ -471,6 +471,7 @@ def test_nothing_is_left_to_train_on(refused, tmp_path):
 
 # Through real processes.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('script, args, says', [
     (TRAIN, ['--n_embdd=14'], 'did you mean --n_embd?'),
     ('sample.py', ['--out_dir=nowhere'], 'nowhere/ckpt.pt')])
@@ -480,12 +481,14 @@ def test_the_shell_sees_one_line_and_status_2(tmp_path, script, args, says):
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_foreign_file_is_refused_without_a_warning_of_torchs(tmp_path):
     (tmp_path / 'ckpt.pt').write_bytes(pickle.dumps({'model': {}}))
     result = shell('sample.py', '--out_dir=.', cwd=tmp_path)
     assert result.status == 2 and is_one_line(result.err, ['ckpt.pt']), result.err
 
 
+@pytest.mark.slow
 def test_debug_shows_where_a_mistake_was_found(tmp_path):
     result = shell('sample.py', '--debug', '--out_dir=nowhere', cwd=tmp_path)
     assert result.status == 1 and 'Traceback' in result.err

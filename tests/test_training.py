@@ -129,6 +129,7 @@ def test_the_last_iteration_is_evaluated_whatever_the_interval(run):
 
 # The same run.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('settings', [dict(), dict(dropout=0.2), dict(num_seeds=2)])
 def test_the_same_seed_gives_the_same_run(run, settings):
     torch.manual_seed(1)
@@ -143,6 +144,7 @@ def test_another_seed_gives_another_run(run):
     assert not equal_weights(*(load(run(f'seed {seed}', seed=seed) / 'ckpt.pt')['model'] for seed in (1, 2)))
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('interval', [1, 7, 20])
 def test_how_often_one_evaluates_does_not_change_the_weights(run, interval):
     one, other = run('a'), run('b', eval_interval=interval)
@@ -151,6 +153,7 @@ def test_how_often_one_evaluates_does_not_change_the_weights(run, interval):
     assert a['train_loss'][-1] == b['train_loss'][-1] and a['add_correct'][-1] == b['add_correct'][-1]
 
 
+@pytest.mark.slow
 def test_three_seeds_leave_what_three_runs_leave(run):
     settings = dict(n_embd=16, max_iters=40, batch_size=64)
     together = run('many', num_seeds=3, seed=7, **settings)
@@ -169,6 +172,7 @@ def test_three_seeds_leave_what_three_runs_leave(run):
 
 # Going on.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('settings',
                          [dict(), dict(num_seeds=2), dict(gradient_accumulation_steps=2, weight_decay=0.1),
                           dict(dropout=0.2)], ids=['plain', 'seeds', 'accumulated', 'dropout'])
@@ -333,6 +337,7 @@ def test_a_run_that_diverges_stops_keeps_its_last_good_checkpoint_and_does_not_g
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_leaves_the_others_as_they_would_be(run):
     whole, ill = run('whole', num_seeds=2, max_iters=30), run('ill', num_seeds=2)
     path = ill / 'seed_1338/ckpt.pt'

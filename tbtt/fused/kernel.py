@@ -11,7 +11,7 @@ from model import GPTConfig
 from tbtt import rng
 from tbtt.batches import Batches
 from tbtt.config import Config
-from tbtt.device import num_threads
+from tbtt.device import num_threads, one_thread
 from tbtt.fused.build import NotHere, build
 from tbtt.replicas import Replicas
 
@@ -145,7 +145,8 @@ class Kernel:
         """All steps of `starts`, (steps, micro-steps, R, B) or as `Batches.draw` gives them. -> losses
         (steps, R)"""
         R, threads = starts.shape[2], num_threads()
-        windows = self.batches.cut(starts).contiguous() if self.is_text else starts
+        with one_thread():
+            windows = self.batches.cut(starts).contiguous() if self.is_text else starts
         losses = torch.empty(len(starts), R)
         rest = R - R % threads    # dealt one a thread; each of the others is shared by all threads
 
