@@ -22,7 +22,8 @@ BEST = {score: f'ckpt_best_{score}.pt' for score in scores()}    # math, facts, 
 FILES = (ABOUT, LATEST, *BEST.values(), RESULTS)    # run.json first: where another one is, it is there too
 # Settings that may change when a run goes on: they name places and the machine, or only how much is printed.
 MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'dataset',
-              'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log', 'device', 'dtype', 'compile'}
+              'wandb_log', 'wandb_project', 'wandb_run_name', 'wandb_mode', 'trackio_log', 'tensorboard_log',
+              'device', 'dtype', 'compile'}
 MAY_DIFFER = MAY_CHANGE | {'seed', 'num_seeds'}    # between the seeds of a run
 
 
