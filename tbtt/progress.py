@@ -135,7 +135,9 @@ class Reporter:
             self.scores += f', held-out {right}/{total}'
         self.logs.add(written)
         if self.callback:
-            self.callback(iteration, [{'seed': seed.seed, **row} for seed, row in written])
+            callback, self.callback = self.callback, None    # one that raises is not called again
+            callback(iteration, [{'seed': seed.seed, **row} for seed, row in written])
+            self.callback = callback
 
     def catch_up(self) -> None:
         """Tell what can be told by now."""
@@ -154,9 +156,11 @@ class Reporter:
 
     def __exit__(self, *_: object) -> None:
         self.behind = False
-        self.catch_up()
-        if self.bar is not None:
-            self.bar.close()
-        self.logs.close()
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+        try:
+            self.catch_up()
+        finally:
+            if self.bar is not None:
+                self.bar.close()
+            self.logs.close()
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)

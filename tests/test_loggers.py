@@ -46,12 +46,14 @@ def logged(request, places, small_math, tmp_path_factory):
     folder = tmp_path_factory.mktemp(package) / 'run'
     settings = TINY | dict(dataset=small_math, out_dir=folder, num_seeds=2, wandb_mode='offline',
                            **{f'{package}_log': True})
-    add = Logs.add
+    add, killed = Logs.add, []
 
     def killed_at_10(self, written):
         if any(row['iter'] == 10 for _, row in written):
+            killed.append(10)
             raise Killed
-        add(self, written)
+        if not killed:
+            add(self, written)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Logs, 'add', killed_at_10)
         with pytest.raises(Killed):
