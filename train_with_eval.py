@@ -6,9 +6,10 @@ Train a GPT, or many seeds of it at once, and ask it every `eval_interval` steps
     python train_with_eval.py config/train_math_mini_14.py --init_from=resume
 
 Settings are the defaults below, then config files in their order, then --key=value. Writes into out_dir:
-results.csv (a row an evaluation), ckpt.pt (the latest, complete for going on), ckpt_best_math.pt,
-ckpt_best_facts.pt and ckpt_best_combined.pt (each the first with the highest score), run.json (what made the
-run). With --num_seeds=R above 1 there is such a folder for each seed below out_dir.
+results.csv (a row an evaluation), answers.npz (what was answered at each), ckpt.pt (the latest, complete for
+going on), ckpt_best_math.pt, ckpt_best_facts.pt and ckpt_best_combined.pt (each the first with the highest
+score), run.json (what made the run). With --num_seeds=R above 1 there is such a folder for each seed below
+out_dir.
 
 From Python, with the same settings (docs/library.md):
 
@@ -96,9 +97,9 @@ class Trainer:
                 while True:
                     if self.is_due(t) and not folder.has(t):
                         self.dataset.check_unchanged()
-                        rows = evaluate(t)
-                        written = folder.record(t, engine.snapshot(), rows)
-                        report.evaluation(t, folder.healthy(rows), written)
+                        found = evaluate(t)
+                        written = folder.record(t, engine.snapshot(), found)
+                        report.evaluation(t, folder.healthy(found.rows), written)
                     stop = ranks.agree(report.signal)
                     if t >= last or folder.all_diverged or stop:
                         break
@@ -131,7 +132,7 @@ class Trainer:
         folder = RunFolder(self.config, self.dataset, self.ranks)
         for seeds in folder.peek():
             _, evaluate = self.build(folder, seeds)
-            print(scores_line(evaluate(seeds[0].iteration)))
+            print(scores_line(evaluate(seeds[0].iteration).rows))
         return 0
 
 

@@ -1,5 +1,5 @@
-"""Judge the paper's five claims by the seeds of sweeps, and print a verdict each with numbers and intervals,
-as Markdown.
+"""Judge the paper's five claims, and five of our own on why the rule is lost, by the seeds of sweeps. Prints
+a verdict each with numbers and intervals, as Markdown.
 
     python analysis/make_claims.py sweeps/capacity/summary.csv
     python analysis/make_claims.py sweeps/capacity/summary.csv more/summary.csv
@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt.cli import Parser, run    # first: it says what is missing
 from tbtt.sweep.claims import judge, report
+from tbtt.sweep.controls import judge_controls
 from tbtt.sweep.summary import read_summaries
 
 
@@ -20,7 +21,8 @@ def main() -> None:
     """Print the verdicts on the summaries that the command line names."""
     parser = Parser(__doc__)
     parser.add_argument('summary', nargs='+', type=Path, help='summary.csv of a sweep')
-    print(report(judge(read_summaries(parser.parse_args().summary))))
+    rows = read_summaries(parser.parse_args().summary)
+    print(report([*judge(rows), *judge_controls(rows)]))
 
 
 if __name__ == '__main__':

@@ -42,10 +42,12 @@ for summary in "$from"/sweeps/*/summary.csv; do
         done
     fi
     "$python" analysis/plot_capacity.py "$summary" --output_dir "$to"
-    "$python" analysis/make_claims.py "$summary" > "$to/claims.md"
 done
-if [ -f results/capacity/summary.csv ]; then
-    "$python" analysis/plot_capacity.py results/capacity/summary.csv --only=rule --output_dir results
+if compgen -G "results/*/summary.csv" > /dev/null; then
+    "$python" analysis/make_claims.py results/*/summary.csv > results/claims.md
+fi
+if compgen -G "results/arithmetic*/summary.csv" > /dev/null; then
+    "$python" analysis/plot_capacity.py results/arithmetic*/summary.csv --only=rule --output_dir results
 fi
 for folder in results/facts_skewed results/both_skewed; do
     [ ! -f "$folder/trace.json" ] || "$python" analysis/plot_trace.py "$folder/trace.json"

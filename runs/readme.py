@@ -172,7 +172,7 @@ def extreme(seeds: list[Row], share: int) -> str:
 
 def verdicts() -> str:
     """The verdicts on the paper's claims, as runs/collect.sh writes them: judging them takes seconds."""
-    return (RESULTS / 'capacity' / 'claims.md').read_text(encoding='utf-8').rstrip()
+    return (RESULTS / 'claims.md').read_text(encoding='utf-8').rstrip()
 
 
 def speed() -> str:

@@ -141,15 +141,15 @@ def undo(name: str, files: dict[Path, list[str]], commit: str = COMMIT) -> None:
             tmp_path(folder, name, file).unlink(missing_ok=True)
 
 
-def read_list(folder: Path, known: Collection[str]) -> Change:
-    """The list that a crash left in a folder. Raises `UserError` unless it names files among `known` and no
-    others."""
+def read_list(folder: Path, known: Callable[[str], bool]) -> Change:
+    """The list that a crash left in a folder. Raises `UserError` unless all files that it names are
+    `known`."""
     path = folder / COMMIT
     try:
         found = json.loads(path.read_bytes())
         change = Change(**found)
         names = [change.files, *change.others.values()]
-        ours = all(set(files) <= set(known) for files in names)
+        ours = all(map(known, [file for files in names for file in files]))
         if not re.fullmatch('[0-9a-f]{8}', change.name) or not ours:
             raise ValueError('it names files that no run writes')
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
@@ -158,12 +158,12 @@ def read_list(folder: Path, known: Collection[str]) -> Change:
     return change
 
 
-def half_made(folders: Collection[Path], known: Collection[str]) -> dict[Path, Change]:
+def half_made(folders: Collection[Path], known: Callable[[str], bool]) -> dict[Path, Change]:
     """The changes that a crash left half made in these folders and that count as made. -> {folder: its
     change}
 
     They are those of which the folder has a list, and those of which another of the folders has one while all
-    files of this folder are still beside their places. known: the names that a list may name.
+    files of this folder are still beside their places. known: is a name one that a list may name?
     """
     lists = {folder: read_list(folder, known) for folder in folders if (folder / COMMIT).exists()}
     found = dict(lists)
@@ -186,7 +186,7 @@ def new_content(folder: Path, change: Change | None, name: str) -> Path:
     return folder / name
 
 
-def recover(folders: Collection[Path], known: Collection[str]) -> None:
+def recover(folders: Collection[Path], known: Callable[[str], bool]) -> None:
     """Clean up after a crash, in folders that nobody else writes into: finish the changes that count as made,
     undo those that do not. Raises `UserError` for a list that cannot be read."""
     changes = half_made(folders, known)

@@ -3,7 +3,6 @@ needed to score or sample one."""
 import io
 import pickle
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,17 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from model import GPT, GPTConfig
+from tbtt.archive import check_archive
 from tbtt.cli import UserError
 from tbtt.config import MOST_STEPS, ROOT, Config
 from tbtt.dataset import Codec, check_meta, read_meta
 from tbtt.replicas import Replicas
 from tbtt.tasks import Task, tasks_from
 
+# What torch.optim.AdamW writes down of a group of parameters beside what a run sets, in its order. To make an
+# AdamW and ask it would import torch's compiler, which takes longer than all else before the first step.
+ADAMW = {'eps': 1e-8, 'amsgrad': False, 'maximize': False, 'foreach': None, 'capturable': False,
+         'differentiable': False, 'fused': None, 'decoupled_weight_decay': True}
 KEYS = {'model': dict, 'optimizer': dict, 'model_args': dict, 'iter_num': int, 'config': dict}
 
 
@@ -39,7 +43,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f'no checkpoint {path}: train first, or name another with --ckpt') from None
     try:
-        check_archive(content, path)
+        # torch itself would inflate what is compressed, and does not look at the checksums.
+        check_archive(content, path, 'torch.save (of torch 1.6 or newer)', 'name a checkpoint')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')    # what follows says all there is to say
             checkpoint = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
@@ -54,22 +59,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f'{path} is damaged or no checkpoint ({reason})'[:300]) from error
     check_contents(checkpoint, path, len(content))
     return checkpoint
-
-
-def check_archive(content: bytes, path: str | Path) -> None:
-    """Raise `UserError` unless this is an archive as torch.save writes it: nothing compressed, nothing there
-    twice, all checksums right. torch itself would inflate what is compressed, and does not look at the
-    checksums."""
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise UserError(f'{path} is no file of torch.save (of torch 1.6 or newer): name a checkpoint')
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-        size = sum(member.file_size for member in members)
-        if any(member.compress_type for member in members) or size > len(content):
-            raise UserError(f'{path} is compressed, which torch.save never does: it is refused, for it may '
-                            'be too large for this machine')
-        if (damaged := archive.testzip()) is not None:
-            raise UserError(f'{path} is damaged: the checksum of {damaged} is wrong')
 
 
 def check_contents(checkpoint: Any, path: str | Path, file_size: int) -> None:
@@ -187,13 +176,12 @@ def pack_optimizer(replicas: Replicas, config: Config, mean: torch.Tensor, squar
                       for row in (mean, square))
     names = optimizer_order({name: x.shape for name, x in means.items()})
     matrices = sum(means[name].dim() > 1 for name in names)
-    groups = [{'params': [torch.empty(0) for _ in names[:matrices]], 'weight_decay': config.weight_decay},
-              {'params': [torch.empty(0) for _ in names[matrices:]], 'weight_decay': 0.0}]
-    betas = (config.beta1, config.beta2)
-    state = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas).state_dict()
-    state['state'] = {i: {'step': torch.tensor(step), 'exp_avg': means[name], 'exp_avg_sq': squares[name]}
-                      for i, name in enumerate(names)}
-    return state
+    shared = {'lr': config.learning_rate, 'betas': (config.beta1, config.beta2), **ADAMW}
+    groups = [{'weight_decay': config.weight_decay, **shared, 'params': list(range(matrices))},
+              {'weight_decay': 0.0, **shared, 'params': list(range(matrices, len(names)))}]
+    return {'state': {i: {'step': torch.tensor(step), 'exp_avg': means[name], 'exp_avg_sq': squares[name]}
+                      for i, name in enumerate(names)},
+            'param_groups': groups}
 
 
 def unpack_optimizer(model: GPT, optimizer: dict[str, Any],

@@ -76,6 +76,10 @@ class Config:
     eval_interval: int = setting(250, 'steps between evaluations', low=1, high=MOST_STEPS)
     eval_iters: int = setting(200, 'batches of an estimated loss, for data too large for the exact one',
                               low=1, high=10**6)
+    keep_answers: bool = setting(True, 'of each evaluation, in answers.npz: the probability of every right '
+                                 'answer, and the most probable one')
+    keep_checkpoints: int = setting(0, 'keep the checkpoint of each multiple of so many steps, such as '
+                                    'ckpt_1000.pt; 0 keeps none of these', low=0, high=MOST_STEPS)
     eval_only: bool = setting(False, 'evaluate once and stop; writes nothing')
     # logging
     log_interval: int = setting(250, 'steps between plain lines, where the output is no terminal',
@@ -106,6 +110,10 @@ class Config:
                                  f'{highest:,}')
         if self.n_embd % self.n_head:
             raise InvalidSetting(f'n_embd={self.n_embd} is not divisible by n_head={self.n_head}')
+        if self.keep_checkpoints % self.eval_interval:
+            raise InvalidSetting(f'keep_checkpoints={self.keep_checkpoints} is no multiple of '
+                                 f'eval_interval={self.eval_interval}: expected one, for evaluations write '
+                                 f'checkpoints')
         if self.min_lr > self.learning_rate and self.decay_lr:
             raise InvalidSetting(f'min_lr={self.min_lr:g} is above learning_rate={self.learning_rate:g}')
         if self.warmup_iters > self.lr_decay_iters and self.decay_lr:
@@ -155,7 +163,7 @@ def check_limits(field: dataclasses.Field, value: Any) -> None:
 
 
 def set_value(config: Config, name: str, value: Any) -> None:
-    """Set one setting. An integer will do for a float, and True or False for `compile`."""
+    """Set one setting. An integer will do for a float, True or False for `compile`, a Path for a folder."""
     if name not in FIELDS:
         raise InvalidSetting(unknown_name('setting', name, FIELDS))
     if FIELDS[name].type is float and type(value) is int:
@@ -163,7 +171,7 @@ def set_value(config: Config, name: str, value: Any) -> None:
         value = float(value)
     if name == 'compile' and type(value) is bool:
         value = str(value)
-    if name in ('out_dir', 'dataset') and type(value) is str:
+    if name in ('out_dir', 'dataset') and isinstance(value, (str, Path)):
         value = os.path.expanduser(value)
     check_value(FIELDS[name], value)
     setattr(config, name, value)

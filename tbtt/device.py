@@ -1,10 +1,12 @@
 """Which device, which dtype, and what fits into its memory."""
+import contextlib
 import ctypes
 import gc
 import math
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -49,6 +51,18 @@ def keep_freed_memory() -> None:
         M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3    # of malloc.h
         for option, size in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**30), (M_TOP_PAD, 2**26)):
             libc.mallopt(option, size)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it torch computes in one thread: what is short takes a hundred times as long in two that wait
+    for each other, where another program has one of the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def choose_dtype(name: str, device: torch.device, n_embd: int = 0) -> torch.dtype:

@@ -8,6 +8,7 @@ one is refused stops all, and wait for each other at the end, for torchrun ends 
 import datetime
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable
 
 import torch
@@ -55,8 +56,9 @@ class Ranks:
             dist.init_process_group('cpu:gloo,cuda:nccl' if nccl else 'gloo', timeout=PATIENCE)
 
     def shutdown(self, status: int) -> int:
-        """Wait until all processes are here, however long that takes. -> the exit status of the run: that of
-        an interruption where there was one, else 1 only where all of its seeds diverged."""
+        """Wait until all processes are here, however long that takes, and end this one with the exit status
+        of the run: that of an interruption where there was one, else 1 only where all of its seeds diverged.
+        A process alone only returns its status."""
         if self.size == 1:
             return status
         for number in (signal.SIGINT, signal.SIGTERM):    # all is saved; handlers in Python would not run
@@ -66,9 +68,14 @@ class Ranks:
         try:
             dist.all_reduce(statuses)
             dist.destroy_process_group()
+            status = int(max(statuses) if max(statuses) > 128 else min(statuses))
         except RuntimeError:    # another process died: whoever started it says so
-            return status
-        return int(max(statuses) if max(statuses) > 128 else min(statuses))
+            pass
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not by way of Python's own end: threads of Gloo may still hold tensors there, and abort the process
+        # when they let go of them (https://github.com/pytorch/pytorch/pull/179291).
+        os._exit(status)
 
     def barrier(self) -> None:
         """Wait until all processes are here."""

@@ -13,7 +13,7 @@ from tbtt.capture import Captured, checked, one_by_one
 from tbtt.checkpoint import build_model, pack_optimizer, unpack_optimizer
 from tbtt.cli import UserError
 from tbtt.config import Config
-from tbtt.device import INDEX_BYTES, autocast
+from tbtt.device import INDEX_BYTES, autocast, one_thread
 from tbtt.distributed import Ranks
 from tbtt.fused.build import NotHere
 from tbtt.fused.kernel import Kernel
@@ -54,6 +54,20 @@ def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     # Masked, not indexed: the gradient of an index is a scatter, which no compiler vectorises.
     target = torch.where(targets.unsqueeze(-3) == vocabulary, logits, 0.0).sum(-3)
     return torch.where(targets >= 0, logits.logsumexp(-3) - target, 0.0)
+
+
+def gradient_of(loss: Callable, params: dict[str, torch.Tensor],
+                *batch: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """loss(params, *batch) -> 0-dim to differentiate, and a tensor beside it. -> {name: gradient}, the
+    latter"""
+    if torch.compiler.is_compiling():
+        named, (_, beside) = grad_and_value(loss, has_aux=True)(params, *batch)
+        return named, beside
+    # The same bits. Called by itself, torch.func would import the compiler, for longer than many runs last.
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    with torch.enable_grad():
+        total, beside = loss(leaves, *batch)
+    return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())))), beside.detach()
 
 
 class Engine:
@@ -123,8 +137,8 @@ class Engine:
         count = (windows[:, :, 1:] >= 0).sum((0, -2, -1))    # (R,) characters that are predicted
         gradient = losses = 0
         for batch in windows.unbind(0):
-            named, (_, each) = grad_and_value(loss, has_aux=True)(
-                self.replicas.named(state.params), batch[:, :-1].clamp(min=0), batch[:, 1:])
+            named, each = gradient_of(loss, self.replicas.named(state.params), batch[:, :-1].clamp(min=0),
+                                      batch[:, 1:])
             gradient = gradient + torch.cat([named[name].flatten(1) for name in self.replicas.names], 1)
             losses = losses + each
         return gradient, losses
@@ -200,7 +214,8 @@ class Engine:
         state = self.state._replace(params=params)
         starts = self.example()[0][:, :1]
         ours, _ = kernel.gradient(state, starts)
-        expected, _ = self.gradient(state, self.batches.cut(starts))
+        with one_thread():
+            expected, _ = self.gradient(state, self.batches.cut(starts))
         return ((ours - expected).norm() / expected.norm().clamp(min=1e-30)).item()
 
     def try_compiled(self) -> None:
@@ -250,7 +265,8 @@ class Engine:
         """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B), or what else
         `Batches.draw` gives, and learning rates."""
         config, micro = self.config, self.config.gradient_accumulation_steps
-        starts = self.batches.draw(self.seeds, first, last, micro * config.batch_size)
+        draw = (self.kernel or self.batches).draw
+        starts = draw(self.seeds, first, last, micro * config.batch_size)
         lr = torch.tensor([learning_rate(config, t) for t in range(first, last)], device=self.device)
         return self.ranks.shard_batch(starts.unflatten(-1, (micro, -1)).movedim(-2, 1)).contiguous(), lr
 

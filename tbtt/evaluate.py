@@ -1,12 +1,13 @@
 """Tasks x model -> a row of results a replica. It leaves no trace in training: no generator is drawn from."""
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from tbtt import rng
+from tbtt.answers import Given
 from tbtt.batches import NOTHING, Batches
 from tbtt.config import Config
 from tbtt.dataset import Codec, Dataset
@@ -20,6 +21,12 @@ TEMPERATURE, TOP_K = 0.01, 10    # of the paper
 
 Forward = Callable[[torch.Tensor], torch.Tensor]    # tokens (R, T, B) or (T, B) -> logits (R, V, T, B)
 Row = dict[str, Any]                                # of results.csv: {column: number}
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation of R replicas found."""
+    rows: list[Row]                   # a row of results.csv a replica; what does not apply is left out
+    answers: list[dict[str, Given]]   # {task: what it said} a replica
 
 
 class Evaluator:
@@ -37,7 +44,7 @@ class Evaluator:
         self.block_size, self.seeds, self.max_tokens = block_size, seeds, max_tokens
         self.prompts = {name: [codec.encode(prompt) for prompt in task.prompts]
                         for name, task in tasks.items()}
-        self.answers = {name: AnswerWindows(task, codec, block_size, seeds.device)
+        self.windows = {name: AnswerWindows(task, codec, block_size, seeds.device)
                         for name, task in tasks.items()}
 
     @classmethod
@@ -47,21 +54,21 @@ class Evaluator:
         return cls(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens,
                    DataLosses(forward, dataset, config, seeds, max_tokens))
 
-    def __call__(self, iteration: int) -> list[Row]:
-        """-> a row of results.csv for each replica; what does not apply is left out"""
-        rows = self.ask(iteration)
+    def __call__(self, iteration: int) -> Evaluation:
+        """The scores and the answers, and the losses where it was told how."""
+        rows, answers = self.ask(iteration)
         if self.losses:
             rows = [{'iter': iteration, **row, **found} for row, found in zip(rows, self.losses(iteration))]
-        return rows
+        return Evaluation(rows, answers)
 
-    def sample(self, name: str, iteration: int) -> Completions:
-        """Sampled answers to a task."""
+    def sample(self, name: str, iteration: int, most_probable: bool = False) -> Completions:
+        """Sampled answers to a task; where asked to, behind those of each prompt its most probable one."""
         task = self.tasks[name]
         stop = None if task.stop is None else self.codec.stoi[task.stop]
         return generate(self.forward, self.prompts[name], self.seeds, rng.ANSWERS, iteration,
                         num_samples=NUM_SAMPLES, max_new_tokens=task.max_new_tokens,
                         block_size=self.block_size, temperature=TEMPERATURE, top_k=TOP_K, stop=stop,
-                        max_tokens=self.max_tokens)
+                        max_tokens=self.max_tokens, most_probable=most_probable)
 
     def right(self, name: str, completions: Completions) -> np.ndarray:
         """-> (N,) bool array: is each of the distinct completions right?"""
@@ -71,23 +78,46 @@ class Evaluator:
         marks = [self.tasks[name].mark(i, self.codec.decode(tokens)) for i, *tokens in distinct.tolist()]
         return np.array(marks)[which.cpu().numpy()]
 
-    def ask(self, iteration: int) -> list[Row]:
-        """The scores of all tasks, a dict a replica."""
-        rows = [{} for _ in self.seeds]
+    def said(self, name: str, completions: Completions) -> np.ndarray:
+        """The most probable answers, the last of each prompt's completions. -> (R, P, max_new_tokens) ids;
+        after the one that ends an answer it alone"""
+        task = self.tasks[name]
+        tokens = completions.tokens.cpu().numpy()
+        if task.stop is not None:    # what comes after it depends on when the others end
+            stop = self.codec.stoi[task.stop]
+            tokens = np.where(np.logical_or.accumulate(tokens == stop, axis=1), stop, tokens)
+            tokens = np.pad(tokens, ((0, 0), (0, task.max_new_tokens - tokens.shape[1])),
+                            constant_values=stop)
+        return tokens[completions.row[..., -1].cpu().numpy()]
+
+    def ask(self, iteration: int) -> Evaluation:
+        """The scores and the answers of all tasks."""
+        found = Evaluation([{} for _ in self.seeds], [{} for _ in self.seeds])
         for name, task in self.tasks.items():
-            completions = self.sample(name, iteration)
-            correct = self.right(name, completions)[completions.row.cpu().numpy()].sum(-1)    # (R, P)
-            probability = self.answers[name].probabilities(self.forward, self.max_tokens)
-            for group, members in task.groups().items():
-                if members:
-                    for row, right, probable in zip(rows, correct[:, members], probability[:, members]):
-                        row[f'{group}_correct'] = int(right.sum())
-                        row[f'{group}_total'] = NUM_SAMPLES * len(members)
-                        row[f'{group}_prob'] = float(probable.mean())
-                        if group == task.heldout_group:
-                            row[f'{group}_answered'] = int((right >= ENOUGH).sum())
-                            row[f'{group}_questions'] = len(members)
-        return [row | score_columns(row) for row in rows]
+            completions = self.sample(name, iteration, most_probable=True)
+            samples = completions.row[..., :NUM_SAMPLES].cpu().numpy()
+            correct = self.right(name, completions)[samples].sum(-1)    # (R, P)
+            probability = self.windows[name].probabilities(self.forward, self.max_tokens)
+            for row, right, probable in zip(found.rows, correct, probability):
+                row |= counts(task, right, probable)
+            for answers, probable, said in zip(found.answers, probability, self.said(name, completions)):
+                answers[name] = Given(probable, said)
+        return Evaluation([row | score_columns(row) for row in found.rows], found.answers)
+
+
+def counts(task: Task, right: np.ndarray, probability: np.ndarray) -> Row:
+    """A row's columns of one task. right: (P,) samples that are right; probability: (P,) of the right
+    answer."""
+    row = {}
+    for group, members in task.groups().items():
+        if members:
+            row[f'{group}_correct'] = int(right[members].sum())
+            row[f'{group}_total'] = NUM_SAMPLES * len(members)
+            row[f'{group}_prob'] = float(probability[members].mean())
+            if group == task.heldout_group:
+                row[f'{group}_answered'] = int((right[members] >= ENOUGH).sum())
+                row[f'{group}_questions'] = len(members)
+    return row
 
 
 class AnswerWindows:

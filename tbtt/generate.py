@@ -3,6 +3,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from tbtt.rng import gumbel
 
@@ -14,7 +15,7 @@ class Completions(NamedTuple):
     tokens: torch.Tensor     # (N, max_new_tokens or fewer) int64
     replica: torch.Tensor    # (N,)
     prompt: torch.Tensor     # (N,)
-    row: torch.Tensor        # (R, P, S): which of the N each sample is
+    row: torch.Tensor        # (R, P, S): which of the N each sample is; with the most probable (R, P, S + 1)
 
 
 def next_logits(forward: Callable, text: torch.Tensor, length: torch.Tensor, replica: torch.Tensor,
@@ -48,12 +49,14 @@ def next_logits(forward: Callable, text: torch.Tensor, length: torch.Tensor, rep
 @torch.no_grad()
 def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *keys: int, num_samples: int,
              max_new_tokens: int, block_size: int, temperature: float, top_k: int | None,
-             stop: int | None = None, max_tokens: int = 2**20) -> Completions:
+             stop: int | None = None, max_tokens: int = 2**20, most_probable: bool = False) -> Completions:
     """Sample completions.
 
     forward: (R, T, B) tokens -> (R, V, T, B) logits. prompts: P lists of token ids. seeds: (R,) int64; with
     `keys` they determine every draw. stop: token id after which a completion is over; when all are,
-    generation ends early. max_tokens: largest number of tokens a replica in one forward pass.
+    generation ends early. max_tokens: largest number of tokens a replica in one forward pass. most_probable:
+    after the samples of a prompt comes one more completion, which takes the most probable token each time;
+    the samples are the same without it.
     """
     device, R, P, S = seeds.device, len(seeds), len(prompts), num_samples
     longest = max(map(len, prompts))
@@ -64,7 +67,8 @@ def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *
     prompt = torch.arange(P, device=device).repeat(R)
     tokens = torch.empty(R * P, 0, dtype=torch.int64, device=device)
     over = torch.zeros(R * P, dtype=torch.bool, device=device)
-    row = torch.arange(R * P, device=device).repeat_interleave(S)    # which context each sample has so far
+    # which context each sample has so far
+    row = torch.arange(R * P, device=device).repeat_interleave(S + most_probable)
     sample = torch.arange(P * S, device=device)
     for step in range(max_new_tokens):
         logits = next_logits(forward, text, length, replica, R, block_size, max_tokens)
@@ -73,8 +77,9 @@ def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *
         if step % STEPS == 0:
             steps = torch.arange(step, min(step + STEPS, max_new_tokens), device=device)[:, None, None, None]
             ranks = torch.arange(logits.shape[1], device=device)
-            noise = gumbel(seeds[:, None, None], *keys, steps, sample[:, None], ranks)
-        choice = (logits[row] / temperature + noise[step % STEPS].flatten(0, 1)).argmax(1)
+            noise = gumbel(seeds[:, None, None], *keys, steps, sample[:, None], ranks).unflatten(2, (P, S))
+            noise = F.pad(noise, (0, 0, 0, int(most_probable)))    # (steps, R, P, samples, ranks)
+        choice = (logits[row] / temperature + noise[step % STEPS].flatten(0, 2)).argmax(1)
         drawn = candidates[row, choice]
         distinct, row = torch.unique(row * vocab_size + drawn, return_inverse=True)
         parent, drawn = distinct // vocab_size, distinct % vocab_size
@@ -86,4 +91,4 @@ def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *
             over = over[parent] | (drawn == stop)
             if over.all():
                 break
-    return Completions(tokens, replica, prompt, row.view(R, P, S))
+    return Completions(tokens, replica, prompt, row.view(R, P, -1))

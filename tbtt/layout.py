@@ -4,6 +4,19 @@ import re
 from pathlib import Path
 
 LATEST, RESULTS, ABOUT, LOCK = 'ckpt.pt', 'results.csv', 'run.json', '.lock'
+ANSWERS = 'answers.npz'
+KEPT = re.compile(r'ckpt_(0|[1-9]\d*)\.pt', re.ASCII)    # ckpt_1000.pt: of iteration 1000, kept for later
+
+
+def kept_checkpoint(iteration: int) -> str:
+    """The name of the checkpoint that is kept of an iteration."""
+    return f'ckpt_{iteration}.pt'
+
+
+def kept_checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints of single iterations that are kept in a seed's folder, {iteration: path}, in order."""
+    found = {int(match[1]): path for path in folder.glob('ckpt_*.pt') if (match := KEPT.fullmatch(path.name))}
+    return dict(sorted(found.items()))
 
 
 def folder_of_seed(run: Path, seed: int) -> Path:

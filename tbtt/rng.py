@@ -27,12 +27,17 @@ def mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ shifted(x, 31)
 
 
-def random_bits(*keys: torch.Tensor | int) -> torch.Tensor:
-    """Integer tensors (or integers) that broadcast -> int64 tensor of 31 random bits each."""
+def chain(*keys: torch.Tensor | int) -> torch.Tensor:
+    """Integer tensors (or integers) that broadcast -> int64 tensor of 64 bits that each of them changed."""
     state = torch.tensor(0)
     for key in keys:
         state = mix(state + torch.as_tensor(key) * GOLDEN + GOLDEN)
-    return shifted(state, 33)
+    return state
+
+
+def random_bits(*keys: torch.Tensor | int) -> torch.Tensor:
+    """Integer tensors (or integers) that broadcast -> int64 tensor of 31 random bits each."""
+    return shifted(chain(*keys), 33)
 
 
 def integers(high: int, *keys: torch.Tensor | int) -> torch.Tensor:

@@ -20,9 +20,10 @@ from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.dataset import Dataset
 from tbtt.distributed import Ranks
-from tbtt.layout import ABOUT, LATEST, LOCK, folder_of_seed, seed_folders
+from tbtt.evaluate import Evaluation
+from tbtt.layout import ABOUT, LATEST, LOCK, folder_of_seed, kept_checkpoints, seed_folders
 from tbtt.results import read_info
-from tbtt.seed_folder import FILES, MAY_DIFFER, SeedFolder, begun, finished, same
+from tbtt.seed_folder import FILES, MAY_DIFFER, SeedFolder, begun, finished, is_ours, same
 
 SPARE_FILES = 100    # that may be open beside the locks
 
@@ -219,7 +220,7 @@ class RunFolder:
         if not self.resuming:
             return
         seeds = [seed for seed in self.seeds if finished or not seed.finished]
-        changes = half_made([seed.path for seed in seeds], FILES)
+        changes = half_made([seed.path for seed in seeds], is_ours)
         for seed in seeds:
             if begun(seed.path):
                 seed.read(changes.get(seed.path))
@@ -309,7 +310,7 @@ class RunFolder:
         self.locks.keep()
         ours = [seed.path for seed in self.seeds if seed.path in self.locks.held]
         if self.resuming:
-            recover(ours, FILES)
+            recover(ours, is_ours)
         else:
             if self.config.overwrite and self.ranks.leader:
                 self.remove_others()
@@ -346,36 +347,37 @@ class RunFolder:
         return [row for row, seed in zip(rows, self.leg) if seed.diverged is None] or rows
 
     def record(self, iteration: int, snapshot: Callable[[int], dict],
-               rows: list[dict] | None = None) -> Future | None:
+               found: Evaluation | None = None) -> Future | None:
         """Write the state at an iteration, and its evaluation where there is one, in the background: all
         seeds' files change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the write
         before it, and raises what that raised. -> done when all is on the disk, with what `write` says; None
         in a process that writes nothing"""
-        if rows:
-            self.watch(iteration + 1, torch.tensor([[row['train_loss'] for row in rows]]))
+        if found:
+            self.watch(iteration + 1, torch.tensor([[row['train_loss'] for row in found.rows]]))
         self.find_diverged()
         self.flush()
         self.snapshot = snapshot
         seeds = []
         for r, seed in enumerate(self.leg):
-            row = rows[r] if rows and seed.last_evaluated < iteration else None
+            new = found is not None and seed.last_evaluated < iteration
+            row, answers = (found.rows[r], found.answers[r]) if new else (None, {})
             # A seed that diverged and has no row of it yet stays where it was: resumed, it diverges again.
             if not seed.closed and (row or seed.diverged is None):
                 seed.iteration, seed.closed = iteration, seed.diverged is not None
                 seed.last_evaluated = iteration if row else seed.last_evaluated
-                seeds.append((r, seed, row))
+                seeds.append((r, seed, row, answers))
         if self.ranks.writes:
             self.pending = self.writer.submit(self.write, iteration, snapshot, seeds)
         return self.pending
 
     def write(self, iteration: int, snapshot: Callable[[int], dict], seeds: list[tuple]
               ) -> list[tuple[SeedFolder, dict]]:
-        """Replace the files of these seeds as one. seeds: (place among the replicas, seed, row or None).
-        -> the rows that were written, (seed, row) each"""
+        """Replace the files of these seeds as one. seeds: (place among the replicas, seed, row or None,
+        answers). -> the rows that were written, (seed, row) each"""
         write_folders({seed.path: {ABOUT: self.describe(seed, iteration),
-                                   **seed.next_files(iteration, snapshot(r), row, not seed.closed)}
-                       for r, seed, row in seeds})
-        return [(seed, row) for _, seed, row in seeds if row]
+                                   **seed.next_files(iteration, snapshot(r), row, answers, not seed.closed)}
+                       for r, seed, row, answers in seeds})
+        return [(seed, row) for _, seed, row, _ in seeds if row]
 
     def describe(self, seed: SeedFolder, iteration: int) -> bytes:
         """run.json: what made the run, how far it is, and the seconds it took so far (all seeds of a process
@@ -403,7 +405,8 @@ class RunFolder:
 def files_of(folder: Path) -> list[Path]:
     """What runs left in a folder; run.json last, for as long as it is there a run is."""
     names = [COMMIT, *reversed(FILES)]
-    return [*folder.glob(f'*{TMP}'), *(folder / name for name in names if (folder / name).is_file())]
+    return [*folder.glob(f'*{TMP}'), *kept_checkpoints(folder).values(),
+            *(folder / name for name in names if (folder / name).is_file())]
 
 
 def remove_run(folder: Path) -> None:

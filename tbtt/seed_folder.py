@@ -9,27 +9,34 @@ from pathlib import Path
 
 import numpy as np
 
-from tbtt import nanogpt
+from tbtt import answers, nanogpt
 from tbtt.atomic import COMMIT, Change, new_content, write_files
 from tbtt.checkpoint import read_checkpoint, to_bytes
 from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.dataset import Dataset
-from tbtt.layout import ABOUT, LATEST, RESULTS
+from tbtt.layout import ABOUT, ANSWERS, KEPT, LATEST, RESULTS, kept_checkpoint, kept_checkpoints
 from tbtt.results import append_row, format_results, read_info, read_results, scores
 
 BEST = {score: f'ckpt_best_{score}.pt' for score in scores()}    # math, facts, combined
-FILES = (ABOUT, LATEST, *BEST.values(), RESULTS)    # run.json first: where another one is, it is there too
-# Settings that may change when a run goes on: they name places and the machine, or only how much is printed.
+# run.json first: where another one is, it is there too. Beside them checkpoints that are kept (layout.KEPT).
+FILES = (ABOUT, LATEST, *BEST.values(), RESULTS, ANSWERS)
+# Settings that may change when a run goes on: they name places and the machine, or only what is printed or
+# kept.
 MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'dataset',
-              'wandb_log', 'wandb_project', 'wandb_run_name', 'wandb_mode', 'trackio_log', 'tensorboard_log',
-              'device', 'dtype', 'compile'}
+              'keep_answers', 'keep_checkpoints', 'wandb_log', 'wandb_project', 'wandb_run_name',
+              'wandb_mode', 'trackio_log', 'tensorboard_log', 'device', 'dtype', 'compile'}
 MAY_DIFFER = MAY_CHANGE | {'seed', 'num_seeds'}    # between the seeds of a run
+
+
+def is_ours(name: str) -> bool:
+    """Does a run write a file of this name?"""
+    return name in FILES or KEPT.fullmatch(name) is not None
 
 
 def begun(folder: Path) -> bool:
     """Does a seed's folder hold anything of a run?"""
-    return any((folder / name).exists() for name in (*FILES, COMMIT))
+    return any((folder / name).exists() for name in (*FILES, COMMIT)) or bool(kept_checkpoints(folder))
 
 
 def finished(folder: Path, config: Config) -> bool:
@@ -88,6 +95,7 @@ class SeedFolder:
         self.diverged, self.closed, self.finished = None, False, False
         self.best, self.best_val_loss = {}, float('inf')
         self.checkpoint, self.seconds = None, 0.0
+        self.answers = answers.no_answers(dataset.tasks, dataset.codec.itos) if dataset.tasks else {}
 
     def is_complete(self, max_iters: int) -> bool:
         """Is nothing left to train or evaluate?"""
@@ -113,6 +121,7 @@ class SeedFolder:
         self.checkpoint, self.iteration = checkpoint, checkpoint['iter_num']
         if self.closed:
             self.iteration = self.last_evaluated
+        self.read_answers(new_content(self.path, change, ANSWERS))
         self.finished = bool(info.get('finished')) and self.is_complete(self.config['max_iters'])
         seconds = info.get('seconds')
         self.seconds = float(seconds) if isinstance(seconds, (int, float)) else 0.0
@@ -153,6 +162,12 @@ class SeedFolder:
         if not self.closed:    # what was not finite comes again
             self.diverged = None
 
+    def read_answers(self, path: Path) -> None:
+        """Take up the answers. A run of before they were kept, or one that has lost them, goes on without
+        those. Raises `UserError` for a damaged file, or one of other questions."""
+        if self.answers and self.config['keep_answers'] and path.exists():
+            self.answers = answers.resume_answers(path, self.answers, self.last_evaluated)
+
     def mark(self) -> None:
         """Say in run.json that nothing is left to do, where a run that was to be longer did not."""
         info = read_info(self.path) | {'seed': self.seed, 'iter_num': self.iteration, 'finished': True,
@@ -160,25 +175,33 @@ class SeedFolder:
         write_files(self.path, {ABOUT: (json.dumps(info, indent=1) + '\n').encode()})
         self.finished = True
 
-    def next_files(self, iteration: int, state: dict, row: dict | None, healthy: bool) -> dict[str, bytes]:
+    def next_files(self, iteration: int, state: dict, row: dict | None, given: dict[str, answers.Given],
+                   healthy: bool) -> dict[str, bytes]:
         """Take in an evaluation. -> the files to write at an iteration, {name: bytes}: the latest checkpoint,
-        and where there is an evaluation (`row`) the results with it and a checkpoint for every score that is
-        strictly better than before. Where the loss is not finite (not `healthy`) only the results: the last
-        good checkpoint stays. state: what the engine's snapshot holds of this seed."""
-        files, better = {}, []
+        and where there is an evaluation (`row`, `given`) the results with it, a checkpoint for every score
+        that is strictly better than before, and one to keep where that is due. Where the loss is not finite
+        (not `healthy`) only the results: the last good checkpoint stays. state: what the engine's snapshot
+        holds of this seed."""
+        files, names = {}, [LATEST]
         if row is not None:
             self.csv = append_row(self.csv, row)
             files[RESULTS] = self.csv.encode()
+            if self.config['keep_answers'] and given:
+                self.answers = answers.append_answers(self.answers, iteration, given)
+                files[ANSWERS] = answers.format_answers(self.answers)
         if healthy:
             if row is not None:
                 better = [score for score in BEST if row.get(f'{score}_acc', -1) > self.best.get(score, -1)]
                 self.best |= {score: row[f'{score}_acc'] for score in better}
                 self.best_val_loss = min(self.best_val_loss, row['val_loss'])
+                names += [BEST[score] for score in better]
+                if (every := self.config['keep_checkpoints']) and iteration % every == 0:
+                    names.append(kept_checkpoint(iteration))
             content = to_bytes({
                 **state, 'model_args': self.model_args, 'iter_num': iteration, 'best': self.best,
                 'best_val_loss': self.best_val_loss, 'config': self.config, 'meta': self.meta,
                 'data': self.digest, 'results': digest(self.csv)})
-            files |= {name: content for name in (*(BEST[score] for score in better), LATEST)}
+            files |= {name: content for name in names}
         return files
 
 

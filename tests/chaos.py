@@ -42,9 +42,6 @@ os.environ['OMP_NUM_THREADS'] = '1'
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-
-# As every training does in the end: children need not do it again.
-import torch._dynamo
 from tqdm import tqdm
 
 from conftest import HERE, TINY, contents, options, run_script
@@ -59,8 +56,8 @@ from tbtt.sweep import launch, plan
 
 SCRIPT = 'train_with_eval.py'
 # Eleven evaluations, among them several that are the best so far, in about a second.
-SETTINGS = dict(TINY, max_iters=20, eval_interval=2, n_embd=16, batch_size=64, learning_rate=0.03,
-                min_lr=0.003)
+SETTINGS = dict(TINY, max_iters=20, eval_interval=2, keep_checkpoints=4, n_embd=16, batch_size=64,
+                learning_rate=0.03, min_lr=0.003)
 SEEDS = range(1, 5)
 PATIENCE = 60    # seconds for a process that is let alone
 STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}    # exit statuses of one that saved what it had
@@ -233,8 +230,8 @@ def tensors(value: object, name: str = '') -> dict[str, bytes]:
 
 
 def pieces(folder: Path) -> dict[str, bytes]:
-    """{place: bytes} of what has to agree: results.csv, and all numbers in the checkpoints (not the folder's
-    name)."""
+    """{place: bytes} of what has to agree: results.csv, answers.npz, and all numbers in the checkpoints
+    (not the folder's name)."""
     found = {}
     for path, content in contents(folder).items():
         if path.endswith('.pt'):

@@ -37,7 +37,7 @@ from tbtt.sweep.plan import Sweep
 from test_sweep import sweep_file
 
 SHORT = dict(SETTINGS, max_iters=4)
-LONG = dict(SETTINGS, max_iters=100_000)
+LONG = dict(SETTINGS, max_iters=100_000, keep_checkpoints=0)
 
 
 @pytest.fixture
@@ -550,7 +550,7 @@ def test_seeds_interrupted_just_after_one_diverged_go_on_as_if_they_had_not_been
                 os.kill(os.getpid(), signal.SIGTERM)
             step(self, t, losses)
         tbtt.progress.Reporter.step = interrupted
-    settings = dict(num_seeds=3, eval_interval=5, max_iters=20)
+    settings = dict(num_seeds=3, eval_interval=5, keep_checkpoints=5, max_iters=20)
     ended(status=128 + signal.SIGTERM, prepare=prepare, **settings)
     ended(init_from='resume', prepare=lambda: ill(1338, 10), **settings)
     ended('whole', prepare=lambda: ill(1338, 10), **settings)

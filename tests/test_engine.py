@@ -72,6 +72,25 @@ def test_steps_are_those_of_torchs_adamw_and_clipping_over_nanogpts_groups(math_
     assert largest_difference(weights(engine), model.state_dict()) < 2e-5
 
 
+@pytest.mark.parametrize('settings', [dict(), dict(bias=True, n_layer=2, beta2=0.9, **WD)])
+def test_the_optimizer_in_a_checkpoint_is_what_torchs_adamw_would_write(math_data, settings):
+    config = tiny_config(**settings)
+    engine = new_engine(math_data.train, 17, config)
+    train(engine, 0, 2)
+    ours = engine.snapshot()(0)['optimizer']
+    model = plain_model(engine, config.model_args(17))
+    optimizer = model.optimizer(config)
+    assert repr(optimizer.state_dict()['param_groups']) == repr(ours['param_groups'])    # in their order too
+    model.loss(*slice_batch(math_data.train, [0], 9)).backward()
+    optimizer.step()
+    theirs = optimizer.state_dict()['state']
+    assert ours['state'].keys() == theirs.keys()
+    for i, state in ours['state'].items():
+        assert list(state) == list(theirs[i]) and state['step'] == 2
+        assert all((x.shape, x.dtype) == (theirs[i][name].shape, theirs[i][name].dtype)
+                   for name, x in state.items())
+
+
 def test_decay_shrinks_matrices_and_embeddings_and_nothing_else(math_data):
     plain, decayed = (new_engine(math_data.train, 17,
                                  tiny_config(weight_decay=wd, bias=True, learning_rate=1e-2))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad_and_value
 
-from conftest import HERE, TINY, checkpoints, equal_weights, tiny_config, train, weights
+from conftest import HERE, TINY, checkpoints, equal_weights, options, tiny_config, train, weights
 from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.dataset import texts
@@ -266,6 +266,14 @@ def test_its_forward_pass_is_that_of_the_model(math_data, threads, R, T, B):
                                    atol=1e-5)
 
 
+@pytest.mark.parametrize('more', [dict(), dict(windows='line'), dict(line_order='fresh')])
+def test_it_draws_the_same_batches(math_data, more):
+    engine = new_engine(math_data.train, 17, tiny_config(compile='fused', num_seeds=3, seed=10**9, **more),
+                        newline=math_data.newline)
+    asked = engine.seeds, 29990, 30001, 37
+    assert torch.equal(engine.kernel.draw(*asked), engine.batches.draw(*asked))
+
+
 def test_a_launch_gets_by_with_the_threads_that_are_granted(math_data, threads, monkeypatch):
     config = tiny_config(compile='fused', num_seeds=3)
     expected = state_after(config, math_data.train)
@@ -423,6 +431,25 @@ def test_sanitizers_find_nothing(tmp_path):
     done = subprocess.run([sys.executable, '-c', SANITIZED], env=environment, capture_output=True, text=True,
                           timeout=300)
     assert done.returncode == 0 and done.stdout == 'clean\n', done.stderr[-3000:]
+
+
+RUNS = """
+import contextlib, runpy, sys
+script, *settings = sys.argv[1:]
+sys.path.insert(0, script.rpartition('/')[0])
+for mode in ('fused', 'False'):
+    sys.argv = [script, *settings, f'--compile={mode}', f'--out_dir=run_{mode}']
+    with contextlib.suppress(SystemExit):
+        runpy.run_path(script, run_name='__main__')
+print({'torch._dynamo', 'sympy', 'scipy', 'matplotlib'} & sys.modules.keys() or 'none of them')
+"""
+
+
+def test_a_run_that_compiles_nothing_does_not_wait_for_the_import_of_torchs_compiler(small_math, tmp_path):
+    settings = {name: value for name, value in dict(TINY, dataset=small_math).items() if name != 'compile'}
+    done = subprocess.run([sys.executable, '-c', RUNS, HERE / 'train_with_eval.py', *options(settings)],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.count('iter     20:') == 4 and done.stdout.endswith('none of them\n'), done
 
 
 def test_a_run_says_that_its_step_is_fused_and_resumes_to_the_byte(command, small_math, tmp_path):

@@ -52,6 +52,14 @@ def test_every_sample_is_the_one_that_would_be_drawn_alone(replicas, temperature
                 assert found[r, p, s].tolist() == expected, (r, p, s)
 
 
+@pytest.mark.parametrize('top_k', [None, 1, 3])
+def test_the_most_probable_completion_comes_behind_samples_that_are_the_same_without_it(replicas, top_k):
+    found = completions(replicas, temperature=2.0, top_k=top_k, most_probable=True)
+    assert torch.equal(found[:, :, :-1], completions(replicas, temperature=2.0, top_k=top_k))
+    assert torch.equal(found[:, :, -1], completions(replicas, num_samples=1, top_k=1)[:, :, 0])
+    assert top_k == 1 or not torch.equal(found[:, :, 0], found[:, :, -1])
+
+
 @pytest.mark.parametrize('max_tokens', [1, 6, 13, 50])
 def test_pieces_give_what_the_whole_gives(replicas, max_tokens):
     assert torch.equal(completions(replicas, max_tokens=max_tokens), completions(replicas))

@@ -1,4 +1,4 @@
-"""What a notebook uses: five names, errors that are exceptions, Ctrl-C that ends a training and nothing else."""
+"""What a notebook uses: five names, errors that are exceptions, Ctrl-C that ends a training and no more."""
 import os
 import re
 import signal
@@ -95,7 +95,7 @@ def test_ctrl_c_ends_the_training_after_its_step_and_a_resumed_one_is_the_same(s
         step(self, t, losses)
     monkeypatch.setattr(tbtt.progress.Reporter, 'step', interrupted)
     results = train(**settings_of(small_math, tmp_path / 'a'), quiet=True)
-    assert results['iter'].tolist() == [0] and not results.info[0]['finished']
+    assert results['iter'].tolist() == [0, 10] and not results.info[0]['finished']
     train(**settings_of(small_math, tmp_path / 'a'), init_from='resume', quiet=True)
     train(**settings_of(small_math, tmp_path / 'b'), quiet=True)
     one, other = ((tmp_path / name / 'results.csv').read_bytes() for name in 'ab')

@@ -25,13 +25,14 @@ class Killed(BaseException):
 
 @pytest.fixture(scope='module')
 def places(tmp_path_factory):
-    """Where wandb and Trackio write: nothing of the user's."""
+    """Where wandb and Trackio write: nothing of the user's. Each variable names a folder of that name."""
     root = tmp_path_factory.mktemp('places')
     with pytest.MonkeyPatch.context() as patch:
         for name in ('WANDB_DIR', 'WANDB_CACHE_DIR', 'WANDB_CONFIG_DIR', 'WANDB_DATA_DIR', 'TRACKIO_DIR',
                      'HF_HOME'):
             (root / name).mkdir()
             patch.setenv(name, str(root / name))
+        (root / 'WANDB_DIR/later').mkdir()
         for name in ('WANDB_MODE', 'WANDB_API_KEY', 'WANDB_SWEEP_ID', 'TRACKIO_SPACE_ID'):
             patch.delenv(name, raising=False)
         yield root
@@ -58,10 +59,20 @@ def logged(request, places, small_math, tmp_path_factory):
         patch.setattr(Logs, 'add', killed_at_10)
         with pytest.raises(Killed):
             run_script(SCRIPT, **settings)
-    assert run_script(SCRIPT, init_from='resume', **settings) == 0
-    yield package, folder
+    with pytest.MonkeyPatch.context() as patch:
+        # Within a second wandb would name the folder of the second process like that of the first.
+        patch.setenv('WANDB_DIR', str(places / 'WANDB_DIR/later'))
+        end_of_process(package)
+        assert run_script(SCRIPT, init_from='resume', **settings) == 0
+    end_of_process(package)
+    return package, folder
+
+
+def end_of_process(package):
+    """What wandb still does after the end of a run: the rest is written, and its service ends."""
     if package == 'wandb':
-        pytest.importorskip('wandb').teardown()
+        import wandb
+        wandb.teardown()
 
 
 def read_tensorboard(folder, seed):
@@ -102,7 +113,8 @@ def read_wandb(folder, seed):
     from wandb.proto.wandb_internal_pb2 import Record
 
     about = json.loads((folder / seed / 'wandb.json').read_text())
-    files = sorted(Path(os.environ['WANDB_DIR']).rglob(f'run-{about["id"]}.wandb'))
+    files = sorted(Path(os.environ['WANDB_DIR']).rglob(f'run-{about["id"]}.wandb'),
+                   key=lambda path: 'later' in path.parts)
     assert len(files) == 2    # one a process
     points, summary, settings = {}, {}, {}
     for path in files:
@@ -160,6 +172,7 @@ def test_a_run_that_is_overwritten_begins_a_log_of_its_own(logged, small_math):
     assert run_script(SCRIPT, dataset=small_math, out_dir=folder, num_seeds=2, wandb_mode='offline',
                       overwrite=True, **TINY | {f'{package}_log': True, 'max_iters': 10}) == 0
     state = folder / SEEDS[0] / 'wandb.json'
+    end_of_process(package)
     if package == 'wandb':
         about = json.loads(state.read_text())
         files = list(Path(os.environ['WANDB_DIR']).rglob(f'run-{about["id"]}.wandb'))

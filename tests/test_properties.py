@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import train_with_eval
 from chaos import SCRIPT, tensors
 from conftest import HERE, TINY, contents, run_script
+from tbtt.answers import format_answers
 from tbtt.checkpoint import build_model, codec_of, read_checkpoint, unpack_optimizer
 from tbtt.cli import UserError
 from tbtt.config import FIELDS, load_config
@@ -233,7 +234,7 @@ def test_a_checkpoint_with_an_entry_of_another_kind_is_refused_or_does_not_matte
         path.write_bytes(good)
 
 
-@pytest.mark.parametrize('name', ['ckpt.pt', 'results.csv', 'run.json'])
+@pytest.mark.parametrize('name', ['ckpt.pt', 'results.csv', 'answers.npz', 'run.json'])
 @cases(0.05)
 @given(data=st.data())
 def test_a_run_that_was_damaged_is_whole_or_not_gone_on_with(place, name, data):
@@ -253,7 +254,7 @@ def resumed(place):
         state = checkpoint_of(seed.path / 'ckpt.pt')
         assert seed.seconds + 1.0 > 0
         return (seed.iteration, seed.csv, repr(seed.best), seed.best_val_loss, seed.last_evaluated,
-                seed.diverged, state)
+                seed.diverged, state, format_answers(seed.answers))
 
 
 @cases(0.15)

@@ -21,7 +21,7 @@ from tbtt.provenance import commit
 from tbtt.results import best_row, read_results
 
 SCRIPT = 'train_with_eval.py'
-LATEST = {'ckpt.pt', 'results.csv', 'run.json', '.lock'}
+LATEST = {'ckpt.pt', 'results.csv', 'answers.npz', 'run.json', '.lock'}
 
 
 @pytest.fixture
@@ -51,10 +51,11 @@ def interrupt(monkeypatch):
 
 
 def same_run(one, other):
-    """Equal results byte for byte, equal weights and optimizer state bit for bit."""
+    """Equal results and answers byte for byte, equal weights and optimizer state bit for bit."""
     a, b = load(one / 'ckpt.pt'), load(other / 'ckpt.pt')
     states = [checkpoint['optimizer']['state'] for checkpoint in (a, b)]
-    return ((one / 'results.csv').read_bytes() == (other / 'results.csv').read_bytes()
+    return (all((one / name).read_bytes() == (other / name).read_bytes()
+                for name in ('results.csv', 'answers.npz'))
             and a['iter_num'] == b['iter_num'] and equal_weights(a['model'], b['model'])
             and all(equal_weights(states[0][i], states[1][i]) for i in states[0]))
 
@@ -384,7 +385,7 @@ def found(*folders):
 @pytest.mark.parametrize('crash', range(1, 8))
 def test_after_a_crash_all_files_are_old_or_all_are_new(two, monkeypatch, crash):
     crash_at(monkeypatch, crash, two)
-    recover(two, 'ab')
+    recover(two, 'ab'.__contains__)
     assert found(*two) == ({b'old'} if crash == 1 else {b'new'})    # from the first list on it counts as made
 
 
@@ -393,9 +394,9 @@ def test_after_a_crash_all_files_are_old_or_all_are_new(two, monkeypatch, crash)
 def test_folders_that_changed_as_one_are_whole_where_each_is_opened_alone(two, monkeypatch, crash, order):
     crash_at(monkeypatch, crash, two)
     for folder in two[::order]:
-        recover([folder], 'ab')
+        recover([folder], 'ab'.__contains__)
         assert len(found(folder)) == 1
-    recover(two, 'ab')
+    recover(two, 'ab'.__contains__)
     assert all(len(found(folder)) == 1 for folder in two)
 
 
@@ -408,27 +409,27 @@ def test_a_crash_while_a_crash_is_cleaned_up_does_no_more_harm(two, monkeypatch,
     monkeypatch.setattr(os, 'replace', lambda *args: calls.append(args) or (
         replace(*args) if len(calls) != second else (_ for _ in ()).throw(KeyboardInterrupt)))
     with contextlib.suppress(KeyboardInterrupt):
-        recover(two, 'ab')
+        recover(two, 'ab'.__contains__)
     monkeypatch.undo()
     if alone:    # whoever opens the first list's folder alone decides for it alone
-        recover(two[1:], 'ab')
+        recover(two[1:], 'ab'.__contains__)
         assert len(found(two[1])) == 1
-    recover(two, 'ab')
+    recover(two, 'ab'.__contains__)
     assert len(found(two[0])) == len(found(two[1])) == 1 and (alone or len(found(*two)) == 1)
 
 
 def test_what_an_old_list_says_of_a_folder_that_went_on_alone_is_not_obeyed(two, monkeypatch):
     crash_at(monkeypatch, 2, two)    # the list of the first is there, that of the second is not
-    recover(two[1:], 'ab')
+    recover(two[1:], 'ab'.__contains__)
     for name in 'ab':    # it dies again, before its own list
         (two[1] / f'{name}.00000000.tbtt.tmp').write_bytes(b'half')
-    recover(two, 'ab')
+    recover(two, 'ab'.__contains__)
     assert found(two[0]) == {b'new'} and found(two[1]) == {b'old'}
 
 
 def test_a_list_of_another_name_is_none_of_a_runs(two, monkeypatch):
     crash_at(monkeypatch, 2, two[:1], 'trace.tbtt.commit.json')
-    assert not half_made(two, 'ab') and (two[0] / 'trace.tbtt.commit.json').exists()
+    assert not half_made(two, 'ab'.__contains__) and (two[0] / 'trace.tbtt.commit.json').exists()
     write_files(two[0], {'a': b'new', 'b': b'new'}, 'trace.tbtt.commit.json')
     remove_leftovers(two[0])
     assert found(two[0]) == {b'new'}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from model import GPTConfig
+from tbtt import rng
 from tbtt.batches import Batches
 from tbtt.config import Config
 from tbtt.fused.build import NotHere, build
@@ -103,6 +104,7 @@ class Kernel:
         self.library.train.argtypes, self.library.train.restype = (ctypes.POINTER(Job), INT), None
         self.library.infer.argtypes = (POINTER, POINTER, POINTER, *4 * [LONG], POINTER)
         self.library.infer.restype = None
+        self.library.draw.argtypes, self.library.draw.restype = (POINTER, *3 * [LONG], POINTER), None
         if self.library.num_params() != replicas.flat.shape[1]:
             raise NotHere('its weights are laid out differently')
         self.batches, self.config, self.vocab_size = batches, config, model.vocab_size
@@ -172,6 +174,16 @@ class Kernel:
             self.steps = min(max(1, int(self.steps * LAUNCH / seconds)), 1000)
             if self.is_text:
                 self.steps = min(self.steps, max(1, TEXT // starts[0].numel()))
+
+    def draw(self, seeds: torch.Tensor, first: int, last: int, batch_size: int) -> torch.Tensor:
+        """The same as `Batches.draw`, in a tenth of the time where windows lie anywhere in the text."""
+        if not self.batches.plain:
+            return self.batches.draw(seeds, first, last, batch_size)
+        states = rng.chain(seeds, rng.BATCHES, torch.arange(first, last)[:, None])    # (iterations, R)
+        starts = torch.empty(*states.shape, batch_size, dtype=torch.int64)
+        num_windows = len(self.batches.data) - self.batches.block_size
+        self.library.draw(states.data_ptr(), states.numel(), batch_size, num_windows, starts.data_ptr())
+        return starts
 
     def gradient(self, state: tuple, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One step's: starts (micro-steps, R, B) -> gradient (R, parameters), losses (R,)"""

@@ -1161,6 +1161,18 @@ void infer(struct workspace *workspace, const float *weights, const int32_t *tok
     restore_denormals(denormals);
 }
 
+/* starts (count, batch) of windows, below `high`: `integers` of tbtt/rng.py, of the states (count,) to which
+   b = 0, 1, ... is the last key. */
+void draw(const int64_t *states, int64_t count, int64_t batch, int64_t high, int64_t *starts) {
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t b = 0; b < batch; b++) {
+            uint64_t x = (uint64_t)states[i] + (uint64_t)(b + 1) * 0x9E3779B97F4A7C15;
+            x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9;
+            x = (x ^ x >> 27) * 0x94D049BB133111EB;
+            starts[i * batch + b] = (int64_t)(((x ^ x >> 31) >> 33) * (uint64_t)high >> 31);
+        }
+}
+
 int64_t num_params(void) { return NUM_PARAMS; }
 int64_t workspace_bytes(int threads) {
     return (int64_t)(sizeof(struct workspace) + (size_t)threads * sizeof(struct tile));

@@ -68,10 +68,11 @@ class Part(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A sentence of the paper, and its parts."""
+    """A sentence, of the paper or ours, and its parts. refuted: of ours, what would have spoken against it"""
     number: int
     text: str
     parts: list[Part]
+    refuted: str = ''
 
     @property
     def verdict(self) -> str:
@@ -334,10 +335,20 @@ def report(claims: list[Claim]) -> str:
     for claim in claims:
         lines += [f'**{claim.number}. {claim.text}** {claim.sentences}', '']
         parts = [part for part in claim.parts if part.seeds]
+        if claim.refuted:
+            lines += [f'Against it would have spoken: {claim.refuted}.', '']
         if parts:
-            rows = [[part.name, part.paper, part.ours, str(part.seeds), part.said] for part in parts]
-            lines += [markdown_table(['', 'paper', 'ours', 'seeds', 'verdict'], rows), '']
+            lines += [table_of(parts), '']
     return '\n'.join([*lines, NOTES])
+
+
+def table_of(parts: list[Part]) -> str:
+    """The parts of a claim as a table; without the paper's column where the paper says nothing of them."""
+    heads = ['', 'paper', 'ours', 'seeds', 'verdict']
+    rows = [[part.name, part.paper, part.ours, str(part.seeds), part.said] for part in parts]
+    if not any(part.paper for part in parts):
+        heads, *rows = [[row[0], *row[2:]] for row in (heads, *rows)]
+    return markdown_table(heads, rows)
 
 
 NOTES = (

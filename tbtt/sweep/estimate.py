@@ -1,13 +1,12 @@
 """What a sweep will take, before it is started: time and memory of its jobs."""
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from tbtt.dataset import Dataset
-from tbtt.device import bytes_of_replica, choose_dtype, replicas_that_fit
+from tbtt.device import bytes_of_replica, choose_dtype, one_thread, replicas_that_fit
 from tbtt.engine import Engine
 from tbtt.fused.build import NotHere
 from tbtt.fused.kernel import check_fits
@@ -16,17 +15,6 @@ from tbtt.sweep.plan import Job, Run, Sweep
 
 # Of an eager step's time on one thread, for the paper's one-layer models: measured 0.3 to 0.6, 0.03 to 0.06.
 COMPILED, FUSED = 0.5, 0.04
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """As many as a worker has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Estimates:

@@ -209,8 +209,8 @@ class Sweep:
         place.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(place / '.lock'):    # other processes may want the same
             if not (place / 'meta.pkl').exists():
-                from tbtt.prepare import prepare_dataset    # loads torch
-
+                # Here, for it loads torch.
+                from tbtt.prepare import prepare_dataset
                 try:
                     prepare_dataset(run.script.parent.name, place, **run.data)
                 except UserError as error:

@@ -263,8 +263,7 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
                 raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it anew '
                                 f'with sweep.py')
             row = dict.fromkeys(younger)
-            row |= {column: cell if column in TEXT else parse_number(cell, f'{path}: line {line}, {column}')
-                    if cell else None
+            row |= {column: read_cell(column, cell, f'{path}: line {line}, {column}')
                     for column, cell in zip(header, cells)}
             row |= {column: row[column] or value for column, value in BEFORE.items()}
             blank = [column for column in NEVER_BLANK if row[column] in (None, '')]
@@ -276,6 +275,21 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
                     row |= answered_columns(row, group)
                 rows[identity(row)] = row    # two sweeps may share a run: a seed counts once
     return list(rows.values())
+
+
+def read_cell(column: str, cell: str, where: str) -> float | str | None:
+    """A cell of a summary; None where it is blank. An axis that is no column of ours, such as an option of
+    prepare.py, holds whatever stands there. Raises `UserError` naming `where`."""
+    if column in TEXT:
+        return cell
+    if not cell:
+        return None
+    try:
+        return parse_number(cell, where)
+    except UserError:
+        if column in summary_columns():
+            raise
+        return cell
 
 
 def answered_columns(row: dict, group: str) -> dict:

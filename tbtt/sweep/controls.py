@@ -1,0 +1,111 @@
+"""Our own claims, which the paper does not make: what the controls say of why the rule is lost. Judged as
+`claims` judges the paper's."""
+import numpy as np
+
+from tbtt.results import answered_text
+from tbtt.sweep.claims import (
+    FAILS,
+    HOLDS,
+    TOO_FEW,
+    Claim,
+    Part,
+    by_share,
+    find_threshold,
+    settled,
+    values,
+)
+from tbtt.sweep.summary import as_the_paper, row_of_paper
+
+FITS = 90.0          # percent of the trained questions: a model that recalls them holds the table
+QUESTIONS = 4        # held out by the paper, and as many with any other pair of two numbers
+LARGER = (20, 28, 40, 56)    # widths beyond the paper's smallest
+SHUFFLED = {'answers': 'shuffled'}
+WITHIN_LINES, FRESH = {'windows': 'line'}, {'line_order': 'fresh'}
+
+
+def of_width(rows: list[dict], width: int | None, control: dict[str, str] | None = None) -> list[dict]:
+    """The seeds of arithmetic at a width (of all widths: None) that differ from the paper's n14 in nothing
+    but that and `control`, {column: value}."""
+    control = control or {}
+    data = {} if 'answers' in control else {'data': row_of_paper('math', 'n14')['data']}
+    return [row for row in rows if as_the_paper(row, 'math', but=('n_embd', 'data', *control))
+            and all(row.get(column) == value for column, value in {**control, **data}.items())
+            and width in (None, row['n_embd'])]
+
+
+def table_claim(rows: list[dict]) -> list[Part]:
+    """Who stores a table that has no rule."""
+    seen = {width: values(of_width(rows, width, SHUFFLED), 'last_seen') for width in (14, 28)}
+    return [by_share('shuffled answers, n14', 'last', '', seen[14] < FITS, f'recall less than {FITS:g}%'),
+            by_share('shuffled answers, n28', 'last', '', seen[28] >= FITS, f'recall {FITS:g}% or more')]
+
+
+def first_claim(rows: list[dict]) -> list[Part]:
+    """Whether larger models have the rule before they lose it."""
+    parts = []
+    for width in LARGER:
+        seeds = of_width(rows, width)
+        had = ~np.isnan(values(seeds, 'heldout_answered_iter'))
+        parts += [by_share(f'n{width}', 'at some evaluation', '', had, f'answer {answered_text(40, 40)}'),
+                  by_share(f'n{width}', 'last', '', lost(seeds), f'answer at most 1 of {QUESTIONS}')]
+    return parts
+
+
+def lost(seeds: list[dict]) -> np.ndarray:
+    """Does each seed answer at most one held-out question at the end? -> (seeds,) bool"""
+    return values(seeds, 'last_heldout_answered') <= 1
+
+
+def order_claim(rows: list[dict]) -> list[Part]:
+    """Whether the rule is lost where there is no order of lines to learn."""
+    return [by_share(f'n{width}, {subject}', 'last', '', lost(of_width(rows, width, control)),
+                     f'answer at most 1 of {QUESTIONS}')
+            for width in (28, 56)
+            for subject, control in (('windows within a line', WITHIN_LINES),
+                                     ('lines in fresh order', FRESH))]
+
+
+def room_claim(rows: list[dict], resamples: int = 400) -> list[Part]:
+    """Whether the size from which the table fits is the size from which the rule is lost."""
+    subject = 'size where the rule is lost over size where the table fits'
+    table, rule = of_width(rows, None, SHUFFLED), of_width(rows, None)
+    fits = find_threshold(values(table, 'num_params'), (values(table, 'last_seen') >= FITS).astype(float), 1,
+                          resamples)
+    loses = find_threshold(values(rule, 'num_params'), values(rule, 'last_heldout') / 100, -1, resamples)
+    if fits is None or loses is None:
+        missing = 'table' if fits is None else 'rule'
+        return [Part(subject, '', '', f'no threshold of the {missing} yet', len(table), TOO_FEW)]
+    low, high = loses.low / fits.high, loses.high / fits.low
+    verdict = HOLDS if 0.5 <= low and high <= 2 else FAILS if high < 1 or low > 1 else TOO_FEW
+    ours = f'{loses.at / fits.at:.2f} ({low:.2f} to {high:.2f}): {loses} over {fits}'
+    return [Part(subject, '', '', ours, len(table), settled(verdict, len(table)))]
+
+
+def pairs_claim(rows: list[dict]) -> list[Part]:
+    """Whether other held-out pairs behave as the paper's does."""
+    parts = []
+    for pair in sorted({row['heldout'] for row in rows if row['tasks'] == 'math'} - {'5,7', '', None}):
+        for width in (14, 28):
+            seeds = [row for row in rows if as_the_paper(row, 'math', but=('n_embd', 'data'))
+                     and row['n_embd'] == width and row['heldout'] == pair]
+            gone = lost(seeds)
+            agrees, said = (gone, 'at most 1') if width == 28 else (~gone, 'at least 2')
+            parts.append(by_share(f'n{width}, {pair} held out', 'last', '', agrees,
+                                  f'answer {said} of {QUESTIONS}'))
+    return parts
+
+
+def judge_controls(rows: list[dict]) -> list[Claim]:
+    """Our claims, from the rows of summaries."""
+    return [
+        Claim(6, 'The table of results, dealt out without a rule, does not fit n14; it fits n28.',
+              table_claim(rows),
+              f'seeds of n14 that recall {FITS:g}% of it, or seeds of n28 that do not'),
+        Claim(7, 'The rule comes first: larger models have it, and lose it.', first_claim(rows),
+              'seeds that never answer all held-out questions, or that still answer two at the end'),
+        Claim(8, 'The order of the lines is not what takes the rule away.', order_claim(rows),
+              'seeds that keep the rule where there is no order to learn'),
+        Claim(9, 'The rule is lost at the size from which the table fits, within a factor of two.',
+              room_claim(rows), 'an interval of the ratio of the two sizes that excludes 1'),
+        Claim(10, 'It is not the pair: with another one held out n14 keeps the rule, and n28 does not.',
+              pairs_claim(rows), 'seeds of n14 that lose another pair, or seeds of n28 that keep it')]

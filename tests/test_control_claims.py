@@ -1,0 +1,95 @@
+"""Our own claims on made-up summaries: each comes out each way."""
+import csv
+
+import pytest
+
+from conftest import run_script
+from tbtt.sweep.controls import judge_controls, room_claim
+from tbtt.sweep.summary import read_summaries, row_of_paper, write_summary
+
+SIZES = {10: 800.0, 14: 1456.0, 20: 2800.0, 28: 5264.0, 40: 10400.0, 56: 19936.0}
+
+
+def rows_of(width, count=16, answered=0.0, seen=100.0, had=True, **control):
+    """Rows of `count` seeds of arithmetic at a width. control: columns that differ from the paper's run."""
+    run = f'{width}_{"_".join(map(str, control.values()))}'
+    row = {**row_of_paper('math', 'n14'), 'run': run, 'heldout': '5,7', 'n_embd': float(width), 'iter': 30000,
+           'finished': 1, 'diverged': None, 'num_params': SIZES[width], 'last_seen': seen,
+           'heldout_total': 40.0, 'heldout_questions': 4.0, 'last_heldout_answered': answered,
+           'best_heldout_answered': answered, 'last_heldout_correct': 10 * answered,
+           'best_heldout_correct': 10 * answered, 'last_heldout': 25 * answered,
+           'heldout_answered_iter': 1000.0 if had else None}
+    if 'answers' in control or control.get('heldout', '5,7') != '5,7':
+        row['data'] = 'other'
+    return [{**row, **control, 'folder': f'{run}/seed_{s}', 'seed': s} for s in range(count)]
+
+
+def shuffled(width, seen, count=16):
+    return rows_of(width, count, seen=seen, had=False, answers='shuffled')
+
+
+def verdict(number, rows):
+    claim, = [claim for claim in judge_controls(rows) if claim.number == number]
+    return claim.verdict
+
+
+@pytest.mark.parametrize('n14, n28, expected', [
+    (58.0, 95.0, 'holds'), (95.0, 95.0, 'holds in part'), (95.0, 60.0, 'does not hold')])
+def test_the_table_that_has_no_rule(n14, n28, expected):
+    assert verdict(6, shuffled(14, n14) + shuffled(28, n28)) == expected
+
+
+def test_right_answers_are_no_control_of_the_table():
+    assert verdict(6, rows_of(14, seen=50.0) + rows_of(28)) == 'not enough runs'
+
+
+@pytest.mark.parametrize('had, answered, expected', [
+    (True, 0.0, 'holds'), (False, 0.0, 'holds in part'), (True, 4.0, 'holds in part'),
+    (False, 4.0, 'does not hold')])
+def test_the_rule_comes_first(had, answered, expected):
+    assert verdict(7, rows_of(28, had=had, answered=answered)) == expected
+
+
+@pytest.mark.parametrize('answered, expected', [(0.0, 'holds'), (1.0, 'holds'), (4.0, 'does not hold')])
+@pytest.mark.parametrize('control', [{'windows': 'line'}, {'line_order': 'fresh'}])
+def test_without_an_order_to_learn(control, answered, expected):
+    assert verdict(8, rows_of(28, answered=answered, **control)) == expected
+    assert verdict(8, rows_of(28, answered=answered)) == 'not enough runs'    # these have the order
+
+
+@pytest.mark.parametrize('fits_from, lost_from, expected', [
+    (20, 20, 'holds'), (40, 20, 'does not hold'), (20, 40, 'does not hold')])
+def test_the_size_where_the_table_fits_and_where_the_rule_is_lost(fits_from, lost_from, expected):
+    rows = [row for width in SIZES
+            for row in shuffled(width, 95.0 if width >= fits_from else 50.0)
+            + rows_of(width, answered=0.0 if width >= lost_from else 4.0)]
+    part, = room_claim(rows, resamples=40)
+    assert part.verdict == expected, part.ours
+
+
+def test_two_sizes_are_no_threshold():
+    rows = shuffled(14, 50.0) + shuffled(28, 95.0) + rows_of(14, answered=4.0) + rows_of(28)
+    assert verdict(9, rows) == 'not enough runs'
+
+
+@pytest.mark.parametrize('n14, n28, expected', [
+    (4.0, 0.0, 'holds'), (0.0, 0.0, 'holds in part'), (0.0, 4.0, 'does not hold')])
+def test_other_pairs(n14, n28, expected):
+    assert verdict(10, rows_of(14, answered=n14, heldout='3,8') + rows_of(28, answered=n28,
+                                                                         heldout='3,8')) == expected
+
+
+def test_a_summary_with_an_axis_of_words_is_read_again(tmp_path, capsys):
+    write_summary(tmp_path / 'summary.csv', shuffled(14, 58.0, 3) + rows_of(28, 3, windows='line'))
+    rows = read_summaries([tmp_path / 'summary.csv'])
+    assert {(row['answers'], row['windows']) for row in rows} == {('shuffled', 'any'), (None, 'line')}
+    assert run_script('analysis/make_claims.py', tmp_path / 'summary.csv') == 0
+    said = capsys.readouterr().out
+    assert 'shuffled answers, n14, last' in said and 'Against it would have spoken' in said
+    with open(tmp_path / 'summary.csv', newline='') as file:    # a column of ours holds numbers alone
+        header, first, *_ = csv.reader(file)
+    first[header.index('n_layer')] = 'many'
+    (tmp_path / 'summary.csv').write_text('\n'.join(
+        ','.join(f'"{cell}"' for cell in cells) for cells in (header, first)) + '\n')
+    assert run_script('analysis/make_claims.py', tmp_path / 'summary.csv') == 2
+    assert 'line 2, n_layer: expected a number' in capsys.readouterr().err
