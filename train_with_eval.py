@@ -73,9 +73,9 @@ class Trainer:
 
     def prepare(self, folder: RunFolder, report: Reporter, engine: Engine, first: int) -> None:
         """Get all ready to go, and say so."""
-        report.logs.open(folder)
         with report.if_slow('the step is being compiled: on a busy machine that takes a minute'):
             engine.prepare()
+        report.logs.open(folder)
         num_params, made_by = engine.replicas.template.get_num_params(), provenance(self.device)
         folder.start(num_params=num_params, step=engine.mode, **made_by)
         report.start(first, f'{folder.path}: {num_params:,} parameters, {len(engine.seeds)} seed(s), '
