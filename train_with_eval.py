@@ -113,6 +113,7 @@ class Trainer:
                 if stop:
                     break
             folder.flush()
+            report.logs.open(folder)    # where nothing was left to train they may still lack something
         return self.end(folder, report.signal)
 
     def end(self, folder: RunFolder, number: int) -> int:

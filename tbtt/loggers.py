@@ -20,6 +20,7 @@ from typing import Protocol
 from tbtt.atomic import write_file
 from tbtt.cli import UserError
 from tbtt.config import Config
+from tbtt.layout import RESULTS
 from tbtt.results import format_results, result_columns
 from tbtt.run_folder import RunFolder
 from tbtt.seed_folder import SeedFolder
@@ -49,6 +50,17 @@ def final_scores(points: dict[int, Point]) -> Point:
             if column.endswith(FINAL)}
 
 
+def with_prefix(final: Point) -> Point:
+    """Final scores under the names that they have among metrics: `final/best_math_acc`."""
+    return {f'final/{name}': value for name, value in final.items()}
+
+
+def points_of(seed: SeedFolder) -> dict[int, Point]:
+    """All evaluations of a seed so far; one that was finished before is read from the disk."""
+    points = read_points(seed.csv)
+    return read_points((seed.path / RESULTS).read_text()) if seed.finished and not points else points
+
+
 def names_of(seed: SeedFolder, config: Config, default: str) -> tuple[str, str | None]:
     """What a seed's run is called, and the group of runs that it belongs to, None where it is alone."""
     run = config.wandb_run_name or default
@@ -70,12 +82,11 @@ class Log(Protocol):
     def __init__(self, seed: SeedFolder, config: Config, resuming: bool) -> None:
         """Open it, with the settings of the seed."""
 
-    def add(self, iteration: int, point: Point) -> None:
-        """Add an evaluation."""
+    def add(self, iteration: int, point: Point, final: Point) -> None:
+        """Add an evaluation. final: the final scores, with the evaluation that ends the run; else empty."""
 
-    def close(self, iteration: int, scores: Point) -> None:
-        """Write what is not written yet. scores: the final ones, reached at an iteration; none where the run
-        is not finished."""
+    def close(self, finished: bool) -> None:
+        """Write what is not written yet. finished: is the run at its end?"""
 
 
 class TensorboardLog:
@@ -91,17 +102,15 @@ class TensorboardLog:
         _, settings, self.end = hparams(seed.config, {})
         self.writer.file_writer.add_summary(settings)
 
-    def add(self, iteration: int, point: Point) -> None:
+    def add(self, iteration: int, point: Point, final: Point) -> None:
         """Add an evaluation; it is in the file when this returns."""
-        for name, value in point.items():
+        for name, value in (point | with_prefix(final)).items():
             self.writer.add_scalar(name, value, iteration)
         self.writer.flush()
 
-    def close(self, iteration: int, scores: Point) -> None:
-        """Final scores are scalars named `final/...`."""
-        for name, value in scores.items():
-            self.writer.add_scalar(f'final/{name}', value, iteration)
-        if scores:
+    def close(self, finished: bool) -> None:
+        """The tab HPARAMS shows which runs are finished."""
+        if finished:
             self.writer.file_writer.add_summary(self.end)
         self.writer.close()
 
@@ -129,16 +138,15 @@ class WandbLog:
             settings=wandb.Settings(console='off', silent=quiet, x_disable_stats=quiet))
         self.first = self.run.starting_step or before.get('logged', -1) + 1
 
-    def add(self, iteration: int, point: Point) -> None:
-        """Add an evaluation, and remember that it was added."""
+    def add(self, iteration: int, point: Point, final: Point) -> None:
+        """Add an evaluation, and remember that it was added. Final scores are in the summary."""
         self.run.log(point, step=iteration)
+        self.run.summary.update(final)
         write_file(self.path, json.dumps({'id': self.run.id, 'logged': iteration}).encode())
 
-    def close(self, iteration: int, scores: Point) -> None:
-        """Final scores are in the summary. Waits until all is uploaded; a run that is not finished counts as
-        failed there until it goes on."""
-        self.run.summary.update(scores)
-        self.run.finish(exit_code=0 if scores else 1)
+    def close(self, finished: bool) -> None:
+        """Waits until all is uploaded. A run that is not finished counts as failed until it goes on."""
+        self.run.finish(exit_code=0 if finished else 1)
 
 
 def read_state(path: Path) -> dict:
@@ -172,23 +180,14 @@ class TrackioLog:
         """Where Trackio prints."""
         return contextlib.redirect_stdout(io.StringIO() if self.quiet else sys.stdout)
 
-    def add(self, iteration: int, point: Point) -> None:
-        """Add an evaluation."""
-        self.run.log(point, step=iteration)
+    def add(self, iteration: int, point: Point, final: Point) -> None:
+        """Add an evaluation. Final scores are metrics too: Trackio has no summary of a run."""
+        self.run.log(point | with_prefix(final), step=iteration)
 
-    def close(self, iteration: int, scores: Point) -> None:
-        """Final scores are metrics named `final/...`: Trackio has no summary of a run."""
-        if scores:
-            self.run.log({f'final/{name}': value for name, value in scores.items()}, step=iteration)
+    def close(self, finished: bool) -> None:
+        """Waits until all is in its file, up to half a minute."""
         with self.output():
             self.run.finish()
-
-
-def tell(log: Log, points: dict[int, Point]) -> None:
-    """Add the evaluations that a log lacks."""
-    for iteration, point in points.items():
-        if iteration >= log.first:
-            log.add(iteration, point)
 
 
 # {setting: (package, log)}, first the one that may be refused: then the others have left nothing yet.
@@ -213,26 +212,34 @@ class Logs:
         self.logs: dict[tuple[str, SeedFolder], Log] | None = None
 
     def open(self, folder: RunFolder) -> None:
-        """Open the logs of the seeds that are left to train, once, with what results.csv has of them already.
-        Raises `UserError` where one cannot be opened."""
+        """Open the logs of all seeds, once, and tell them what they lack: of a run that is resumed also those
+        of the seeds that are finished. Raises `UserError` where one cannot be opened."""
         if self.logs is not None or not folder.ranks.writes:
             return
         self.logs = {}
         for package, kind in self.kinds.items():
-            for seed in folder.going():
+            for seed in folder.seeds:
                 try:
                     self.logs[package, seed] = log = kind(seed, self.config, folder.resuming)
-                    tell(log, read_points(seed.csv))
+                    self.tell(seed, log, points_of(seed))
                 except UserError:
                     raise
                 except Exception as error:    # whatever such a package raises
                     raise UserError(f'{package}_log=True: {describe(error)}') from error
 
+    def tell(self, seed: SeedFolder, log: Log, points: dict[int, Point]) -> None:
+        """Add the evaluations of a seed that a log lacks; with the last one of a finished run final scores."""
+        every = points_of(seed)
+        for iteration, point in points.items():
+            if iteration >= log.first:
+                at_end = iteration == max(every) and seed.is_complete(self.config.max_iters)
+                log.add(iteration, point, final_scores(every) if at_end else {})
+
     def add(self, written: Iterable[tuple[SeedFolder, dict]]) -> None:
         """Tell the logs of rows of results.csv that were written."""
         points = {seed: read_points(format_results([row])) for seed, row in written}
         for (package, seed), log in list((self.logs or {}).items()):
-            self.attempt(package, seed, lambda: tell(log, points.get(seed, {})))
+            self.attempt(package, seed, lambda: self.tell(seed, log, points.get(seed, {})))
 
     def attempt(self, package: str, seed: SeedFolder, action: Callable[[], None]) -> None:
         """Do something with a log. One that fails is given up: no log is worth a training."""
@@ -244,11 +251,9 @@ class Logs:
                      f'{describe(error)}')
 
     def close(self) -> None:
-        """Close all logs, those of finished seeds with their final scores."""
+        """Close all logs."""
         for (package, seed), log in list((self.logs or {}).items()):
-            done = seed.is_complete(self.config.max_iters)
-            scores = final_scores(read_points(seed.csv)) if done else {}
-            self.attempt(package, seed, lambda: log.close(seed.iteration, scores))
+            self.attempt(package, seed, lambda: log.close(seed.is_complete(self.config.max_iters)))
         self.logs = None
 
 

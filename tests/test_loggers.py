@@ -204,11 +204,11 @@ class Broken:
         if self.at is None:
             raise ValueError('no such\nproject')
 
-    def add(self, iteration, point):
+    def add(self, iteration, point, final):
         if iteration == self.at:
             raise ConnectionError('the network is gone')
 
-    def close(self, iteration, scores):
+    def close(self, finished):
         type(self).closed += 1
 
 
@@ -235,6 +235,34 @@ def test_a_log_that_cannot_be_opened_is_one_line_and_leaves_nothing(broken, monk
     result = command(SCRIPT, dataset=small_math, out_dir=tmp_path / 'run', trackio_log=True, **TINY)
     assert result.status == 2 and result.err == 'error: pytest_log=True: ValueError: no such project\n'
     assert contents(tmp_path) == {}
+
+
+class Noting:
+    """A log that keeps what it is told."""
+    told, first = [], 10
+
+    def __init__(self, seed, config, resuming):
+        self.told.append('opened')
+
+    def add(self, iteration, point, final):
+        self.told.append((iteration, point['train_loss'], final.get('last_train_loss')))
+
+    def close(self, finished):
+        self.told.append(finished)
+
+
+def test_a_finished_run_that_is_resumed_with_a_log_gives_it_what_it_lacks(monkeypatch, command, small_math,
+                                                                          tmp_path):
+    monkeypatch.setattr(tbtt.loggers, 'LOGS', {'trackio_log': ('pytest', Noting)})
+    monkeypatch.setattr(Noting, 'told', [])
+    settings = TINY | dict(dataset=small_math, out_dir=tmp_path / 'run')
+    assert command(SCRIPT, **settings).status == 0
+    before = contents(tmp_path)
+    assert command(SCRIPT, **settings, init_from='resume', trackio_log=True).status == 0
+    points = read_points((tmp_path / 'run/results.csv').read_text())
+    losses = [point['train_loss'] for point in points.values()]
+    assert Noting.told == ['opened', (10, losses[1], None), (20, losses[2], losses[2]), True]
+    assert contents(tmp_path) == before
 
 
 def test_every_process_logs_the_seeds_that_it_writes(broken, small_math, tmp_path):
