@@ -101,7 +101,8 @@ class Setup:
 
     def evaluate(self) -> list[dict]:
         """An evaluation of ours, losses included. -> rows of results"""
-        return self.evaluation(0).rows
+        with self.engine.measuring():
+            return self.evaluation(0).rows
 
     def slow_evaluate(self) -> tuple[dict[str, list[int]], float]:
         """The same by the slow twin, its losses estimated from `eval_iters` batches of each split, as nanoGPT

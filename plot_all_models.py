@@ -46,14 +46,15 @@ def draw_panel(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> No
 
 
 def heldout_text(found: list[Path], experiment: str) -> str:
-    """How many held-out questions are answered at the end: `held-out 3 of 4`; of several seeds, how many
-    answer all."""
+    """How many held-out questions are answered at the end, and the paper's count of answers: `held-out 3 of 4
+    (30/40)`; of several seeds, how many answer all."""
     texts = []
     for group in heldout_of(experiment):
-        answered = [answered_text(*(seed[f'{group}_{what}'][-1] for what in ('correct', 'total', 'answered')))
-                    for seed in read_seeds(found)]
+        counts = [[seed[f'{group}_{what}'][-1] for what in ('correct', 'total', 'answered')]
+                  for seed in read_seeds(found)]
+        answered = [answered_text(*each) for each in counts]
         if all(answered) and len(answered) == 1:
-            texts.append(f'held-out {answered[0]} at the end')
+            texts.append(f'held-out {answered[0]} ({counts[0][0]:.0f}/{counts[0][1]:.0f}) at the end')
         elif all(answered) and answered:
             every = sum(text.split()[0] == text.split()[-1] for text in answered)
             texts.append(f'{every} of {len(answered)} seeds answer all {answered[0].split()[-1]} held-out '

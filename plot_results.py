@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from tbtt import paper
 from tbtt.figures import (BEHIND, LOSS_LOOKS, LOSS_TOP, accuracy_and_loss, add_format, draw_seeds,
                           legend_once, look, save)
-from tbtt.results import (Results, answered_text, best_row, find_seeds, group_label, read_info, read_seeds,
-                          scores, stack_seeds)
+from tbtt.results import (Results, answered_text, best_row, group_label, read_info, read_seeds, scores,
+                          seeds_in, stack_seeds)
 from tbtt.tasks import TASKS
 
 
@@ -54,7 +54,8 @@ def title(folder: Path, seeds: list[Path]) -> str:
 
 
 def heldout_label(group: str, results: Results) -> str:
-    """Held-out: 3 of 4 at the end; of several seeds, how many questions there are."""
+    """Held-out: 3 of 4 (30/40) at the end: questions, and the paper's count of answers. Of several seeds, how
+    many questions there are."""
     correct, total, answered = (results[f'{group}_{what}'][:, -1]
                                 for what in ('correct', 'total', 'answered'))
     text = answered_text(correct[0], total[0], answered[0])
@@ -62,7 +63,7 @@ def heldout_label(group: str, results: Results) -> str:
         return group_label(group)
     if len(total) > 1:
         return f'{group_label(group)} ({text.split()[-1]} questions)'
-    return f'{group_label(group)}: {text} at the end'
+    return f'{group_label(group)}: {text} ({correct[0]:.0f}/{total[0]:.0f}) at the end'
 
 
 def draw_perfect(axes: Axes, results: Results, groups: tuple[str, ...]) -> None:
@@ -104,16 +105,6 @@ def draw_beside(axes: Axes, loss: Axes, folder: Path, tasks: list[str]) -> None:
                        BEHIND | dict(linestyle=look(group)['linestyle'], label=label), band=False)
     draw_seeds(loss, results['iter'], results['train_loss'],
                BEHIND | dict(linestyle=LOSS_LOOKS['train_loss']['linestyle'], label=label), band=False)
-
-
-def seeds_in(folder: Path) -> list[Path]:
-    """The folders of a run's seeds. UserError where there is none"""
-    found = find_seeds(folder)
-    if not found:
-        raise UserError(f'no results.csv in {folder} or in a seed_* folder below it: train it, or name '
-                        f'another '
-                        f'folder')
-    return found
 
 
 def draw_run(folder: str | Path, operation: str | None = None,

@@ -97,7 +97,8 @@ class Trainer:
                 while True:
                     if self.is_due(t) and not folder.has(t):
                         self.dataset.check_unchanged()
-                        found = evaluate(t)
+                        with engine.measuring():
+                            found = evaluate(t)
                         written = folder.record(t, engine.snapshot(), found)
                         report.evaluation(t, folder.healthy(found.rows), written)
                     stop = ranks.agree(report.signal)

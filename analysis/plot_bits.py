@@ -11,6 +11,7 @@ tasks ask for. Takes seconds.
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt.cli import Parser, UserError, run    # first: it says what is missing
@@ -19,14 +20,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tbtt.figures import (BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, add_format, legend_once,
-                          parameters_axis, save)
+from tbtt.figures import DASHES, MARKERS, add_format, legend_once, model_looks, parameters_axis, save
 from tbtt.results import parse_number
 
 # Bits a parameter that others have measured.
 OTHERS = {'Morris et al. 2025': 3.6, 'Song and Ye 2026': 2.16, 'Allen-Zhu and Li 2024': 2.0}
-COLORS = (VERMILLION, BLUE, GREEN, ORANGE, PURPLE, SKY)
-MARKERS, DASHES = 'osD^v', ('-', '--', ':', '-.')
 
 Rows = list[dict]
 
@@ -53,43 +51,53 @@ def name_of(sweep: str) -> str:
     return sweep.removeprefix('bits_').replace('_', ' ')
 
 
-def draw_offers(axes: Axes, rows: Rows) -> None:
+def colours_of(rows: Rows) -> dict[float, Any]:
+    """{width: colour} of the models, which is that of their size."""
+    sizes = {row['n_embd']: row['num_params'] for row in rows}
+    return {width: style['color'] for width, style in zip(sizes, model_looks(list(sizes.values())))}
+
+
+def look_of(sweep: str, sweeps: list[str]) -> dict:
+    """marker and linestyle of a sweep, one of several."""
+    i = sweeps.index(sweep)
+    return dict(marker=MARKERS[i % len(MARKERS)], linestyle=DASHES[i % len(DASHES)])
+
+
+def draw_offers(axes: Axes, rows: Rows, colours: dict[float, Any]) -> None:
     """Memorised against offered bits: a line through the means of a width, a dot a seed."""
     sweeps, widths = (sorted({row[name] for row in rows}) for name in ('sweep', 'n_embd'))
     for sweep in sweeps:
         for width in widths:
-            style = dict(color=COLORS[widths.index(width) % len(COLORS)],
-                         marker=MARKERS[sweeps.index(sweep) % len(MARKERS)])
+            style = dict(color=colours[width], **look_of(sweep, sweeps))
             points = np.array([(row['bits_offered'], row['bits_memorised']) for row in rows
                                if (row['sweep'], row['n_embd']) == (sweep, width)])
             if len(points):
-                axes.scatter(*points.T, s=10, alpha=0.4, linewidth=0, **style)
+                axes.plot(*points.T, **style | dict(linestyle=''), markersize=3, alpha=0.4, markeredgewidth=0)
                 offers = np.unique(points[:, 0])
                 means = [points[points[:, 0] == offer, 1].mean() for offer in offers]
-                axes.plot(offers, means, markersize=4, linewidth=1.4,
-                          linestyle=DASHES[sweeps.index(sweep) % len(DASHES)],
-                          label=f'{name_of(sweep)}, width {width:.0f}', **style)
+                axes.plot(offers, means, markersize=4, linewidth=1.4, **style,
+                          label=f'{name_of(sweep)}, n{width:.0f}')
     ends = [min(row['bits_offered'] for row in rows), max(row['bits_offered'] for row in rows)]
     axes.plot(ends, ends, color='0.6', linewidth=1, zorder=0)
     axes.annotate('everything', (ends[1], ends[1]), ha='right', va='bottom', fontsize=8, color='0.4')
     axes.set(xscale='log', yscale='log', xlabel='Bits offered', ylabel='Bits memorised, mean over seeds')
 
 
-def draw_plateaus(axes: Axes, rows: Rows, asked: Rows) -> None:
+def draw_plateaus(axes: Axes, rows: Rows, asked: Rows, colours: dict[float, Any]) -> None:
     """The most bits that a width memorises, against its parameters. Hollow: the curve does not bend yet."""
     sweeps = sorted({row['sweep'] for row in rows})
     sizes = np.array(sorted({row['num_params'] for row in rows}))
     for sweep in sweeps:
+        style = look_of(sweep, sweeps)
         ours = [row for row in rows if row['sweep'] == sweep]
         x, y, half = (np.array([row[name] for row in ours])
                       for name in ('num_params', 'plateau', 'plateau_half'))
-        marker = MARKERS[sweeps.index(sweep) % len(MARKERS)]
-        color = COLORS[sweeps.index(sweep) % len(COLORS)]
-        axes.errorbar(x, y, np.nan_to_num(half), capsize=3, color=color, linewidth=1.4, zorder=3,
-                      linestyle=DASHES[sweeps.index(sweep) % len(DASHES)], label=f'{name_of(sweep)}, plateau')
-        for a, b, bends in zip(x, y, (row['bends'] for row in ours)):
-            axes.plot(a, b, marker, color=color, markersize=6, zorder=4,
-                      markerfacecolor=color if bends else 'white')
+        axes.errorbar(x, y, np.nan_to_num(half), capsize=3, color='0.25', linewidth=1.4, zorder=3,
+                      label=f'{name_of(sweep)}, plateau', **style)
+        for a, b, row in zip(x, y, ours):
+            color = colours[row['n_embd']]
+            axes.plot(a, b, style['marker'], color=color, markersize=7, zorder=4,
+                      markerfacecolor=color if row['bends'] else 'white')
     for (name, bits), dashes in zip(OTHERS.items(), DASHES[1:] + DASHES[:1]):
         axes.plot(sizes, bits * sizes, color='0.55', linewidth=1, linestyle=dashes,
                   label=f'{bits:g} bits a parameter, {name}')
@@ -103,16 +111,17 @@ def draw_plateaus(axes: Axes, rows: Rows, asked: Rows) -> None:
 
 def draw_bits(rows: Rows, plateaus: Rows, asked: Rows) -> Figure:
     """Both panels."""
-    figure = Figure(figsize=(11.5, 6.2), layout='constrained')
+    figure = Figure(figsize=(9.5, 5.8), layout='constrained')
     left, right = figure.subplots(1, 2)
-    draw_offers(left, rows)
-    draw_plateaus(right, plateaus, asked)
+    colours = colours_of([*rows, *plateaus])
+    draw_offers(left, rows, colours)
+    draw_plateaus(right, plateaus, asked, colours)
     for axes in (left, right):
         axes.grid(color='0.93')
         axes.set_axisbelow(True)
         for side in ('top', 'right'):
             axes.spines[side].set_visible(False)
-    legend_once(figure, ncols=4, fontsize=8)
+    legend_once(figure, ncols=3, fontsize=9)
     return figure
 
 

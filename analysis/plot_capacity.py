@@ -6,10 +6,10 @@
     python analysis/plot_capacity.py sweeps/capacity/summary.csv --beside=sweeps/older --only=rule
 
 Reads summary.csv of one or several sweeps (finished seeds only) and writes into --output_dir: rule.png, seen
-and held-out arithmetic against parameters; capacity.png, all scores against parameters;
-capacity_training.png, the probability of the right answer over training, a panel a width (where the seeds'
-results.csv are still beside the summary); and where other pairs than (5,7) were held out
-capacity_heldout.png, a column a set of pairs. Takes seconds.
+and held-out arithmetic against parameters; capacity.png, all scores against parameters, and the share of
+seeds that answer all held-out questions; capacity_training.png, the probability of the right answer over
+training, a panel a width (where the seeds' results.csv are still beside the summary); and where other pairs
+than (5,7) were held out capacity_heldout.png, a column a set of pairs. Takes seconds.
 """
 import sys
 from pathlib import Path
@@ -18,13 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from tbtt import paper
-from tbtt.figures import (BEHIND, BLACK, PURPLE, add_format, draw_seeds, legend_once, look, marker,
+from tbtt.figures import (BEHIND, add_format, draw_seeds, legend_once, look, marker, model_looks,
                           parameters_axis, percent_axis, save)
 from tbtt.results import Results, group_label, read_results, stack_seeds
 from tbtt.stats import mean_interval, wilson_interval
@@ -34,12 +33,10 @@ from tbtt.tasks import TASKS
 
 NEAR = 4    # times larger or smaller: the paper's models of about the sizes that were trained
 FIGURES = ('rule', 'capacity', 'training', 'heldout')
-SHARES = {'best': dict(color=PURPLE, marker='s', linestyle=':',
-                       label='seeds that answer all held-out questions, best '
-                                                                      'evaluation'),
-          'last': dict(color=BLACK, marker='o', linestyle='-',
-                       label='seeds that answer all held-out questions, last '
-                                                                    'evaluation')}
+ASIDE, STEP, ROOM = 0.05, 0.022, 0.2    # of the dots of a size, in logarithms: from its line, apart, at most
+SHARES = {'best': dict(linestyle=':', markerfacecolor='white',
+                       label='seeds that answer all held-out questions, best evaluation'),
+          'last': dict(linestyle='-', label='seeds that answer all held-out questions, last evaluation')}
 
 Rows = list[dict]    # of summaries, one a seed
 
@@ -74,19 +71,27 @@ def scores_by_size(rows: Rows, column: str) -> list[tuple[float, np.ndarray]]:
     return [(size, scores) for size, scores in found if len(scores)]
 
 
+def means_of(found: list[tuple[float, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """-> sizes, mean scores, (N,) each, and (2, N) how far Student's intervals reach below and above, within
+    0 and 100 percent. found: as of `scores_by_size`"""
+    sizes, means, halves = np.array([(size, *mean_interval(scores)) for size, scores in found]).T
+    ends = np.clip([means - halves, means + halves], 0, 100)
+    return sizes, means, np.nan_to_num(np.abs(ends - means))
+
+
 def draw_scores(axes: Axes, rows: Rows, group: str, aside: float = 1.0) -> None:
     """Mean score of a group at the last evaluation with Student's interval, and each seed as a faint dot.
-    aside: factor on the sizes, so that no series hides another"""
+    aside: factor on the sizes, so that no series hides another; dots lie on the same side"""
     found = scores_by_size(rows, f'last_{group}')
     if not found:
         return
     style = look(group) | {'label': f'{group_label(group).lower()}, mean at the last evaluation'}
     for size, scores in found:
-        axes.scatter([size * aside] * len(scores), scores, s=18, color=style['color'], marker=marker(group),
-                     alpha=0.35, linewidth=0, zorder=3)
-    sizes, means, halves = np.array([(size * aside, *mean_interval(scores)) for size, scores in found]).T
-    ends = np.clip([means - halves, means + halves], 0, 100)
-    axes.errorbar(sizes, means, np.nan_to_num(np.abs(ends - means)), capsize=3, elinewidth=1, markersize=6,
+        x = size * side_by_side(scores, -1 if aside < 1 else 1, room_of(rows))
+        axes.scatter(x, scores, s=14, color=style['color'],
+                     marker=marker(group), alpha=0.4, linewidth=0, zorder=3)
+    sizes, means, intervals = means_of(found)
+    axes.errorbar(sizes * aside, means, intervals, capsize=3, elinewidth=1, markersize=6,
                   marker=marker(group), **style)
 
 
@@ -94,13 +99,13 @@ def draw_shares(axes: Axes, rows: Rows) -> None:
     """The share of seeds that answer every held-out question, with Wilson's intervals."""
     asked = [(size, held) for size, some in by_size(rows)
              if (held := [row for row in some if row.get('heldout_total')])]
-    for (when, style), aside in zip(SHARES.items(), (0.94, 1.06)):
-        if asked:
-            agree = [agrees_on_heldout(held, when, True) for _, held in asked]
-            share = np.array([each.mean() for each in agree])
-            ends = np.array([wilson_interval(each.sum(), len(each)) for each in agree]).T
-            axes.errorbar([size * aside for size, _ in asked], 100 * share, 100 * np.abs(ends - share),
-                          capsize=3, linewidth=1.2, markersize=5, **style)
+    for (when, style), aside in zip(SHARES.items(), (0.97, 1.03)):
+        agree = [agrees_on_heldout(held, when, True) for _, held in asked]
+        share = np.array([each.mean() for each in agree])
+        ends = np.array([wilson_interval(each.sum(), len(each)) for each in agree]).T
+        axes.errorbar([size * aside for size, _ in asked], 100 * share, 100 * np.abs(ends - share), capsize=3,
+                      linewidth=1.4, markersize=6, color=look('heldout')['color'], marker=marker('heldout'),
+                      **style)
 
 
 def papers_models(experiment: str, sizes: list[float]) -> list[tuple[str, int]]:
@@ -132,21 +137,30 @@ def seen_percent(scores: list[float], heldout: tuple[int, int]) -> float:
 def draw_paper(axes: Axes, experiment: str, sizes: list[float], groups: list[str]) -> None:
     """The paper's models, with its own values as open markers."""
     for model, size in papers_models(experiment, sizes):
-        name_size(axes, model, size)
         scores = published_scores(experiment, model)
         for group in groups:
             if group in scores:
-                axes.plot(size, scores[group], linestyle='', marker=marker(group), markersize=14,
-                          markerfacecolor='none',
-                          markeredgewidth=1.4, color=look(group)['color'], zorder=2.5, clip_on=False,
+                axes.plot(size, scores[group], linestyle='', marker=marker(group), markersize=11,
+                          markerfacecolor='none', markeredgewidth=1.4, color=look(group)['color'],
+                          zorder=2.5, clip_on=False,
                           label=f'paper, best evaluation: {group_label(group).lower()}')
 
 
-def name_size(axes: Axes, name: str, size: float) -> None:
-    """A faint line at a size with its name above."""
-    axes.axvline(size, color='0.85', linewidth=0.8, zorder=0)
-    axes.annotate(name, (size, 1.0), xycoords=('data', 'axes fraction'), xytext=(0, 2),
-                  textcoords='offset points', ha='center', fontsize=9, color='0.3')
+def name_sizes(axes: Axes, rows: Rows) -> dict[float, str]:
+    """A faint line at each size, ours and the paper's, with its name above where there is room. -> {size:
+    name}"""
+    sizes = {row['num_params']: f'n{row["n_embd"]:.0f}' for row in rows}
+    experiment = experiment_of(rows[0]['tasks'])
+    papers = {size: model for model, size in papers_models(experiment, list(sizes))} if experiment else {}
+    named = []
+    for size, name in {**papers, **sizes}.items():
+        axes.axvline(size, color='0.85', linewidth=0.8, zorder=0)
+        room = np.log(max(papers | sizes) / min(papers | sizes)) / 14
+        if all(abs(np.log(size / other)) > room for other in named):
+            named.append(size)
+            axes.annotate(name, (size, 1.0), xycoords=('data', 'axes fraction'), xytext=(0, 2),
+                          textcoords='offset points', ha='center', fontsize=9, color='0.3')
+    return papers | sizes
 
 
 def draw_beside(axes: Axes, rows: Rows, groups: list[str], name: str) -> None:
@@ -160,23 +174,41 @@ def draw_beside(axes: Axes, rows: Rows, groups: list[str], name: str) -> None:
 
 
 def draw_capacity(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
-    """A panel a task, scores against parameters."""
-    every = task_names(rows)
-    figure = Figure(figsize=(4.3 * len(every) + 0.6, 5.4), layout='constrained')
-    for axes, tasks in zip(figure.subplots(1, len(every), sharey=True, squeeze=False)[0], every):
-        found = [row for row in rows if row['tasks'] == tasks]
-        groups = probed_groups(tasks)
-        score_axes(axes)
+    """A row a task: scores against parameters, and where questions are held out the share of seeds that
+    answer all of them."""
+    every = {tasks: [row for row in rows if row['tasks'] == tasks] for tasks in task_names(rows)}
+    asked = [any(row.get('heldout_total') for row in found) for found in every.values()]
+    columns = 1 + any(asked)
+    figure = Figure(figsize=(1 + 4.2 * columns, 1.2 + 3.3 * len(every)), layout='constrained')
+    cells = figure.add_gridspec(len(every), columns)
+    left = [figure.add_subplot(cells[i, 0], ylabel='Right answers (%)') for i in range(len(every))]
+    for axes, (tasks, found) in zip(left, every.items()):
         axes.set_title(f'{paper.title(tasks)}: {seeds_text(found)}{other_data(found)}', fontsize=11, pad=18)
-        draw_beside(axes, [row for row in beside if row['tasks'] == tasks], groups, name)
-        draw_shares(axes, found)
-        for i, group in enumerate(groups):
-            draw_scores(axes, found, group, aside=1.03 ** (i - 1))
-        if experiment := experiment_of(tasks):
-            draw_paper(axes, experiment, [row['num_params'] for row in found], groups)
-    figure.axes[0].set_ylabel('Percent')
-    legend_once(figure, ncols=min(2, len(every)), fontsize=9)
+        draw_task(axes, found, [row for row in beside if row['tasks'] == tasks], name)
+    for i, found in enumerate(every.values()):
+        if asked[i]:
+            axes = figure.add_subplot(cells[i, 1], sharex=left[i], ylabel='Seeds (%)')
+            axes.set_title('Seeds that answer all held-out questions', fontsize=11, pad=18)
+            score_axes(axes)
+            name_sizes(axes, found)
+            draw_shares(axes, found)
+    free = [i for i, some in enumerate(asked) if columns == 2 and not some]
+    place = figure.add_subplot(cells[free[0], 1], frame_on=False, xticks=[], yticks=[]) if free else None
+    legend_once(figure, place=place, ncols=1 if place else columns, fontsize=9,
+                title='a faint dot is a seed, a bar a 95% interval')
     return figure
+
+
+def draw_task(axes: Axes, rows: Rows, beside: Rows, name: str) -> None:
+    """Scores of one task against parameters. name: of what is beside"""
+    groups = probed_groups(rows[0]['tasks'])
+    score_axes(axes)
+    name_sizes(axes, rows)
+    draw_beside(axes, beside, groups, name)
+    for i, group in enumerate(groups):
+        draw_scores(axes, rows, group, aside=1.03 ** (i - 0.5))
+    if experiment := experiment_of(rows[0]['tasks']):
+        draw_paper(axes, experiment, [row['num_params'] for row in rows], groups)
 
 
 def other_data(rows: Rows) -> str:
@@ -200,22 +232,19 @@ def draw_rule(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
     figure = Figure(figsize=(8, 4.8), layout='constrained')
     axes = figure.add_subplot(ylabel='Right answers (%)')
     score_axes(axes)
+    sizes = sorted(name_sizes(axes, rows))
     draw_beside(axes, beside, ['seen', 'heldout'], name)
-    for group, aside in (('seen', 0.96), ('heldout', 1.04)):
-        style = look(group)
+    for group, side in (('seen', -1), ('heldout', 1)):
+        style = look(group) | {'label': f'{group_label(group)}: mean of {seeds_text(rows)}, 95% interval'}
         found = scores_by_size(rows, f'last_{group}')
-        axes.plot(*zip(*((size, scores.mean()) for size, scores in found)), zorder=2,
-                  **style | {'label': f'{group_label(group)}: mean of {seeds_text(rows)}'})
-        x = np.concatenate([size * aside * side_by_side(len(scores)) for size, scores in found])
-        axes.scatter(x, np.concatenate([np.sort(scores) for _, scores in found]), s=22, color=style['color'],
+        means = means_of(found)
+        axes.plot(*means[:2], zorder=2, **style)
+        axes.errorbar(*means, fmt='none', ecolor=style['color'], elinewidth=1, capsize=3)
+        x = np.concatenate([size * side_by_side(scores, side, room_of(rows)) for size, scores in found])
+        axes.scatter(x, np.concatenate([scores for _, scores in found]), s=22, color=style['color'],
                      marker=marker(group), alpha=0.7, linewidth=0.4, edgecolor='white', zorder=3,
                      label=f'{group_label(group)}: a seed at its last evaluation')
     draw_paper(axes, 'math', [row['num_params'] for row in rows], ['seen', 'heldout'])
-    widths = {row['num_params']: f'n{row["n_embd"]:.0f}' for row in rows}
-    papers = {size: model for model, size in papers_models('math', list(widths))}
-    for size in widths.keys() - papers.keys():
-        name_size(axes, widths[size], size)
-    sizes = sorted(widths | papers)
     if len(sizes) <= 8:
         axes.set_xticks(sizes, [f'{size:,.0f}' for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -226,9 +255,20 @@ def draw_rule(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
     return figure
 
 
-def side_by_side(count: int) -> np.ndarray:
-    """Factors on a size that put so many seeds beside each other. -> (count,)"""
-    return np.exp(np.linspace(-1, 1, count) * min(0.08, 0.007 * count)) if count > 1 else np.ones(1)
+def room_of(rows: Rows) -> float:
+    """How far the dots of a size may reach, as a logarithm, and leave the next size free."""
+    sizes = sorted({row['num_params'] for row in rows})
+    return min([ROOM, *(0.4 * np.diff(np.log(sizes)))])
+
+
+def side_by_side(scores: np.ndarray, side: int, room: float = ROOM) -> np.ndarray:
+    """Factors on a size that put seeds of about the same score in a row, which grows to the left (side -1) or
+    the right (1) of the size: a row's length says how many they are. scores: (R,) percent -> (R,)"""
+    places = np.zeros(len(scores))
+    for level in set(levels := (np.round(scores / 2)).tolist()):
+        row = np.flatnonzero(np.array(levels) == level)
+        places[row] = np.arange(len(row)) * min(STEP, room / len(row))
+    return np.exp(side * (min(ASIDE, room / 2) + places))
 
 
 def answered_axis(axes: Axes, questions: int) -> None:
@@ -269,9 +309,10 @@ def training_curves(rows: Rows) -> dict[tuple[str, float], tuple[float, Results]
 def draw_training(curves: dict[tuple[str, float], tuple[float, Results]]) -> Figure:
     """Probability of the right answer over training: a panel for each task and width, a line a group of
     questions."""
-    columns = min(4, len(curves))
+    columns = min(3 if len(curves) <= 12 else 6, len(curves))    # no label too small, no figure too long
     lines = -(-len(curves) // columns)
-    figure = Figure(figsize=(3.6 * columns + 0.4, 2.9 * lines + 0.7), layout='constrained')
+    panel = 9.6 / max(2, columns)
+    figure = Figure(figsize=(0.6 + panel * columns, 1 + (0.7 * panel + 0.4) * lines), layout='constrained')
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for axes in list(grid.flat)[len(curves):]:
         axes.set_visible(False)
@@ -279,10 +320,11 @@ def draw_training(curves: dict[tuple[str, float], tuple[float, Results]]) -> Fig
         for group in probed_groups(tasks):
             draw_seeds(axes, results['iter'] / 1000, np.atleast_2d(results[f'{group}_prob']), look(group))
         seeds = len(results['train_loss'])
-        axes.set_title(f'{paper.title(tasks)}, n{width:.0f} ({size:,.0f} parameters)\n{seeds} '
-                       f'seed{"" if seeds == 1 else "s"}', fontsize=9)
+        axes.set_title(f'{paper.title(tasks)}, n{width:.0f}\n{size:,.0f} parameters, {seeds} '
+                       f'seed{"" if seeds == 1 else "s"}', fontsize=10 if columns <= 3 else 7.5)
         axes.set(ylim=(-0.03, 1.03))
-        axes.grid(color='0.93')
+        axes.grid(color='0.92')
+        axes.spines[['top', 'right']].set_visible(False)
         if i >= len(curves) - columns:    # the last panel of its column
             axes.set_xlabel('Iteration (thousands)')
             axes.tick_params(labelbottom=True)
@@ -296,10 +338,10 @@ def draw_heldout(rows: Rows) -> Figure:
     """Held-out answers at the end, a column a set of held-out pairs, a marker a width, a faint dot a seed."""
     sets = sorted({row['heldout'] for row in rows}, key=lambda pairs: (pairs.count(';'), pairs))
     widths = sorted({row['n_embd'] for row in rows})
-    figure = Figure(figsize=(2.4 + 0.75 * len(sets), 4.8), layout='constrained')
+    figure = Figure(figsize=(2.4 + 0.55 * len(sets), 4.8), layout='constrained')
     axes = figure.subplots()
-    for i, width in enumerate(widths):
-        style = dict(color=colormaps['viridis'](0.8 * i / max(1, len(widths) - 1)), marker='osD^v'[i % 5])
+    sizes = [next(row['num_params'] for row in rows if row['n_embd'] == width) for width in widths]
+    for i, (width, style) in enumerate(zip(widths, model_looks(sizes))):
         for x, pairs in enumerate(sets):
             some = [row for row in rows if (row['heldout'], row['n_embd']) == (pairs, width)]
             if some:
@@ -307,7 +349,8 @@ def draw_heldout(rows: Rows) -> Figure:
     axes.set_xticks(range(len(sets)),
                     [pairs if pairs.count(';') < 1 else f'{pairs.count(";") + 1} pairs' for pairs in sets],
                     rotation=45, ha='right')
-    axes.set(ylim=(-4, 106), ylabel='Percent', xlabel='Held-out pair')
+    axes.set(ylim=(-4, 106), ylabel='Percent', xlabel='Held-out pairs')
+    axes.spines[['top', 'right']].set_visible(False)
     each = [sum((row['heldout'], row['n_embd']) == key for row in rows)
             for key in {(row['heldout'], row['n_embd']) for row in rows}]
     axes.set_title(f'Arithmetic with other pairs held out:\n{count_text(each, "pair and width")}',
@@ -320,14 +363,15 @@ def draw_heldout(rows: Rows) -> Figure:
 def draw_pairs(axes: Axes, x: float, rows: Rows, style: dict) -> None:
     """One width and set of pairs: each seed, their mean, and the share of seeds that answers all."""
     width, scores = rows[0]['n_embd'], np.array([row['last_heldout'] for row in rows])
+    style = {name: style[name] for name in ('color', 'marker')}
     axes.scatter([x] * len(scores), scores, s=14, alpha=0.3, linewidth=0, **style)
     axes.plot(x, scores.mean(), markersize=7, linestyle='', **style,
-              label=f'width {width:.0f}: held-out answers, mean')
+              label=f'n{width:.0f}: held-out answers, mean')
     agree = agrees_on_heldout(rows, 'last', True)
     share, ends = agree.mean(), wilson_interval(agree.sum(), len(agree))
     axes.errorbar(x + 0.08, 100 * share, [[100 * max(0, share - ends[0])], [100 * max(0, ends[1] - share)]],
                   capsize=3, linewidth=1.2, fmt='_', color=style['color'],
-                  label=f'width {width:.0f}: seeds that answer all questions')
+                  label=f'n{width:.0f}: seeds that answer all questions, 95% interval')
 
 
 def chosen(rows: Rows, decay: float) -> Rows:

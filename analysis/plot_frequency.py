@@ -14,12 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tbtt.cli import Parser, run    # first: it says what is missing
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbtt import paper
-from tbtt.figures import BEHIND, add_format, legend_once, percent_axis, save
+from tbtt.figures import BEHIND, add_format, legend_once, model_looks, percent_axis, save
 from tbtt.frequency import Recall, octaves, read_frequency, recall_of, runs_of
 
 
@@ -27,7 +26,7 @@ def draw_frequency(rows: Sequence[Recall], beside: Sequence[Recall] = (), name: 
     """A panel a task, a line a run: means over an octave of occurrences with their standard error, a faint
     dot a question. beside: rows of another folder of that name, in grey behind"""
     tasks = list(dict.fromkeys(row.task for row in rows))
-    figure = Figure(figsize=(5.4 * len(tasks) + 0.4, 5.2), layout='constrained')
+    figure = Figure(figsize=(4.4 * len(tasks) + 0.6, 4.8), layout='constrained')
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks):
         for asked in runs_of(beside, task):
             found = octaves(*recall_of(beside, asked.name, task)).values()
@@ -40,21 +39,19 @@ def draw_frequency(rows: Sequence[Recall], beside: Sequence[Recall] = (), name: 
         axes.xaxis.set_major_formatter('{x:g}')
         axes.spines['right'].set_visible(False)
     figure.axes[0].set_ylabel('Recalled (%)')
-    legend_once(figure)
+    legend_once(figure, title='means with their standard error; a faint dot is a question')
     return figure
 
 
 def draw_task(axes: Axes, rows: Sequence[Recall], task: str) -> None:
     """The runs that were asked a task, from the smallest model (dark) to the largest (light)."""
     runs = runs_of(rows, task)
-    for i, asked in enumerate(runs):
-        style = dict(color=colormaps['viridis'](0.8 * i / max(1, len(runs) - 1)), marker='osD^v'[i % 5])
+    for asked, style in zip(runs, model_looks([each.parameters for each in runs])):
         questions = recall_of(rows, asked.name, task)
-        axes.scatter(*questions, s=12, alpha=0.3, linewidth=0, **style)
+        axes.scatter(*questions, s=14, alpha=0.3, linewidth=0, color=style['color'], marker=style['marker'])
         x, mean, error, _ = np.array(list(octaves(*questions).values())).T
         seeds = f'{asked.seeds} seed{"" if asked.seeds == 1 else "s"}'
         axes.errorbar(x, mean, error, capsize=3, linewidth=1.5, markersize=6,
-                      linestyle=['-', '--', '-.', ':'][i % 4],
                       label=f'{asked.name}: {asked.parameters:,} parameters, {seeds}', **style)
 
 

@@ -11,47 +11,23 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, run    # first: it says what is missing
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tbtt.config import FIELDS
-from tbtt.figures import PURPLE, add_format, draw_seeds, legend_once, look, percent_axis, save
-from tbtt.results import Results, find_seeds, read_info, read_results, stack_seeds
+from tbtt.figures import (PURPLE, add_format, draw_seeds, iterations_axis, legend_once, look, percent_axis,
+                          run_title, save)
+from tbtt.results import Results, read_info, read_seeds, seeds_in, seen_percent, stack_seeds
 from tbtt.tasks import TASKS
 
 ORDER = dict(label='Order of the lines learned', color=PURPLE, linestyle='--', linewidth=1.6)
-SHOWN = ('weight_decay', 'windows', 'line_order')    # in a panel's title, where they are not the defaults
-
-
-def seen_percent(results: Results, task: type) -> np.ndarray:
-    """Percent right of the questions of a task that were trained on."""
-    def count(what: str) -> np.ndarray:
-        return (sum(results[f'{group}_{what}'] for group in task.scored)
-                - np.nan_to_num(results[f'{task.heldout_group}_{what}']))
-    return 100 * count('correct') / count('total')
 
 
 def read_run(folder: Path) -> tuple[dict, Results]:
     """-> what run.json says of the first seed, the results of all seeds stacked"""
-    seeds = find_seeds(folder)
-    if not seeds:
-        raise UserError(f'{folder}: no results.csv here or in seed_*: train the run first, or name another '
-                        'folder')
-    return read_info(seeds[0]), stack_seeds([read_results(seed / 'results.csv') for seed in seeds])
-
-
-def title(folder: Path, info: dict, num_seeds: int) -> str:
-    """width 14, 1,456 parameters, 8 seeds; and what is not as usual"""
-    config = info.get('config', {})
-    parts = [f'width {config["n_embd"]}' if 'n_embd' in config else folder.name]
-    parts += [f'{info["num_params"]:,} parameters'] if info.get('num_params') else []
-    parts += [f'{num_seeds} seeds' if num_seeds > 1 else '1 seed']
-    parts += [f'{name}={config[name]}' for name in SHOWN
-              if config.get(name, FIELDS[name].default) != FIELDS[name].default]
-    return ', '.join(parts)
+    seeds = seeds_in(folder)
+    return read_info(seeds[0]), stack_seeds(read_seeds(seeds))
 
 
 def draw_run(axes: Axes, results: Results) -> None:
@@ -65,11 +41,8 @@ def draw_run(axes: Axes, results: Results) -> None:
     draw_seeds(axes, x, 100 * results['order_learned'], ORDER)
     percent_axis(axes)
     axes.set_ylim(-4, 105)
-    axes.set_xscale('symlog', linthresh=500, linscale=0.4)    # the rule comes and goes in the first thousands
-    ticks = [tick for tick in (0, 500, 1000, 2000, 5000, 10000, 30000) if tick <= x[-1]] or [0, x[-1]]
-    axes.set_xticks(ticks, [f'{tick:,.0f}' for tick in ticks], minor=False)
-    axes.minorticks_off()
-    axes.set(xlim=(0, x[-1]), xlabel='Iteration')
+    iterations_axis(axes, x[-1])
+    axes.spines['right'].set_visible(False)
 
 
 def draw_race(folders: list[Path]) -> Figure:
@@ -78,16 +51,17 @@ def draw_race(folders: list[Path]) -> Figure:
                   key=lambda run: run[1].get('num_params') or 0)
     columns = min(3, len(runs))
     rows = -(-len(runs) // columns)
-    figure = Figure(figsize=(0.6 + 4.4 * columns, 0.6 + 3.3 * rows), layout='constrained')
+    figure = Figure(figsize=(0.8 + 3.1 * columns, 0.8 + 2.9 * rows), layout='constrained')
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes in panels.flat[len(runs):]:
         axes.set_axis_off()
     for axes, (folder, info, results) in zip(panels.flat, runs):
         draw_run(axes, results)
-        axes.set_title(title(folder, info, len(results['train_loss'])), fontsize=9)
+        axes.set_title(run_title(folder, info, len(results['train_loss'])), fontsize=10)
     for row in panels:
         row[0].set_ylabel('Percent')
-    legend_once(figure, ncols=3)
+    several = any(len(results['train_loss']) > 1 for *_, results in runs)
+    legend_once(figure, ncols=3, title='median and range over the seeds' if several else None)
     return figure
 
 

@@ -25,7 +25,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tbtt.figures import BEHIND, add_format, legend_once, save
+from tbtt import paper
+from tbtt.figures import BEHIND, MARKERS, add_format, legend_once, model_looks, save
+from tbtt.tasks import TASKS
 from tbtt.trace.memorization import DATA_MODELS, computed
 
 ASIDE = 0.04    # between what is drawn beside each other: in n, and as a share of the parameters
@@ -79,12 +81,12 @@ def draw_trace(models: Sequence[dict], points: Sequence[Point], beside: Sequence
     tasks = traced_tasks(models)
     before, behind = int(bool(points)), int(len(models) > 1)    # panels beside that over lengths
     columns = before + 1 + behind
-    figure = Figure(figsize=(4.6 * columns, 3.6 * max(1, len(tasks)) + 0.6), layout='constrained')
+    figure = Figure(figsize=(1 + 3.6 * columns, 3.2 * max(1, len(tasks)) + 0.8), layout='constrained')
     if not tasks:
         figure.text(0.5, 0.5, 'too few points for a correlation: trace.json says why', ha='center',
                     va='center')
         return figure
-    colours = [colormaps['viridis'](0.8 * i / max(1, len(models) - 1)) for i in range(len(models))]
+    colours = [each['color'] for each in model_looks([model['parameters'] for model in models])]
     grid = figure.subplots(len(tasks), columns, squeeze=False)
     for panels, task in zip(grid, tasks):
         if points:
@@ -96,6 +98,11 @@ def draw_trace(models: Sequence[dict], points: Sequence[Point], beside: Sequence
     return figure
 
 
+def label_of(task: str) -> str:
+    """What figures call a task; its own name where it is none of ours."""
+    return paper.title(task) if task in TASKS else task
+
+
 def draw_points(axes: Axes, task: str, models: Sequence[dict], points: Sequence[Point],
                 colours: Sequence) -> None:
     """Log-probabilities at the n with the most points (the smallest of several), the last model below all
@@ -105,9 +112,9 @@ def draw_points(axes: Axes, task: str, models: Sequence[dict], points: Sequence[
     for i, (model, colour) in enumerate(zip(models, colours)):
         some = [(point.task_gram_logp, point.model_logp) for point in points
                 if (point.model, point.task, point.n) == (model['model'], task, n)]
-        axes.plot(*np.array(some).reshape(-1, 2).T, 'osD^v'[i % 5], color=colour, alpha=0.4, markersize=3,
-                  zorder=3 - 0.1 * i, label=model['model'])
-    axes.set(title=f'{task}, n = {n}', xlabel='Task-gram log-probability (nats)',
+        axes.plot(*np.array(some).reshape(-1, 2).T, MARKERS[i % len(MARKERS)], color=colour, alpha=0.4,
+                  markersize=3, zorder=3 - 0.1 * i, label=model['model'])
+    axes.set(title=f'{label_of(task)}, n = {n}', xlabel='Task-gram log-probability (nats)',
              ylabel="Model's log-probability (nats)")
     axes.grid(color='0.92')
 
@@ -126,7 +133,8 @@ def draw_lengths(axes: Axes, task: str, models: Sequence[dict], colours: Sequenc
             cells = [(n + aside, found) for n, cell in model['tasks'].get(task, {}).items()
                      if (found := computed(cell, kind))]
             draw_coefficients(axes, cells, kind, color=colour, label=f'{model["model"]}, {label}')
-    axes.set(title=task, xlabel=f'n ({models[0]["corpus"]["unit"]})', ylabel="Spearman's coefficient")
+    axes.set(title=label_of(task), xlabel=f'n ({models[0]["corpus"]["unit"]})',
+             ylabel="Spearman's coefficient")
     axes.set_ylim(min(-0.05, axes.get_ylim()[0]), 1.05)
     axes.xaxis.get_major_locator().set_params(integer=True)
 
@@ -144,12 +152,13 @@ def draw_sizes(axes: Axes, task: str, models: Sequence[dict]) -> None:
                            key=lambda cell: cell[0])
             draw_coefficients(axes, [(aside * size, found) for size, found in cells], kind, color=colour,
                               label=f'n = {n}' if kind == 'task_gram' else None)
-    axes.set(title=task, xlabel='Parameters', xscale='log', ylabel="Spearman's coefficient")
+    axes.set(title=label_of(task), xlabel='Parameters', xscale='log', ylabel="Spearman's coefficient")
     axes.set_ylim(min(-0.05, axes.get_ylim()[0]), 1.05)
+    axes.margins(x=0.1)
     sizes = sorted({model['parameters'] for model in models})
     axes.set_xticks(sizes, [f'{size:,}' for size in sizes])
     axes.minorticks_off()
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, ncols=2)
 
 
 def draw_coefficients(axes: Axes, cells: Sequence[tuple[float, dict]], kind: str, **style: Any) -> None:

@@ -34,7 +34,7 @@ from tbtt.figures import markdown_table
 from tbtt.frequency import frequency_table, read_frequency
 from tbtt.results import NUM_SAMPLES, find_seeds, read_info
 from tbtt.stats import mean_interval
-from tbtt.sweep import claims
+from tbtt.sweep import claims, controls
 from tbtt.sweep.claims import values
 from tbtt.sweep.summary import as_the_paper, read_summaries, seed_row
 
@@ -171,8 +171,53 @@ def extreme(seeds: list[Row], share: int) -> str:
 
 
 def verdicts() -> str:
-    """The verdicts on the paper's claims, as runs/collect.sh writes them: judging them takes seconds."""
+    """The verdicts on all claims, as runs/collect.sh writes them: judging them takes seconds."""
     return (RESULTS / 'claims.md').read_text(encoding='utf-8').rstrip()
+
+
+CONTROLS = {'as the paper trains': {}, 'windows within a line': controls.WITHIN_LINES,
+            'lines in fresh order': controls.FRESH, 'answers dealt out at random': controls.SHUFFLED,
+            'weight decay 0.1': {'weight_decay': 0.1}}
+
+
+def control_table() -> str:
+    """Arithmetic with one thing changed: a row for each control and width."""
+    heads = ['', 'width', 'seeds', 'seen %, last', 'held-out, highest of a run', 'held-out, last',
+             'order learned, last']
+    rows = []
+    for what, control in CONTROLS.items():
+        for width in sorted({row['n_embd'] for row in swept()}):
+            seeds = controls.of_width(swept(), width, control)
+            if len(seeds) >= claims.MIN_SEEDS:
+                rows.append([what, f'{width:.0f}', str(len(seeds)), interval(values(seeds, 'last_seen'), 100),
+                             *heldout_cells(seeds, control), order_cell(seeds)])
+    return markdown_table(heads, rows)
+
+
+def heldout_cells(seeds: list[Row], control: dict[str, str]) -> list[str]:
+    """Held-out questions, k of 4: the highest score of a run, and the last; blank where there is no rule."""
+    if control == controls.SHUFFLED:
+        return ['', '']
+    total = seeds[0]['heldout_total'] / NUM_SAMPLES
+    return [interval(values(seeds, 'top_heldout') * total / 100, total), heldout(seeds, 'last')]
+
+
+def order_cell(seeds: list[Row]) -> str:
+    """The share of the order of the lines that the last loss shows, in percent; blank where it is unknown."""
+    shares = 100 * values(seeds, 'order_learned')
+    return '' if np.isnan(shares).any() else f'{shares.mean():.0f}'
+
+
+def our_verdicts() -> str:
+    """The verdicts on our own claims, the second half of what analysis/make_claims.py prints."""
+    text = verdicts()
+    return text[text.index('**6. '):text.index(claims.NOTES)].rstrip()
+
+
+def papers_verdicts() -> str:
+    """The verdicts on the paper's claims, the first half, and how a verdict comes about."""
+    text = verdicts()
+    return text[:text.index('**6. ')] + claims.NOTES
 
 
 def speed() -> str:
@@ -236,7 +281,8 @@ def memorization() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    'chaos': chaos, 'claims': verdicts, 'crash': crash, 'frequency': frequency, 'memorization': memorization,
+    'chaos': chaos, 'claims': papers_verdicts, 'controls': control_table, 'crash': crash,
+    'frequency': frequency, 'memorization': memorization, 'our claims': our_verdicts,
     'quickstart': quickstart, 'results': results_table, 'settings': settings, 'speed': speed,
     'tables': tables, 'widths': widths}
 

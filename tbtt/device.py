@@ -20,6 +20,7 @@ INDEX_BYTES = 2**24    # of the batches' indices that lie ready; making them tak
 # What the CPU's and the GPU's allocators, and oneDNN, say where memory ran out: none has an exception for it.
 OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory',
                  'could not create a primitive', 'Storage size calculation overflowed', 'std::bad_alloc')
+GIVEN = []    # threads outside of `one_thread`
 MENDED_BY = {'parameters': 'n_embd, n_layer or mlp_expansion',
              'activations': 'batch_size, block_size or n_embd',
              'indices of a batch': 'batch_size or gradient_accumulation_steps'}
@@ -56,13 +57,19 @@ def keep_freed_memory() -> None:
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Within it torch computes in one thread: what is short takes a hundred times as long in two that wait
-    for each other, where another program has one of the cores."""
-    threads = torch.get_num_threads()
+    for each other, where another program has one of the cores. The fused step, whose threads wait without
+    harm, keeps all."""
+    GIVEN.append(num_threads())
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(GIVEN.pop())
+
+
+def num_threads() -> int:
+    """The threads that this process was given, within `one_thread` too."""
+    return GIVEN[-1] if GIVEN else torch.get_num_threads()
 
 
 def choose_dtype(name: str, device: torch.device, n_embd: int = 0) -> torch.dtype:

@@ -1,5 +1,6 @@
 """The training step of R replicas: loss, gradient, clipping and AdamW on the device; eager, compiled,
 captured or fused."""
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -105,6 +106,10 @@ class Engine:
             return self.kernel.forward(self.state.params, tokens)
         with autocast(self.device, self.dtype):
             return self.replicas.forward(tokens)
+
+    def measuring(self) -> contextlib.AbstractContextManager:
+        """To measure in: beside the fused step torch has short work only."""
+        return one_thread() if self.kernel else contextlib.nullcontext()
 
     def step(self, state: State, starts: torch.Tensor, lr: torch.Tensor) -> tuple[torch.Tensor, State]:
         """One step of every replica. starts (micro-steps, R, B): where the windows of a batch start in the

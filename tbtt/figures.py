@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from PIL import Image
 
 from tbtt.atomic import write_file
 from tbtt.cli import UserError
+from tbtt.config import FIELDS
 from tbtt.tasks import TASKS
 
 GREEN, SKY, VERMILLION, BLUE, ORANGE, PURPLE, BLACK, YELLOW = (
@@ -35,6 +38,12 @@ LOSS_LOOKS = {'train_loss': dict(label='Training loss', color='0.45', linestyle=
 BEHIND = dict(color='0.55', linewidth=1.0, alpha=0.8, zorder=1)    # runs of another folder, behind today's
 # The paper's right axis: above ln 66, the loss of a model of both tasks that knows nothing.
 LOSS_TOP = 4.5
+# Parameters at which the colours of models begin and end: the widths 10 and 56 lie between.
+SMALL, LARGE = 700, 30_000
+CLOSE = 0.06    # shades, from 0 to 1, that cannot be told apart
+MARKERS, DASHES = 'osD^v', ('-', '--', '-.', ':')
+FIRST_THOUSANDS = dict(linthresh=500, linscale=0.4)    # an axis of iterations: even, then logarithmic
+IN_TITLES = ('weight_decay', 'windows', 'line_order')    # settings, where they are not the defaults
 FORMATS = ('png', 'svg', 'pdf')
 
 
@@ -50,6 +59,19 @@ def marker(group: str) -> str:
     """The marker of a group of questions, where its values are points."""
     groups = [each for task in TASKS.values() for each in task.labels]
     return GROUP_LOOKS[groups.index(group) % len(GROUP_LOOKS)]['marker']
+
+
+def model_looks(sizes: Sequence[float]) -> list[dict]:
+    """color, marker and linestyle of models with so many parameters: small ones dark, large ones light.
+
+    A size has the same colour in all figures. Where two sizes would look alike, the colours follow their
+    order instead.
+    """
+    shades = np.clip(np.log(np.maximum(sizes, 1) / SMALL) / np.log(LARGE / SMALL), 0, 1)
+    if (np.diff(np.sort(shades)) < CLOSE).any():
+        shades = np.argsort(np.argsort(sizes, kind='stable')) / (len(sizes) - 1)
+    return [dict(color=colormaps['viridis'](0.85 * shade), marker=MARKERS[i % len(MARKERS)],
+                 linestyle=DASHES[i % len(DASHES)]) for i, shade in enumerate(shades)]
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -75,12 +97,38 @@ def accuracy_and_loss(axes: Axes, loss_top: float = LOSS_TOP) -> Axes:
     return loss
 
 
+def short(number: float) -> str:
+    """500, 1k, 20k: a label of a logarithmic axis."""
+    return f'{number / 1000:g}k' if number >= 1000 else f'{number:g}'
+
+
 def parameters_axis(axes: Axes) -> None:
-    """A logarithmic axis of numbers of parameters, with ticks as people write them: 500, 1,000, 2,000, ..."""
+    """A logarithmic axis of numbers of parameters, with ticks at 500, 1k, 2k, 5k, ..."""
     axes.set(xscale='log', xlabel='Parameters (position embeddings not counted)')
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f'{size:,.0f}'))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: short(size)))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def iterations_axis(axes: Axes, last: int) -> None:
+    """An axis of iterations up to the last one, with most room for the first thousands, in which a rule comes
+    and goes."""
+    axes.set_xscale('symlog', **FIRST_THOUSANDS)
+    ticks = [tick for tick in (0, 500, 1000, 2000, 5000, 10000, 30000) if tick <= last] or [0, last]
+    axes.set_xticks(ticks, [short(tick) for tick in ticks], minor=False)
+    axes.minorticks_off()
+    axes.set(xlim=(0, max(last, 1)), xlabel='Iteration')
+
+
+def run_title(folder: Path, info: dict, num_seeds: int) -> str:
+    """n14, 1,456 parameters, 8 seeds; in a second line what is not as usual. info: run.json of a seed"""
+    config = info.get('config', {})
+    parts = [f'n{config["n_embd"]}' if 'n_embd' in config else folder.name]
+    parts += [f'{info["num_params"]:,} parameters'] if info.get('num_params') else []
+    parts += [f'{num_seeds} seeds' if num_seeds > 1 else '1 seed']
+    unusual = [f'{name}={config[name]}' for name in IN_TITLES
+               if config.get(name, FIELDS[name].default) != FIELDS[name].default]
+    return '\n'.join(', '.join(line) for line in (parts, unusual) if line)
 
 
 def draw_seeds(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, band: bool = True) -> None:
@@ -96,11 +144,14 @@ def draw_seeds(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, band:
                           alpha=0.15, linewidth=0)
 
 
-def legend_once(figure: Figure, panels: Sequence[Axes] | None = None, **options: Any) -> None:
-    """A legend below the figure that names each label of its axes, or of some of them, once."""
+def legend_once(figure: Figure, panels: Sequence[Axes] | None = None, place: Axes | None = None,
+                **options: Any) -> None:
+    """A legend that names each label of the figure's axes, or of some of them, once: below the figure, or in
+    the empty axes `place`."""
     drawn = {name: handle for axes in panels or figure.axes
              for handle, name in zip(*axes.get_legend_handles_labels())}
-    figure.legend(drawn.values(), drawn.keys(), loc='outside lower center', frameon=False, **options)
+    where = 'center' if place else 'outside lower center'
+    (place or figure).legend(drawn.values(), drawn.keys(), loc=where, frameon=False, **options)
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:
@@ -114,8 +165,17 @@ def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:
                         f'{", ".join("." + kind for kind in kinds)}')
     picture = io.BytesIO()
     figure.savefig(picture, format=kind, dpi=dpi)
+    if kind == 'png':
+        picture = fewer_colours(picture)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, picture.getvalue())
+
+
+def fewer_colours(picture: io.BytesIO) -> io.BytesIO:
+    """A PNG picture in 256 colours, a third of the size: more is lost to the eye."""
+    smaller = io.BytesIO()
+    Image.open(picture).convert('RGB').quantize(256, dither=Image.Dither.NONE).save(smaller, 'PNG')
+    return smaller
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

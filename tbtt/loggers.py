@@ -228,7 +228,7 @@ class Logs:
                     raise UserError(f'{package}_log=True: {describe(error)}') from error
 
     def tell(self, seed: SeedFolder, log: Log, points: dict[int, Point]) -> None:
-        """Add the evaluations of a seed that a log lacks; with the last one of a finished run final scores."""
+        """Add the evaluations that a log lacks; with the last one of a finished run its final scores."""
         every = points_of(seed)
         for iteration, point in points.items():
             if iteration >= log.first:

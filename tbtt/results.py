@@ -22,7 +22,7 @@ import numpy as np
 from tbtt.cli import UserError, study_package
 from tbtt.config import MOST_STEPS
 from tbtt.layout import RESULTS, seed_folders
-from tbtt.tasks import TASKS
+from tbtt.tasks import TASKS, Task
 
 if TYPE_CHECKING:    # only those who ask for a table need it
     import pandas
@@ -151,6 +151,14 @@ def percent_right(counts: Mapping, groups: Iterable[str]) -> float | np.ndarray:
                                                                            for group in groups)
 
 
+def seen_percent(results: Results, task: type[Task]) -> np.ndarray:
+    """Percent right of a task's questions that were trained on, one number an evaluation."""
+    def count(what: str) -> np.ndarray:
+        heldout = np.nan_to_num(results[f'{task.heldout_group}_{what}']) if task.heldout_group else 0
+        return sum(results[f'{group}_{what}'] for group in task.scored) - heldout
+    return 100 * count('correct') / count('total')
+
+
 def score_columns(counts: Mapping) -> dict:
     """The accuracies (percent) that follow from counts, {column: number or (T,) array}: `math_acc`,
     `facts_acc`, `combined_acc`, as far as their questions were asked."""
@@ -249,6 +257,15 @@ def find_seeds(folder: str | Path) -> list[Path]:
     if (folder / RESULTS).exists():
         return [folder]
     return [seed for seed in seed_folders(folder) if (seed / RESULTS).exists()]
+
+
+def seeds_in(folder: str | Path) -> list[Path]:
+    """As `find_seeds`. Raises `UserError` where there is none."""
+    found = find_seeds(folder)
+    if not found:
+        raise UserError(f'no results.csv in {folder} or in a seed_* folder below it: train it, or name '
+                        f'another folder')
+    return found
 
 
 def read_seeds(folders: Sequence[Path]) -> list[Results]:

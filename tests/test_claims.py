@@ -1,6 +1,7 @@
 """The verdicts on made-up summaries of each kind, and the figures of sweeps by what they draw."""
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 
 import plot_capacity
 from conftest import run_script
@@ -233,9 +234,10 @@ def test_the_verdicts_are_printed(summary, capsys):
 
 def test_the_capacity_figure_draws_every_size_seed_and_value_of_the_paper(summary):
     rows = plot_capacity.chosen(read_summaries([summary]), 0.0)
-    math, facts = plot_capacity.draw_capacity(rows).axes[:2]
+    math, facts, shares, _ = plot_capacity.draw_capacity(rows).axes    # the last has the legend
     assert math.get_xscale() == 'log' and [text.get_text() for text in math.texts] == ['n14', 'n28', 'n56']
-    drawn = {container.get_label(): container.lines[0].get_ydata().tolist() for container in math.containers}
+    drawn = {container.get_label(): container.lines[0].get_ydata().tolist()
+             for axes in (math, shares) for container in axes.containers}
     assert drawn == {'seeds that answer all held-out questions, best evaluation': [100, 0, 0],
                      'seeds that answer all held-out questions, last evaluation': [100, 0, 0],
                      'held-out, mean at the last evaluation': [100, 25, 0],
@@ -245,14 +247,14 @@ def test_the_capacity_figure_draws_every_size_seed_and_value_of_the_paper(summar
     assert len(dots) == 6    # four seeds of each of three sizes, held-out and seen
     papers = [line for line in facts.lines if line.get_label() == 'paper, best evaluation: facts']
     assert [line.get_ydata()[0] for line in papers] == [8.2, 100, 100]    # n56 too, the MLT would be far away
-    intervals = [container.lines[2][0].get_segments()[0] for container in math.containers]
+    intervals = [container.lines[2][0].get_segments()[0] for container in shares.containers]
     assert 100 * wilson_interval(4, 4)[0] == pytest.approx(intervals[0][0][1])
 
 
 def test_what_was_trained_on_other_data_than_the_papers_says_so(summary):
     rows = plot_capacity.chosen(read_summaries([summary]), 0.0)
     other = [{**row, 'data': 'other'} if row['tasks'] == 'facts' else row for row in rows]
-    titles = [axes.get_title() for axes in plot_capacity.draw_capacity(other).axes]
+    titles = [axes.get_title() for axes in plot_capacity.draw_capacity(other).axes[:2]]
     assert [title.partition('\n')[2] for title in titles] == ['', "(not the paper's data or order of lines)"]
 
 
@@ -260,10 +262,13 @@ def test_the_rule_figure_draws_a_dot_a_seed_the_papers_values_and_questions_on_t
     rows = [row for row in plot_capacity.chosen(read_summaries([summary]), 0.0) if row['tasks'] == 'math']
     axes, right = plot_capacity.draw_rule(rows, rows, 'older').axes
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
-    assert lines['Held-out: mean of 4 seeds a size'] == lines['older, beside'] == [100, 25, 0]
+    assert lines['Held-out: mean of 4 seeds a size, 95% interval'] == lines['older, beside'] == [100, 25, 0]
     assert lines['paper, best evaluation: held-out'] == [0]
     assert lines['paper, best evaluation: seen in training'] == [100]
-    assert [len(points.get_offsets()) for points in axes.collections] == [12, 12]
+    dots = [points.get_offsets() for points in axes.collections if isinstance(points, PathCollection)]
+    assert [len(each) for each in dots] == [12, 12]
+    assert all(x < 1456 for x, _ in dots[0][:4]) and all(x > 1456 for x, _ in dots[1][:4])
+    assert len(np.unique(np.vstack(dots), axis=0)) == 24    # none hides another
     assert [text.get_text() for text in right.get_yticklabels()] == ['0', '1', '2', '3', '4']
     assert right.get_ylim() == axes.get_ylim() and right.get_yticks().tolist() == [0, 25, 50, 75, 100]
     assert [text.get_text() for text in axes.get_xticklabels()] == ['1,456', '5,264', '19,936']
@@ -280,7 +285,7 @@ def test_the_training_figure_has_a_full_panel_for_each_task_and_width(summary):
             for axes in panels] == 3 * [['Seen in training', 'Held-out']] + 2 * [
         ['Facts']]
     assert panels[0].lines[0].get_ydata()[-1] == 0.9 and panels[0].lines[1].get_ydata()[-1] == 0.1
-    assert panels[0].get_title() == 'Arithmetic, n14 (1,456 parameters)\n4 seeds'
+    assert panels[0].get_title() == 'Arithmetic, n14\n1,456 parameters, 4 seeds'
 
 
 @pytest.mark.parametrize('kind, head', [('png', b'\x89PNG'), ('svg', b'<?xml'), ('pdf', b'%PDF')])

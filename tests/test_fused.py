@@ -266,6 +266,18 @@ def test_its_forward_pass_is_that_of_the_model(math_data, threads, R, T, B):
                                    atol=1e-5)
 
 
+def test_while_it_is_measured_torch_has_one_thread_and_the_fused_step_all(math_data, threads, monkeypatch):
+    engine = new_engine(math_data.train, 17, tiny_config(compile='fused'))
+    counts, in_threads = [], kernel.in_threads
+    monkeypatch.setattr(kernel, 'in_threads',
+                        lambda work, count: (counts.append(count), in_threads(work, count)))
+    threads(3)
+    with engine.measuring():
+        assert torch.get_num_threads() == 1
+        engine.forward(torch.zeros(9, 100, dtype=torch.int64))
+    assert counts == [3] and torch.get_num_threads() == 3
+
+
 @pytest.mark.parametrize('more', [dict(), dict(windows='line'), dict(line_order='fresh')])
 def test_it_draws_the_same_batches(math_data, more):
     engine = new_engine(math_data.train, 17, tiny_config(compile='fused', num_seeds=3, seed=10**9, **more),

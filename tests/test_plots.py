@@ -12,7 +12,7 @@ from plot_all_models import draw_grid
 from plot_results import draw_run
 from tbtt import paper
 from tbtt.cli import UserError
-from tbtt.figures import LOSS_LOOKS, look, save
+from tbtt.figures import LOSS_LOOKS, look, model_looks, save
 from tbtt.results import format_results
 from tbtt.tasks import TASKS
 
@@ -59,7 +59,7 @@ def test_a_run_is_drawn_with_accuracies_left_and_losses_right(tmp_path):
     assert operation == 'math'
     assert lines(left)['Addition'] == (ITERS, [0, 50, 100, 100])
     assert lines(left)['Subtraction'] == (ITERS, [0, 10, 90, 99])
-    assert lines(left)['Held-out: 4 of 4 at the end'] == (ITERS, [0, 10, 50, 100])
+    assert lines(left)['Held-out: 4 of 4 (40/40) at the end'] == (ITERS, [0, 10, 50, 100])
     assert lines(right) == {'Training loss': (ITERS, [3, 2, 1, 0.5]),
                             'Validation loss': (ITERS, [3, 2, 1, 0.5])}
     assert (left.get_xlabel(), left.get_ylabel(), right.get_ylabel()) == (
@@ -83,7 +83,8 @@ def test_the_legend_does_not_list_dots_that_are_not_there(tmp_path):
 
 
 @pytest.mark.parametrize('heldout, label',
-                         [(0, 'Held-out: 0 of 4 at the end'), (30, 'Held-out: 2 to 4 of 4 at the end')])
+                         [(0, 'Held-out: 0 of 4 (0/40) at the end'),
+                          (30, 'Held-out: 2 to 4 of 4 (30/40) at the end')])
 def test_the_legend_says_how_many_held_out_questions_are_answered(tmp_path, heldout, label):
     figure, _ = draw_run(write_run(tmp_path / 'a', PERFECT, SLOW, heldout=[0, 0, 40, heldout]))
     assert label in legend(figure)
@@ -119,8 +120,8 @@ def test_an_operation_chooses_what_is_drawn_and_all_that_applies_is_the_default(
     run = write_run(tmp_path / 'a', PERFECT, SLOW, facts=[0, 0, 5, 500], heldout=[0] * 4)
     drawn = {operation: draw_run(run, operation) for operation in (None, 'math', 'facts', 'both')}
     assert drawn[None][1] == 'both'
-    assert set(lines(drawn['both'][0].axes[0])) >= {'Addition', 'Subtraction', 'Held-out: 0 of 4 at the end',
-                                                    'Facts'}
+    assert set(lines(drawn['both'][0].axes[0])) >= {'Addition', 'Subtraction', 'Facts',
+                                                    'Held-out: 0 of 4 (0/40) at the end'}
     assert 'Facts' not in lines(drawn['math'][0].axes[0])
     assert set(lines(drawn['facts'][0].axes[0])) == {'Facts', 'Best combined: 750'}
 
@@ -195,7 +196,7 @@ def test_the_grid_draws_what_was_held_out_and_says_how_many_questions_are_answer
         write_run(tmp_path / f'math_mini_28/seed_{seed}', PERFECT, SLOW, heldout=[0, 0, 0, last])
     one, many, *_ = draw_grid('math', tmp_path).axes
     assert lines(one)['Held-out'][1] == [0, 25, 50, 100]
-    assert one.get_title() == 'n14 (1,456 parameters)\nheld-out 4 of 4 at the end'
+    assert one.get_title() == 'n14 (1,456 parameters)\nheld-out 4 of 4 (40/40) at the end'
     assert many.get_title().endswith('3 seeds\n2 of 3 seeds answer all 4 held-out questions')
 
 
@@ -220,6 +221,13 @@ def test_the_colours_are_okabe_and_itos_and_no_two_looks_are_equal():
     assert len({each['color'] for each in looks}) == len(looks) and {each['color'] for each in looks} <= known
     styles = [each['linestyle'] for each in (*looks, *LOSS_LOOKS.values())]
     assert len(set(styles)) == len(styles)
+
+
+def test_a_model_has_the_colour_of_its_size_in_every_figure():
+    three, two = model_looks([1456, 5264, 19936]), model_looks([5264, 1456])
+    assert [each['color'] for each in two] == [three[1]['color'], three[0]['color']]
+    for looks in (three, model_looks([1456] * 4), model_looks([1456, 1500, 10_000_000])):
+        assert len({each['color'] for each in looks}) == len({each['marker'] for each in looks}) == len(looks)
 
 
 @pytest.mark.parametrize('wd, end', [(False, ''), (True, '_wd')])
@@ -308,7 +316,8 @@ def test_a_mistake_is_one_line_and_changes_nothing(command, monkeypatch, tmp_pat
 
 def test_what_draws_needs_no_torch():
     names = ['plot_results', 'plot_all_models', 'analysis.make_tables', 'analysis.make_claims',
-             'analysis.plot_capacity', 'analysis.plot_frequency', 'analysis.plot_trace']
+             'analysis.plot_capacity', 'analysis.plot_frequency', 'analysis.plot_trace', 'analysis.plot_race',
+             'analysis.plot_bits', 'analysis.animate']
     code = 'import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n'
     code += 'sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code, *names], cwd=HERE).returncode == 0

@@ -11,6 +11,7 @@ from model import GPTConfig
 from tbtt import rng
 from tbtt.batches import Batches
 from tbtt.config import Config
+from tbtt.device import num_threads, one_thread
 from tbtt.fused.build import NotHere, build
 from tbtt.replicas import Replicas
 
@@ -142,8 +143,9 @@ class Kernel:
                gradient: torch.Tensor | None = None) -> torch.Tensor:
         """All steps of `starts`, (steps, micro-steps, R, B) or as `Batches.draw` gives them. -> losses
         (steps, R)"""
-        R, threads = starts.shape[2], torch.get_num_threads()
-        windows = self.batches.cut(starts).contiguous() if self.is_text else starts
+        R, threads = starts.shape[2], num_threads()
+        with one_thread():
+            windows = self.batches.cut(starts).contiguous() if self.is_text else starts
         losses = torch.empty(len(starts), R)
         rest = R - R % threads    # dealt one a thread; each of the others is shared by all threads
 
@@ -197,7 +199,7 @@ class Kernel:
         tokens = tokens.to(torch.int32).expand(R, T, B).contiguous()
         logits = torch.empty(R, self.vocab_size, T, B)
         tiles = -(-B // LANES)
-        threads = min(torch.get_num_threads(), tiles)
+        threads = min(num_threads(), tiles)
 
         def infer(i: int, granted: int) -> None:
             for r in range(R):
