@@ -282,9 +282,8 @@ def memorization() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     'chaos': chaos, 'claims': papers_verdicts, 'controls': control_table, 'crash': crash,
-    'frequency': frequency, 'memorization': memorization, 'our claims': our_verdicts,
-    'quickstart': quickstart, 'results': results_table, 'settings': settings, 'speed': speed,
-    'tables': tables, 'widths': widths}
+    'frequency': frequency, 'memorization': memorization, 'ours': our_verdicts, 'quickstart': quickstart,
+    'results': results_table, 'settings': settings, 'speed': speed, 'tables': tables, 'widths': widths}
 
 
 def block(name: str) -> re.Pattern[str]:
