@@ -10,8 +10,14 @@ results.csv (a row an evaluation), answers.npz (what was answered at each), ckpt
 going on), ckpt_best_math.pt, ckpt_best_facts.pt and ckpt_best_combined.pt (each the first with the highest
 score), run.json (what made the run). With --num_seeds=R above 1 there is such a folder for each seed below
 out_dir.
+
+From Python, with the same settings (docs/library.md):
+
+    from train_with_eval import train
+    results = train('config/train_math_mini_14.py', seed=7, out_dir='another')
 """
 import sys
+from pathlib import Path
 
 from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 
@@ -23,9 +29,10 @@ from tbtt.device import choose_device, choose_dtype, describe_shortage, is_out_o
 from tbtt.distributed import Ranks
 from tbtt.engine import Engine
 from tbtt.evaluate import Evaluator
-from tbtt.progress import Reporter, scores_line
+from tbtt.progress import Callback, Reporter, scores_line
 from tbtt.provenance import provenance
 from tbtt.replicas import Replicas
+from tbtt.results import RunResults, load_results
 from tbtt.run_folder import RunFolder
 from tbtt.seed_folder import SeedFolder
 
@@ -45,11 +52,12 @@ def next_multiple(n: int, step: int) -> int:
 
 
 class Trainer:
-    """Seeds of a run as an engine and its evaluation, on one device."""
+    """Seeds of a run as an engine and its evaluation, on one device. quiet, callback: see `train`"""
 
     def __init__(self, config: Config, dataset: Dataset, device: torch.device, dtype: torch.dtype,
-                 ranks: Ranks) -> None:
+                 ranks: Ranks, quiet: bool = False, callback: Callback | None = None) -> None:
         self.config, self.dataset, self.device, self.dtype, self.ranks = config, dataset, device, dtype, ranks
+        self.quiet, self.callback = quiet or not ranks.leader, callback
 
     def build(self, folder: RunFolder, seeds: list[SeedFolder]) -> tuple[Engine, Evaluator]:
         """-> the engine of some seeds, which goes on from what the folder holds of them, and their
@@ -67,6 +75,7 @@ class Trainer:
         """Get all ready to go, and say so."""
         with report.if_slow('the step is being compiled: on a busy machine that takes a minute'):
             engine.prepare()
+        report.logs.open(folder)
         num_params, made_by = engine.replicas.template.get_num_params(), provenance(self.device)
         folder.start(num_params=num_params, step=engine.mode, **made_by)
         report.start(first, f'{folder.path}: {num_params:,} parameters, {len(engine.seeds)} seed(s), '
@@ -80,7 +89,7 @@ class Trainer:
     def train(self) -> int:
         """Train until the next evaluation, measure, record, report; and again. -> exit status"""
         config, ranks = self.config, self.ranks
-        with (Reporter(config, quiet=not ranks.leader) as report,
+        with (Reporter(config, self.quiet, self.callback) as report,
               RunFolder(config, self.dataset, ranks, report.say) as folder):
             for seeds, t, last in folder.legs():    # one, where all seeds stand at the same iteration
                 engine, evaluate = self.build(folder, seeds)
@@ -105,6 +114,7 @@ class Trainer:
                 if stop:
                     break
             folder.flush()
+            report.logs.open(folder)    # where nothing was left to train they may still lack something
         return self.end(folder, report.signal)
 
     def end(self, folder: RunFolder, number: int) -> int:
@@ -128,14 +138,13 @@ class Trainer:
         return 0
 
 
-def main() -> int:
-    """Train, or with --eval_only=True evaluate once. -> exit status; `UserError` where memory runs out"""
-    config = read_settings()
+def train_config(config: Config, quiet: bool = False, callback: Callback | None = None) -> int:
+    """Train, or with `eval_only` evaluate once. -> exit status; `UserError` where memory runs out"""
     ranks = Ranks.from_environment(config)
     device = choose_device(config.device, ranks.local)
     dtype = choose_dtype(config.dtype, device, config.n_embd)
     dataset = Dataset(config.dataset, config.block_size)
-    trainer = Trainer(config, dataset, device, dtype, ranks)
+    trainer = Trainer(config, dataset, device, dtype, ranks, quiet, callback)
     try:
         if config.eval_only:
             return trainer.evaluate_once()
@@ -146,6 +155,26 @@ def main() -> int:
             raise
     # Here, where the error and with it what it kept alive is gone.
     raise UserError(describe_shortage(config, dataset.meta['vocab_size'], device))
+
+
+def train(*configs: str | Path, quiet: bool = False, callback: Callback | None = None,
+          **settings: object) -> RunResults:
+    """Train from Python: config files in their order, over them settings by their names. -> the results
+
+    quiet: print no line a step or an evaluation. callback(iteration, rows) is called once an evaluation is on
+    the disk, with a dict a seed: its number as `seed`, and the columns of results.csv that apply. What it
+    raises ends the training; all up to that evaluation is kept.
+    Ctrl-C ends the training after its step, and `train` returns what there is: `init_from='resume'` goes on.
+    Raises `UserError`, with the line that the script would print.
+    """
+    config = load_config(configs, settings, say=print)
+    train_config(config, quiet, callback)
+    return load_results(config.out_dir)
+
+
+def main() -> int:
+    """Train by the command line. -> exit status"""
+    return train_config(read_settings())
 
 
 if __name__ == '__main__':

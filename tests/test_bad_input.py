@@ -133,10 +133,9 @@ def test_a_config_file_that_is_none(declined, path):
     declined(path, says=['no config file', path])
 
 
-@pytest.mark.parametrize('name', ['wandb', 'tensorboard'])
-def test_a_missing_package_is_named(declined, name):
-    if importlib.util.find_spec(name):
-        pytest.skip(f'{name} is installed')
+@pytest.mark.parametrize('name', ['wandb', 'tensorboard', 'trackio'])
+def test_a_missing_package_is_named(declined, monkeypatch, name):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda package: None)
     declined(f'--{name}_log=True', says=f'pip install {name}')
 
 
