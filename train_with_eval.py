@@ -10,8 +10,16 @@ those that are not given are the run's own. Writes into out_dir: results.csv (a 
 answers.npz (what was answered at each), ckpt.pt (the latest, complete for going on), ckpt_best_math.pt,
 ckpt_best_facts.pt and ckpt_best_combined.pt (each the first with the highest score), run.json (what made the
 run). With --num_seeds=R above 1 there is such a folder for each seed below out_dir.
+
+From Python, with the same settings (docs/library.md):
+
+    from train_with_eval import train
+    results = train('config/train_math_mini_14.py', seed=7, out_dir='another')
 """
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 
@@ -24,28 +32,34 @@ from tbtt.device import choose_device, choose_dtype, describe_shortage, is_out_o
 from tbtt.distributed import Ranks
 from tbtt.engine import Engine
 from tbtt.evaluate import Evaluator
-from tbtt.progress import Reporter, scores_line
+from tbtt.progress import Callback, Reporter, scores_line
 from tbtt.provenance import provenance
 from tbtt.replicas import Replicas
 from tbtt.resume import with_settings_of_run
+from tbtt.results import RunResults, load_results
 from tbtt.run_folder import RunFolder
 from tbtt.seed_folder import SeedFolder
 
 
-def read_settings() -> tuple[Config, bool]:
-    """-> the settings of the config files, with those of the command line over them, checked; and whether
-    weights may be downloaded"""
+def read_settings() -> Config:
+    """The settings of the config files, with those of the command line over them, checked."""
     parser = Parser(__doc__, usage='%(prog)s [config ...] [--key=value ...]')
     parser.add_argument('config', nargs='*', help='config files, such as config/train_math_mini_14.py')
     parser.add_argument('--download', action='store_true', help='fetch the weights of --init_from=gpt2, '
                         'gpt2-medium, ... from the Hugging Face hub where they are not on this machine')
     add_settings(parser)
     args = parser.parse_args()
-    overrides = {name: getattr(args, name) for name in FIELDS}
-    config = load_config(args.config, overrides, args.defaults, say=print)
+    config = resolve(args.config, {name: getattr(args, name) for name in FIELDS}, args.defaults)
+    config.download = args.download
+    return config
+
+
+def resolve(files: Sequence[str | Path], settings: dict[str, Any], defaults: str | None = None) -> Config:
+    """As `load_config`; of a run that goes on, what is not given is as it was."""
+    config = load_config(files, settings, defaults, say=print)
     if config.init_from == 'resume':    # a config file has a length of its own, be it the default
-        config = with_settings_of_run(config, how_long=not args.config)
-    return config, args.download
+        config = with_settings_of_run(config, how_long=not files)
+    return config
 
 
 def next_multiple(n: int, step: int) -> int:
@@ -54,13 +68,14 @@ def next_multiple(n: int, step: int) -> int:
 
 
 class Trainer:
-    """Seeds of a run as an engine and its evaluation, on one device. weights: a state dict that fresh seeds
-    begin with, None where they are drawn."""
+    """Seeds of a run as an engine and its evaluation, on one device. quiet, callback: see `train`. weights: a
+    state dict that fresh seeds begin with, None where they are drawn."""
 
     def __init__(self, config: Config, dataset: Dataset, device: torch.device, dtype: torch.dtype,
-                 ranks: Ranks, weights: dict[str, torch.Tensor] | None = None) -> None:
+                 ranks: Ranks, quiet: bool = False, callback: Callback | None = None,
+                 weights: dict[str, torch.Tensor] | None = None) -> None:
         self.config, self.dataset, self.device, self.dtype, self.ranks = config, dataset, device, dtype, ranks
-        self.weights = weights
+        self.quiet, self.callback, self.weights = quiet or not ranks.leader, callback, weights
 
     def build(self, folder: RunFolder, seeds: list[SeedFolder]) -> tuple[Engine, Evaluator]:
         """-> the engine of some seeds, which goes on from what the folder holds of them, and their
@@ -80,6 +95,7 @@ class Trainer:
         """Get all ready to go, and say so."""
         with report.if_slow('the step is being compiled: on a busy machine that takes a minute'):
             engine.prepare()
+        report.logs.open(folder)
         num_params, made_by = engine.replicas.template.get_num_params(), provenance(self.device)
         folder.start(num_params=num_params, step=engine.mode, **made_by)
         report.start(first, f'{folder.path}: {num_params:,} parameters, {len(engine.seeds)} seed(s), '
@@ -93,7 +109,7 @@ class Trainer:
     def train(self) -> int:
         """Train until the next evaluation, measure, record, report; and again. -> exit status"""
         config, ranks = self.config, self.ranks
-        with (Reporter(config, quiet=not ranks.leader) as report,
+        with (Reporter(config, self.quiet, self.callback) as report,
               RunFolder(config, self.dataset, ranks, report.say) as folder):
             for seeds, t, last in folder.legs():    # one, where all seeds stand at the same iteration
                 engine, evaluate = self.build(folder, seeds)
@@ -118,6 +134,7 @@ class Trainer:
                 if stop:
                     break
             folder.flush()
+            report.logs.open(folder)    # where nothing was left to train they may still lack something
         return self.end(folder, report.signal)
 
     def end(self, folder: RunFolder, number: int) -> int:
@@ -141,16 +158,15 @@ class Trainer:
         return 0
 
 
-def main() -> int:
-    """Train, or with --eval_only=True evaluate once. -> exit status; `UserError` where memory runs out"""
-    config, download = read_settings()
+def train_config(config: Config, quiet: bool = False, callback: Callback | None = None) -> int:
+    """Train, or with `eval_only` evaluate once. -> exit status; `UserError` where memory runs out"""
     ranks = Ranks.from_environment(config)
     device = choose_device(config.device, ranks.local)
     dataset, weights = Dataset(config.dataset, config.block_size), None
     if config.init_from not in ('scratch', 'resume'):
-        config, weights = gpt2.begin(config, dataset.meta['vocab_size'], download)
+        config, weights = gpt2.begin(config, dataset.meta['vocab_size'])
     dtype = choose_dtype(config.dtype, device, config.n_embd)
-    trainer = Trainer(config, dataset, device, dtype, ranks, weights)
+    trainer = Trainer(config, dataset, device, dtype, ranks, quiet, callback, weights)
     try:
         if config.eval_only:
             return trainer.evaluate_once()
@@ -161,6 +177,26 @@ def main() -> int:
             raise
     # Here, where the error and with it what it kept alive is gone.
     raise UserError(describe_shortage(config, dataset.meta['vocab_size'], device))
+
+
+def train(*configs: str | Path, quiet: bool = False, callback: Callback | None = None,
+          **settings: object) -> RunResults:
+    """Train from Python: config files in their order, over them settings by their names. -> the results
+
+    quiet: print no line a step or an evaluation. callback(iteration, rows) is called once an evaluation is on
+    the disk, with a dict a seed: its number as `seed`, and the columns of results.csv that apply. What it
+    raises ends the training; all up to that evaluation is kept.
+    Ctrl-C ends the training after its step, and `train` returns what there is: `init_from='resume'` goes on.
+    Raises `UserError`, with the line that the script would print.
+    """
+    config = resolve(configs, settings)
+    train_config(config, quiet, callback)
+    return load_results(config.out_dir)
+
+
+def main() -> int:
+    """Train by the command line. -> exit status"""
+    return train_config(read_settings())
 
 
 if __name__ == '__main__':

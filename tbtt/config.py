@@ -87,9 +87,13 @@ class Config:
     log_interval: int = setting(250, 'steps between plain lines, where the output is no terminal',
                                 low=1, high=MOST_STEPS)
     wandb_log: bool = setting(False, 'log evaluations to Weights & Biases (the package wandb)')
-    wandb_project: str = setting('tbtt', 'its project')
-    wandb_run_name: str = setting('', 'its run; the name of out_dir when empty')
-    tensorboard_log: bool = setting(False, 'log evaluations to out_dir/tensorboard (the package tensorboard)')
+    wandb_project: str = setting('tbtt', "its project, and Trackio's")
+    wandb_run_name: str = setting('', "its run, and Trackio's; that of out_dir when empty")
+    wandb_mode: str = setting('auto', 'online, offline (into ./wandb, for `wandb sync`), disabled; auto: as '
+                              'WANDB_MODE says', choices=('auto', 'online', 'offline', 'disabled'))
+    trackio_log: bool = setting(False, 'log evaluations to Trackio (the package trackio), on this machine')
+    tensorboard_log: bool = setting(False, 'log evaluations to tensorboard/ in the folder of each seed (the '
+                                    'package tensorboard)')
     # the machine
     device: str = setting('auto', 'auto (CUDA, then MPS, then the CPU), or a torch device: cpu, cuda:1, ...')
     dtype: str = setting('auto', 'of the arithmetic: auto is bfloat16 on a GPU that has it, float16 on '
@@ -101,6 +105,7 @@ class Config:
 
     def __post_init__(self) -> None:
         self.given = set()    # names of settings that a config file or the command line set
+        self.download = False    # may weights of `init_from` be fetched?
 
     def check(self) -> 'Config':
         """Raise `InvalidSetting` for the first value that cannot be, naming it and what was expected."""
@@ -169,7 +174,7 @@ def check_limits(field: dataclasses.Field, value: Any) -> None:
 
 
 def set_value(config: Config, name: str, value: Any) -> None:
-    """Set one setting. An integer will do for a float, and True or False for `compile`."""
+    """Set one setting. An integer will do for a float, True or False for `compile`, a Path for a folder."""
     if name not in FIELDS:
         raise InvalidSetting(unknown_name('setting', name, FIELDS))
     if FIELDS[name].type is float and type(value) is int:
@@ -177,7 +182,7 @@ def set_value(config: Config, name: str, value: Any) -> None:
         value = float(value)
     if name == 'compile' and type(value) is bool:
         value = str(value)
-    if name in ('out_dir', 'dataset', 'init_from') and type(value) is str:
+    if name in ('out_dir', 'dataset', 'init_from') and isinstance(value, (str, Path)):
         value = os.path.expanduser(value)
     check_value(FIELDS[name], value)
     setattr(config, name, value)

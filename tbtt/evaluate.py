@@ -83,11 +83,9 @@ class Evaluator:
         after the one that ends an answer it alone"""
         task = self.tasks[name]
         tokens = completions.tokens.cpu().numpy()
-        if task.stop is not None:    # what comes after it depends on when the others end
-            stop = self.codec.stoi[task.stop]
-            tokens = np.where(np.logical_or.accumulate(tokens == stop, axis=1), stop, tokens)
+        if task.stop is not None:
             tokens = np.pad(tokens, ((0, 0), (0, task.max_new_tokens - tokens.shape[1])),
-                            constant_values=stop)
+                            constant_values=self.codec.stoi[task.stop])
         return tokens[completions.row[..., -1].cpu().numpy()]
 
     def ask(self, iteration: int) -> Evaluation:
@@ -201,12 +199,20 @@ class Losses:
         total = count = 0
         for piece, weight in zip(starts.split(size, dim=-1), weights.split(size)):
             text = batches.cut(piece)
-            logits = self.forward(text[..., :-1, :].clamp(min=0)).float()
-            y = text[..., 1:, :].long().expand(len(logits), -1, -1)
-            losses = F.cross_entropy(logits, y, reduction='none', ignore_index=NOTHING)
+            losses = self.of_windows(text)
             total = total + (losses.sum(-2) * weight).cpu().double().sum(-1)    # not every device has float64
-            count = count + ((y >= 0).sum(-2) * weight).cpu().double().sum(-1)
+            count = count + ((text[..., 1:, :] >= 0).sum(-2) * weight).cpu().double().sum(-1)
         return total / count
+
+    @torch.no_grad()
+    def of_windows(self, text: torch.Tensor) -> torch.Tensor:
+        """Of each predicted character of windows, text (T + 1, N) or (R, T + 1, N) -> (R, T, N) float32"""
+        found = []
+        for piece in text.split(max(1, self.max_tokens // self.block_size), dim=-1):
+            logits = self.forward(piece[..., :-1, :].clamp(min=0)).float()
+            y = piece[..., 1:, :].long().expand(len(logits), -1, -1)
+            found.append(F.cross_entropy(logits, y, reduction='none', ignore_index=NOTHING))
+        return torch.cat(found, -1)
 
 
 class DataLosses:
@@ -220,15 +226,30 @@ class DataLosses:
         self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
         learnable = config.windows == 'any' and self.losses.exact(self.train)
         self.order = order_of(dataset.train, dataset.newline, config.block_size) if learnable else None
-        self.other = self.order and self.order.other.to(self.train)
+        if self.order:
+            self.find_windows(self.order.other.to(self.train))
+
+    def find_windows(self, other: torch.Tensor) -> None:
+        """The distinct windows of the data and of the same lines in another order, which share many.
+        `windows`: (T + 1, N); `places`: (2, n - T), where each text has which of them."""
+        texts = (self.losses.batches(data) for data in (self.train, other))
+        windows = torch.cat([text.cut(text.every()[0]) for text in texts], -1)
+        self.windows, places = torch.unique(windows, dim=1, return_inverse=True)
+        self.places = places.view(2, -1)
+
+    def in_both_orders(self) -> torch.Tensor:
+        """The exact losses on the data, and on the same lines in another order. -> (2, R) float64"""
+        losses = self.losses.of_windows(self.windows)
+        return torch.stack([losses[..., places].sum(-2).cpu().double().sum(-1)
+                            for places in self.places]) / (self.places.shape[1] * self.losses.block_size)
 
     def __call__(self, iteration: int) -> list[Row]:
         """-> a dict a replica: train_loss and val_loss; of a text of lines also order_learned and
         other_order_loss"""
-        train = self.losses(self.train, iteration)
+        train, other = self.in_both_orders() if self.order else (self.losses(self.train, iteration), None)
         val = train if self.same else self.losses(self.val, iteration)
         rows = [{'train_loss': a, 'val_loss': b} for a, b in zip(train.tolist(), val.tolist())]
         if self.order:
-            for row, loss in zip(rows, self.losses(self.other, iteration).tolist()):
+            for row, loss in zip(rows, other.tolist()):
                 row |= {'order_learned': self.order.learned(row['train_loss']), 'other_order_loss': loss}
         return rows

@@ -2,6 +2,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -36,6 +37,8 @@ def next_logits(forward: Callable, text: torch.Tensor, length: torch.Tensor, rep
     contexts[replica, :, slot] = window.int()
     step = max(1, max_tokens // T)
     position = length - start - 1
+    if num_slots <= step:
+        return forward(contexts)[replica, :, position, slot].float()
     logits = None
     for begin in range(0, num_slots, step):
         piece = forward(contexts[..., begin:begin + step])    # (R, V, T, slots)
@@ -53,15 +56,16 @@ def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *
     """Sample completions.
 
     forward: (R, T, B) tokens -> (R, V, T, B) logits. prompts: P lists of token ids. seeds: (R,) int64; with
-    `keys` they determine every draw. stop: token id after which a completion is over; when all are,
-    generation ends early. max_tokens: largest number of tokens a replica in one forward pass. most_probable:
-    after the samples of a prompt comes one more completion, which takes the most probable token each time;
-    the samples are the same without it.
+    `keys` they determine every draw. stop: token id after which a completion is over, and goes on with
+    that alone; when all are, generation ends early. max_tokens: largest number of tokens a replica in one
+    forward pass. most_probable: after the samples of a prompt comes one more completion, which takes the most
+    probable token each time; the samples are the same without it.
     """
     device, R, P, S = seeds.device, len(seeds), len(prompts), num_samples
     longest = max(map(len, prompts))
     width = longest + max_new_tokens
-    text = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts], device=device)
+    text = np.array([prompt + [0] * (width - len(prompt)) for prompt in prompts])    # faster than a tensor
+    text = torch.from_numpy(text).to(device)
     length = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat(R)
     text, replica = text.repeat(R, 1), torch.arange(R, device=device).repeat_interleave(P)
     prompt = torch.arange(P, device=device).repeat(R)
@@ -71,8 +75,12 @@ def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *
     row = torch.arange(R * P, device=device).repeat_interleave(S + most_probable)
     sample = torch.arange(P * S, device=device)
     for step in range(max_new_tokens):
-        logits = next_logits(forward, text, length, replica, R, block_size, max_tokens)
+        going = (~over).nonzero()[:, 0]
+        logits = next_logits(forward, text[going], length[going], replica[going], R, block_size, max_tokens)
         vocab_size = logits.shape[1]
+        if len(going) < len(over):
+            found, logits = logits, logits.new_full((len(over), vocab_size), -torch.inf)
+            logits[:, stop], logits[going] = 0.0, found
         logits, candidates = logits.topk(min(top_k or vocab_size, vocab_size))
         if step % STEPS == 0:
             steps = torch.arange(step, min(step + STEPS, max_new_tokens), device=device)[:, None, None, None]
@@ -84,11 +92,11 @@ def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *
         distinct, row = torch.unique(row * vocab_size + drawn, return_inverse=True)
         parent, drawn = distinct // vocab_size, distinct % vocab_size
         text, length, replica, prompt = text[parent], length[parent], replica[parent], prompt[parent]
-        tokens = torch.cat([tokens[parent], drawn[:, None]], 1)
+        tokens, over = torch.cat([tokens[parent], drawn[:, None]], 1), over[parent]
         text[torch.arange(len(text), device=device), length] = drawn
         length = length + 1
         if stop is not None:
-            over = over[parent] | (drawn == stop)
+            over = over | (drawn == stop)
             if over.all():
                 break
     return Completions(tokens, replica, prompt, row.view(R, P, -1))

@@ -121,13 +121,13 @@ def crop_block_size(weights: dict[str, torch.Tensor], block_size: int) -> dict[s
     return weights | {POSITIONS: weights[POSITIONS][:block_size]}
 
 
-def begin(config: Config, vocab_size: int, download: bool) -> tuple[Config, dict[str, torch.Tensor]]:
+def begin(config: Config, vocab_size: int) -> tuple[Config, dict[str, torch.Tensor]]:
     """-> the settings with the shape of the model `config.init_from`, and its weights as a state dict,
     cropped to the block. vocab_size: of the data.
 
     Raises `UserError` where the block is longer than the model's, or the vocabularies differ.
     """
-    name, model = config.init_from, read_gpt2(config.init_from, download)
+    name, model = config.init_from, read_gpt2(config.init_from, config.download)
     if config.block_size > model.config.block_size:
         raise UserError(f'block_size={config.block_size}: {name} has {model.config.block_size} positions')
     if vocab_size != model.config.vocab_size:

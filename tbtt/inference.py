@@ -1,17 +1,20 @@
-"""A trained model at the shell: the options that name a checkpoint, and what is needed to ask it."""
+"""A trained model: the options that name its checkpoint at the shell, and what is needed to ask it."""
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from tbtt import rng
 from tbtt.checkpoint import build_model, codec_of, find_meta, read_checkpoint
 from tbtt.cli import Parser, UserError
 from tbtt.device import autocast, choose_device, choose_dtype
-from tbtt.evaluate import NUM_SAMPLES, Evaluator
-from tbtt.layout import seed_folders
+from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluator
+from tbtt.generate import generate
+from tbtt.layout import LATEST, seed_folders
 from tbtt.replicas import Replicas
 from tbtt.tasks import TASKS, Task
 
@@ -49,12 +52,14 @@ def seed_number(text: str) -> int:
 
 def load_model(path: str | Path, device: str = 'auto', seed: int | None = None,
                dataset: str | None = None) -> 'Trained':
-    """The model of a checkpoint. seed: of its samples, by default that of the run. dataset: that has the
-    characters and tasks of a checkpoint that carries none; which these are is said on standard error.
+    """The model of a checkpoint: that of a file, or the latest in the folder of a run. seed: of its samples,
+    by default that of the run. dataset: that has the characters and tasks of a checkpoint that carries none;
+    which these are is said on standard error.
 
     Raises `UserError` where there is no such checkpoint, or it is damaged.
     """
     path = Path(path)
+    path = path / LATEST if path.is_dir() else path
     seeds = seed_folders(path.parent)
     if seeds and not path.exists():
         raise UserError(f'{path.parent} holds {len(seeds)} seeds: name one, such as --out_dir={seeds[0]}')
@@ -118,6 +123,27 @@ class Trained:
     def about(self) -> dict[str, str | int]:
         """What both evaluators say of the checkpoint, first in their tables and in their JSON."""
         return {'checkpoint': str(self.path), 'iteration': self.iteration, 'parameters': self.num_params}
+
+
+def ask(model: Trained, prompts: Sequence[str], max_new_tokens: int = 30, temperature: float = TEMPERATURE,
+        top_k: int | None = TOP_K) -> list[str]:
+    """What a model says after each of some prompts, up to the end of the line, without the blanks there.
+
+    By default nearly always the most likely characters, as in an evaluation; the draws are those of the seed
+    that the model was loaded with, and a prompt that stands there twice is drawn for twice. Raises
+    `UserError` for a character that the model does not know, and where there is no prompt.
+    """
+    if isinstance(prompts, str) or not all(prompts) or not prompts:
+        raise UserError(f'expected a list of prompts, none of them empty, got {prompts!r}')
+    if max_new_tokens < 1 or not temperature > 0:
+        raise UserError(f'expected max_new_tokens and temperature above 0, got {max_new_tokens} and '
+                        f'{temperature}')
+    tokens = [model.codec.encode(prompt) for prompt in prompts]
+    completions = generate(model.forward, tokens, model.seeds, rng.SAMPLES, num_samples=1,
+                           max_new_tokens=max_new_tokens, block_size=model.config.block_size,
+                           temperature=temperature, top_k=top_k, stop=model.codec.stoi.get('\n'))
+    said = [model.codec.decode(row) for row in completions.tokens.tolist()]
+    return [said[row].split('\n')[0].rstrip(' ') for row in completions.row[0, :, 0].tolist()]
 
 
 def totals(task: Task, right: np.ndarray) -> dict[str, tuple[int, int]]:

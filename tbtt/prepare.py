@@ -5,6 +5,8 @@ import math
 import pickle
 import random
 import string
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 
 from tbtt.atomic import write_file
 from tbtt.cli import Parser, UserError
+from tbtt.config import ROOT
 from tbtt.dataset import Codec
 from tbtt.tasks import MAX_LINES, TASKS, Arithmetic, Task
 
@@ -85,6 +88,25 @@ def deal(task: Arithmetic, seed: int) -> Arithmetic:
     dealt, draw = dict(zip(seen, results)), random.Random(f'{seed} held-out results')
     return type(task)(**task.describe(), dealt=[
         dealt[i] if i in dealt else draw.choice(results or task.results) for i in range(len(task.prompts))])
+
+
+def prepare_dataset(name: str, out_dir: str | Path | None = None, **options: object) -> Path:
+    """Run data/NAME/prepare.py with its options, such as `heldout='3,8'`. -> the folder with the dataset,
+    by default data/NAME; the setting `dataset` of a training takes it.
+
+    Raises `UserError`, with the line that the script would print.
+    """
+    script = ROOT / 'data' / name / 'prepare.py'
+    if not script.is_file():
+        known = sorted(path.parent.name for path in (ROOT / 'data').glob('*/prepare.py'))
+        raise UserError(f'no dataset {name}: expected one of {", ".join(known)}')
+    folder = Path(out_dir or script.parent)
+    words = [f'--{option}={value}' for option, value in options.items()]
+    done = subprocess.run([sys.executable, script, f'--out_dir={folder}', *words], capture_output=True,
+                          text=True)
+    if done.returncode:
+        raise UserError(done.stderr.strip().removeprefix('error: '))
+    return folder
 
 
 def prepare(script: str, doc: str, kinds: Sequence[str], skewed: bool = False) -> None:

@@ -1,24 +1,23 @@
-"""What a run tells while it trains: a bar on a terminal, plain lines elsewhere, Weights & Biases,
-TensorBoard; and what stops it from outside."""
+"""What a run tells while it trains: a bar on a terminal, plain lines elsewhere, logs (loggers.py), whoever
+trains it from Python; and what stops it from outside."""
 import contextlib
-import dataclasses
-import importlib.util
 import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from pathlib import Path
 from statistics import mean
 
 import torch
 from tqdm import tqdm
 
-from tbtt.cli import UserError
 from tbtt.config import Config
+from tbtt.loggers import Logs
 from tbtt.results import counted_groups, group_label, heldout_groups
+from tbtt.seed_folder import SeedFolder
+from tbtt.startup import is_our_script
 
 SLOW = 2.0    # seconds without a word after which one is due
 BAR = '{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]'
@@ -48,89 +47,39 @@ def last_loss(losses: torch.Tensor) -> float:
     return losses[-1].nanmean().item()
 
 
-def means(rows: list[dict]) -> dict:
-    """Each column's mean over the seeds."""
-    return {name: mean(row[name] for row in rows) for name in rows[0]}
-
-
-class WandbLog:
-    """Rows as a run of Weights & Biases."""
-
-    def __init__(self, config: Config) -> None:
-        import wandb
-        self.run = wandb.init(project=config.wandb_project, config=dataclasses.asdict(config),
-                              name=config.wandb_run_name or Path(config.out_dir).name)
-
-    def log(self, iteration: int, rows: list[dict]) -> None:
-        """Add an evaluation, as the means of its rows over the seeds."""
-        self.run.log(means(rows), step=iteration)
-
-    def close(self) -> None:
-        """Finish the run, and wait until all of it is uploaded."""
-        self.run.finish()
-
-
-class TensorboardLog:
-    """Rows as scalars in out_dir/tensorboard."""
-
-    def __init__(self, config: Config) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-        self.writer = SummaryWriter(Path(config.out_dir) / 'tensorboard')
-
-    def log(self, iteration: int, rows: list[dict]) -> None:
-        """Add an evaluation, as the means of its rows over the seeds."""
-        for name, value in means(rows).items():
-            self.writer.add_scalar(name, value, iteration)
-
-    def close(self) -> None:
-        """Write what is not in the file yet."""
-        self.writer.close()
-
-
-LOGS = {'wandb_log': ('wandb', WandbLog), 'tensorboard_log': ('tensorboard', TensorboardLog)}
-
-
-def wanted_logs(config: Config) -> list[type]:
-    """The classes of logs that the settings ask for. Raises `UserError` naming a package that is missing."""
-    kinds = []
-    for name, (package, kind) in LOGS.items():
-        if getattr(config, name):
-            if importlib.util.find_spec(package) is None:
-                raise UserError(f'{name}=True needs the package {package}: pip install {package}')
-            kinds.append(kind)
-    return kinds
+Callback = Callable[[int, list[dict]], None]    # an evaluation: (iteration, a row a seed)
 
 
 class Reporter:
     """Tells how a run is going, in the order in which it went: a step's loss once it is computed (a GPU may
     be behind the host), an evaluation once it is on the disk. No step waits for a line. quiet: says only what
-    has to be said.
+    has to be said. callback: is told every evaluation that this process wrote, each row with its `seed`.
 
     signal: the first SIGINT or SIGTERM that came, for the loop to end after its step; a second one ends the
-    process.
+    process, or in another program than our scripts does what it did before.
     """
 
-    def __init__(self, config: Config, quiet: bool = False) -> None:
-        self.config, self.quiet, self.signal = config, quiet, 0
-        self.kinds = [] if quiet else wanted_logs(config)
+    def __init__(self, config: Config, quiet: bool = False, callback: Callback | None = None) -> None:
+        self.config, self.quiet, self.callback, self.signal = config, quiet, callback, 0
+        self.logs = Logs(config, self.say)
         self.waiting, self.behind = deque(), False    # (can it be told?, tell it); is the device behind?
-        self.logs, self.handlers, self.bar = [], {}, None
+        self.handlers, self.bar = {}, None
         self.looked, self.scores = 0.0, ''    # when the bar last showed a loss; the last scores there
 
     def __enter__(self) -> 'Reporter':
         return self
 
     def remember(self, number: int, frame: object) -> None:
-        """As a signal handler: keep the number; the same signal once more ends the process."""
+        """As a signal handler: keep the number; the same signal once more is not for us."""
         self.signal = number
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL if is_our_script() else self.handlers[number])
 
     def start(self, iteration: int, line: str) -> None:
         """Training begins, or goes on with other seeds."""
         if self.bar is None:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.handlers[number] = signal.signal(number, self.remember)
-            self.logs = [kind(self.config) for kind in self.kinds]
+            if threading.current_thread() is threading.main_thread():    # no other one may
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    self.handlers[number] = signal.signal(number, self.remember)
             self.bar = tqdm(total=self.config.max_iters, unit='it', dynamic_ncols=True, bar_format=BAR,
                             disable=self.quiet or not sys.stderr.isatty())
         self.bar.n = self.bar.initial = iteration
@@ -171,11 +120,12 @@ class Reporter:
         nothing."""
         if written is not None:
             self.waiting.append((lambda: written.done() and not written.exception(),
-                                 lambda: self.tell_evaluation(iteration, rows)))
+                                 lambda: self.tell_evaluation(iteration, rows, written.result())))
         self.catch_up()
 
-    def tell_evaluation(self, iteration: int, rows: list[dict]) -> None:
-        """Print an evaluation, show its scores beside the bar, and hand its rows to the logs."""
+    def tell_evaluation(self, iteration: int, rows: list[dict], written: list[tuple[SeedFolder, dict]]
+                        ) -> None:
+        """Print an evaluation, show its scores beside the bar, and hand on the rows that were written."""
         self.tell(f'iter {iteration:6d}: {scores_line(rows)}')
         self.scores = ''
         if 'combined_acc' in rows[0]:
@@ -183,8 +133,11 @@ class Reporter:
         if 'heldout_total' in rows[0]:
             right, total = (sum(row[f'heldout_{kind}'] for row in rows) for kind in ('correct', 'total'))
             self.scores += f', held-out {right}/{total}'
-        for log in self.logs:
-            log.log(iteration, rows)
+        self.logs.add(written)
+        if self.callback:
+            callback, self.callback = self.callback, None    # one that raises is not called again
+            callback(iteration, [{'seed': seed.seed, **row} for seed, row in written])
+            self.callback = callback
 
     def catch_up(self) -> None:
         """Tell what can be told by now."""
@@ -203,10 +156,11 @@ class Reporter:
 
     def __exit__(self, *_: object) -> None:
         self.behind = False
-        self.catch_up()
-        if self.bar is not None:
-            self.bar.close()
-        for log in self.logs:
-            log.close()
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+        try:
+            self.catch_up()
+        finally:
+            if self.bar is not None:
+                self.bar.close()
+            self.logs.close()
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)

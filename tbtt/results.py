@@ -15,13 +15,17 @@ import json
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tbtt.cli import UserError
+from tbtt.cli import UserError, study_package
 from tbtt.config import MOST_STEPS
 from tbtt.layout import RESULTS, seed_folders
 from tbtt.tasks import TASKS, Task
+
+if TYPE_CHECKING:    # only those who ask for a table need it
+    import pandas
 
 NUM_SAMPLES, ENOUGH = 10, 6    # times that a question is asked (as in the paper), right ones that answer it
 # What the paper's own files have too; the later columns may be absent.
@@ -294,3 +298,39 @@ def read_info(folder: str | Path, name: str = 'run.json') -> dict:
             raise UserError(f'{path}: damaged ({name} is {str(info[name])[:40]!r}): delete it or train the '
                             f'run anew')
     return info
+
+
+class RunResults(dict):
+    """What the evaluations of a run found, {column: array}: (T,) for one seed, and for several (R, T), a row
+    a seed, NaN where a seed has no number; `iter` is (T,). The columns are those of `read_results`.
+
+    seeds: their numbers. info: what run.json says of each, a list of dicts.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        results = read_seeds(folders)
+        super().__init__(stack_seeds(results) if len(folders) > 1 else results[0])
+        self.info = [read_info(folder) for folder in folders]
+        self.seeds = [info.get('seed') for info in self.info]
+
+    def to_pandas(self) -> 'pandas.DataFrame':
+        """A table with a row for each evaluation of each seed, and the seed in the column `seed`. Columns in
+        which there is no number at all are left out. Raises `UserError` where pandas is missing."""
+        frame = study_package('pandas').DataFrame
+        shape = len(self.seeds), len(self['iter'])
+        long = {'seed': np.repeat(self.seeds, shape[1]), 'iter': np.tile(self['iter'].astype(int), shape[0])}
+        columns = {name: values.ravel() for name, values in self.items() if name not in long}
+        return frame(long | columns).dropna(axis='columns', how='all')
+
+
+def load_results(path: str | Path) -> RunResults:
+    """The results of a run's folder, of one seed or of many, or those beside a file in it.
+
+    Raises `UserError` where there are none.
+    """
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    folders = find_seeds(folder)
+    if not folders:
+        raise UserError(f'no results in {folder}: name the folder of a run, or train it first')
+    return RunResults(folders)

@@ -353,8 +353,8 @@ class RunFolder:
                found: Evaluation | None = None) -> Future | None:
         """Write the state at an iteration, and its evaluation where there is one, in the background: all
         seeds' files change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the write
-        before it, and raises what that raised. -> done when all is on the disk; None in a process that writes
-        nothing"""
+        before it, and raises what that raised. -> done when all is on the disk, with what `write` says; None
+        in a process that writes nothing"""
         if found:
             self.watch(iteration + 1, torch.tensor([[row['train_loss'] for row in found.rows]]))
         self.find_diverged()
@@ -373,12 +373,14 @@ class RunFolder:
             self.pending = self.writer.submit(self.write, iteration, snapshot, seeds)
         return self.pending
 
-    def write(self, iteration: int, snapshot: Callable[[int], dict], seeds: list[tuple]) -> None:
+    def write(self, iteration: int, snapshot: Callable[[int], dict], seeds: list[tuple]
+              ) -> list[tuple[SeedFolder, dict]]:
         """Replace the files of these seeds as one. seeds: (place among the replicas, seed, row or None,
-        answers)"""
+        answers). -> the rows that were written, (seed, row) each"""
         write_folders({seed.path: {ABOUT: self.describe(seed, iteration),
                                    **seed.next_files(iteration, snapshot(r), row, answers, not seed.closed)}
                        for r, seed, row, answers in seeds})
+        return [(seed, row) for _, seed, row, _ in seeds if row]
 
     def describe(self, seed: SeedFolder, iteration: int) -> bytes:
         """run.json: what made the run, how far it is, and the seconds it took so far (all seeds of a process

@@ -25,7 +25,7 @@ FILES = (ABOUT, LATEST, *BEST.values(), RESULTS, ANSWERS)
 # kept.
 MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'dataset',
               'keep_answers', 'keep_checkpoints', 'wandb_log', 'wandb_project', 'wandb_run_name',
-              'tensorboard_log', 'device', 'dtype', 'compile'}
+              'wandb_mode', 'trackio_log', 'tensorboard_log', 'device', 'dtype', 'compile'}
 MAY_DIFFER = MAY_CHANGE | {'seed', 'num_seeds'}    # between the seeds of a run
 
 

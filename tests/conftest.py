@@ -16,6 +16,7 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:    # one cache for all processes, an
     os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='tbtt_cache_')
     atexit.register(shutil.rmtree, os.environ['XDG_CACHE_HOME'], ignore_errors=True)
 
+import filelock
 import hypothesis
 import pytest
 import torch
@@ -74,12 +75,19 @@ def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HER
 
 
 FORKING = ('test_crash.py', 'test_distributed.py', 'test_properties.py', 'test_sweep.py',
-           'test_capacity_bits.py', 'test_controls.py')
+           'test_capacity_bits.py', 'test_controls.py', 'test_sweep_plan.py', 'test_sweep_state.py')
 
 
+@pytest.hookimpl(tryfirst=True)    # before the slow ones are left out
 def pytest_collection_modifyitems(items):
     """Tests that fork come first: a process in which others have started threads may fork into a deadlock."""
     items.sort(key=lambda item: item.path.name not in FORKING)
+    found = set()
+    for item in items:
+        test = item.path, getattr(item, 'originalname', None)
+        if test in found and item.get_closest_marker('slow_after_first'):
+            item.add_marker('slow')
+        found.add(test)
 
 
 class Result(NamedTuple):
@@ -166,6 +174,21 @@ def weights(engine, r=0):
     return engine.snapshot()(r)['model']
 
 
+def shared(factory, name, make):
+    """What make(folder) leaves: made by the first of the test processes that asks for it, while the others
+    wait. factory: pytest's tmp_path_factory. -> a copy of the folder for this process"""
+    root = factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        root = root.parent    # that of all processes
+    folder, made = root / 'shared' / name, root / f'shared {name} is made'
+    with filelock.FileLock(root / f'shared {name}.lock'):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)    # of one that failed
+            make(folder)
+            made.touch()
+    return shutil.copytree(folder, factory.mktemp(name) / name)
+
+
 @pytest.fixture
 def command(capsys):
     """command(script, *args, **settings) -> Result of the script, run in this process."""
@@ -213,9 +236,9 @@ def small_math(tmp_path_factory):
 @pytest.fixture(scope='session')
 def learned(small_math, tmp_path_factory):
     """The folder of a run that has learned most of `small_math`."""
-    folder = tmp_path_factory.mktemp('learned') / 'run'
-    assert run_script('train_with_eval.py', dataset=small_math, out_dir=folder, **LEARNS) == 0
-    return folder
+    def make(folder):
+        assert run_script('train_with_eval.py', dataset=small_math, out_dir=folder, **LEARNS) == 0
+    return shared(tmp_path_factory, 'learned', make)
 
 
 @pytest.fixture

@@ -133,10 +133,9 @@ def test_a_config_file_that_is_none(declined, path):
     declined(path, says=['no config file', path])
 
 
-@pytest.mark.parametrize('name', ['wandb', 'tensorboard'])
-def test_a_missing_package_is_named(declined, name):
-    if importlib.util.find_spec(name):
-        pytest.skip(f'{name} is installed')
+@pytest.mark.parametrize('name', ['wandb', 'tensorboard', 'trackio'])
+def test_a_missing_package_is_named(declined, monkeypatch, name):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda package: None)
     declined(f'--{name}_log=True', says=f'pip install {name}')
 
 
@@ -471,6 +470,7 @@ def test_nothing_is_left_to_train_on(refused, tmp_path):
 
 # Through real processes.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('script, args, says', [
     (TRAIN, ['--n_embdd=14'], 'did you mean --n_embd?'),
     ('sample.py', ['--out_dir=nowhere'], 'nowhere/ckpt.pt')])
@@ -480,12 +480,14 @@ def test_the_shell_sees_one_line_and_status_2(tmp_path, script, args, says):
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_foreign_file_is_refused_without_a_warning_of_torchs(tmp_path):
     (tmp_path / 'ckpt.pt').write_bytes(pickle.dumps({'model': {}}))
     result = shell('sample.py', '--out_dir=.', cwd=tmp_path)
     assert result.status == 2 and is_one_line(result.err, ['ckpt.pt']), result.err
 
 
+@pytest.mark.slow
 def test_debug_shows_where_a_mistake_was_found(tmp_path):
     result = shell('sample.py', '--debug', '--out_dir=nowhere', cwd=tmp_path)
     assert result.status == 1 and 'Traceback' in result.err

@@ -20,6 +20,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('task', ['math', 'both'])
 def test_the_slow_twin_takes_the_same_steps(folder, task):
     setup = bench.Setup(task, 'n14', folder, CPU)
@@ -30,6 +31,7 @@ def test_the_slow_twin_takes_the_same_steps(folder, task):
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_plain_loop_takes_the_same_steps(folder):
     setup = bench.Setup('math', 'n14', folder, CPU)
     plain = setup.plain_loop()
@@ -65,6 +67,8 @@ def test_the_slow_twin_gives_the_answers_of_ours_where_nothing_is_left_to_chance
 
 def test_json_is_one_line_with_hardware_versions_commit_medians_and_spread(monkeypatch, capsys):
     monkeypatch.setattr(Engine, 'prepare', lambda self: None)    # compiling is not what is asked here
+    steps = bench.Setup.steps
+    monkeypatch.setattr(bench.Setup, 'steps', lambda self, count: steps(self, 1))
     monkeypatch.setattr(bench.Setup, 'slow_steps', lambda self, count: None)
     monkeypatch.setattr(bench.Setup, 'plain_steps', lambda self, plain, count: None)
     monkeypatch.setattr('sys.argv',

@@ -180,7 +180,9 @@ def test_what_is_too_small_to_learn_the_rule_has_not_lost_it():
 
 
 @pytest.mark.slow
-def test_the_last_claim_names_both_thresholds():
+def test_the_last_claim_names_both_thresholds(monkeypatch):
+    threshold = claims.threshold    # with a tenth of the resamples
+    monkeypatch.setattr(claims, 'threshold', lambda *args: threshold(*args[:3], resamples=40))
     rows = []
     for width, size, facts, held in ((10, 800, 0.0, 100.0), (14, 1456, 4.0, 100.0), (20, 2800, 100.0, 0.0),
                                      (28, 5264, 100.0, 0.0)):
@@ -288,6 +290,7 @@ def test_the_training_figure_has_a_full_panel_for_each_task_and_width(summary):
     assert panels[0].get_title() == 'Arithmetic, n14\n1,456 parameters, 4 seeds'
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('kind, head', [('png', b'\x89PNG'), ('svg', b'<?xml'), ('pdf', b'%PDF')])
 def test_figures_are_written_in_every_format(summary, tmp_path, kind, head):
     assert run_script('analysis/plot_capacity.py', summary, f'--output_dir={tmp_path / "out"}',

@@ -20,6 +20,7 @@ from conftest import (
     options,
     project_files,
     run_script,
+    shared,
     shell,
     start,
 )
@@ -35,14 +36,15 @@ SCRIPTS = [str(path) for path in project_files() if path.suffix == '.py'
 def clone(tmp_path_factory):
     """A fresh copy of the project, with the datasets prepared and two runs trained by the README's
     commands."""
-    root = copy_project(tmp_path_factory.mktemp('clone') / 'project', leave_out=('tests', 'results'))
-    for name in DATASETS:
-        assert run_script(f'data/{name}/prepare.py', root=root) == 0
-    started = [start('train_with_eval.py', f'config/train_{name}.py', cwd=root, root=root, **TINY)
-               for name in ('math_mini_14', 'facts_mini_28')]
-    for process in started:
-        assert process.wait(timeout=300) == 0, process.stderr.read()
-    return root
+    def make(root):
+        copy_project(root, leave_out=('tests', 'results'))
+        for name in DATASETS:
+            assert run_script(f'data/{name}/prepare.py', root=root) == 0
+        started = [start('train_with_eval.py', f'config/train_{name}.py', cwd=root, root=root, **TINY)
+                   for name in ('math_mini_14', 'facts_mini_28')]
+        for process in started:
+            assert process.wait(timeout=300) == 0, process.stderr.read()
+    return shared(tmp_path_factory, 'clone', make)
 
 
 def succeed(clone, script, *args, cwd=None, **settings):
@@ -214,11 +216,13 @@ def test_help_names_every_setting_with_its_default(command):
     assert all(f'--{name} ' in out and repr(field.default) in out for name, field in FIELDS.items())
 
 
+@pytest.mark.slow
 def test_help_of_a_real_process_ends_well(tmp_path):
     assert shell('sample.py', '--help', cwd=tmp_path).status == 0
 
 
 # What each of them sets is checked in test_config.py.
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('task, dataset, model, twin', [
     ('math', 'as_math', 'mini_14', ''), ('facts', 'facts_char', 'mini_28', '_wd'),
     ('both', 'both_math_and_facts', 'mini_56', ''), ('math', 'as_math', 'mlt', '_wd'),
@@ -234,6 +238,7 @@ def test_configs_of_every_kind_train(command, datasets, tmp_path, monkeypatch, t
     assert {path.name for path in folder.glob('ckpt_best_*')} == {f'ckpt_best_{score}.pt' for score in best}
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('task, model', [('facts_skewed', 'mini_14'), ('both_skewed', 'mini_28')])
 def test_a_config_with_frequencies_trains_and_its_checkpoints_know_them(command, datasets, tmp_path,
                                                                             monkeypatch, task, model):
@@ -287,6 +292,7 @@ def at_a_shell(text, cwd, **variables):
                           env={**os.environ, **variables})
 
 
+@pytest.mark.slow
 def test_a_backend_for_plots_that_is_not_there_does_no_harm(learned, tmp_path):
     """A notebook exports its own to all that it starts."""
     backend = 'module://matplotlib_inline.backend_inline'
@@ -295,6 +301,7 @@ def test_a_backend_for_plots_that_is_not_there_does_no_harm(learned, tmp_path):
     assert done.returncode == 0 and (tmp_path / 'plot.png').exists(), done.stderr
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('closed', ['>&-', '2>&-', '<&-', '>&- 2>&- <&-'])
 def test_a_closed_stream_does_no_harm(tmp_path, closed):
     done = at_a_shell(f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir={HERE}/results {closed}',
@@ -310,6 +317,7 @@ def test_no_file_is_opened_in_place_of_a_closed_stream(tmp_path):
     assert done.returncode == 3
 
 
+@pytest.mark.slow
 def test_an_error_is_an_error_where_nobody_can_read_it(tmp_path):
     script = f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir=nowhere'
     assert at_a_shell(f'{script} 2>&-', tmp_path).returncode == 2

@@ -249,6 +249,7 @@ def test_the_loss_within_lines_is_the_mean_over_the_characters_that_follow_in_th
         assert losses[r].item() == pytest.approx(total / count, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_sampled_losses_within_lines_estimate_the_exact_one():
     found = batches(windows='line')
     replicas = Replicas.from_seeds(tiny_config(block_size=4, n_embd=6).model_args(128), [1, 2])
@@ -272,6 +273,7 @@ def test_a_replica_is_the_run_that_its_seed_would_be_alone(facts_data, settings)
     assert max((weights(together, 1)[name] - w).abs().max() for name, w in weights(alone).items()) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('settings', [{'windows': 'line'}, {'line_order': 'fresh'}], ids=str)
 def test_whatever_step_is_chosen_trains_on_these_windows(facts_data, settings):
     """Against the eager step; 500 steps are enough for a faster one where there is such."""
@@ -290,6 +292,7 @@ def test_accumulated_gradients_of_lines_are_those_of_one_large_batch(facts_data)
     assert (train(one, 0, 10) - train(three, 0, 10)).abs().max() < 1e-5
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('settings', [{'windows': 'line'}, {'line_order': 'fresh'}], ids=str)
 def test_training_takes_the_setting_and_a_resumed_run_keeps_it(command, small_math, tmp_path, settings):
     run = dict(TINY, dataset=small_math, **settings)

@@ -118,6 +118,7 @@ def alone(request, small_math, tmp_path_factory):
     return settings, folder / 'run', int(count.read_text())
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('share', [0.0, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 def test_a_run_killed_between_the_writing_of_files_is_the_run_that_was_not(alone, training, tmp_path, share):
     settings, whole, moments = alone
@@ -177,6 +178,7 @@ def test_a_power_cut_finds_every_file_on_the_disk_before_the_list_that_names_it(
 
 # Interrupted.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('num_seeds', [1, 3])
 def test_a_signal_ends_the_step_saves_and_says_where(training, ended, tmp_path, number, num_seeds):
@@ -195,6 +197,7 @@ def test_a_signal_ends_the_step_saves_and_says_where(training, ended, tmp_path, 
     assert difference(tmp_path / 'whole', tmp_path / 'run') == 0
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_goes_at_once_and_corrupts_nothing(training, ended, tmp_path):
     one = training(**LONG, prepare=lambda: slow(tbtt.seed_folder, 'to_bytes', 0.2))
     assert one.says('iter      4')
@@ -250,6 +253,7 @@ def refused(training, tmp_path, **settings):
     assert contents(tmp_path / 'run') == before
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('first, second', [
     (dict(ONE, out_dir='run/seed_1338'), dict(JOINT, init_from='resume')),
     (dict(ONE, out_dir='run/seed_1338'), dict(JOINT, overwrite=True)),
@@ -281,6 +285,7 @@ def test_a_second_training_is_refused_while_the_first_lives_and_changes_nothing(
     assert evaluations(Path(second['out_dir'])) == (2 if 'overwrite' in second else at + 2)
 
 
+@pytest.mark.slow
 def test_a_refused_start_leaves_a_live_change_alone(training, ended, small_math, tmp_path):
     """The holder stands between its list and the renames: what it has beside its places is no leftover."""
     ended(**JOINT | dict(max_iters=2))
@@ -308,6 +313,7 @@ def wait_for_stop(process):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 @forked_sweeps()
 def test_a_sweep_waits_for_who_stands_still_and_goes_on_when_he_dies(training, monkeypatch, tmp_path):
     monkeypatch.setattr(launch, 'WAIT', 0.05)
@@ -351,6 +357,7 @@ def test_a_run_that_comes_and_goes_between_the_look_and_the_lock_is_not_deleted(
         assert evaluations(tmp_path / 'run') == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pair', [False, True])
 def test_seeds_that_stand_at_different_iterations_are_brought_in_step(training, ended, tmp_path, pair):
     settings = dict(JOINT, num_seeds=4, max_iters=12, learning_rate=0.01)
@@ -376,6 +383,7 @@ def test_new_seeds_may_join_a_run_of_the_same_settings_and_of_no_others(ended, t
                                                                           for seed in range(1337, 1341)]
 
 
+@pytest.mark.slow
 def test_a_short_chaos_loses_nothing(small_math, tmp_path):
     chaos = Chaos(tmp_path, small_math, random.Random(3), max_iters=8)
     for _ in range(4):
@@ -434,6 +442,7 @@ def test_more_seeds_than_files_may_be_open_are_refused_by_name(command, small_ma
 
 # Disks and folders.
 
+@pytest.mark.slow
 def test_a_full_disk_names_the_file_and_keeps_the_last_good_state(ended, disk, tmp_path):
     ended('disk/run')
     before = unlocked(disk / 'run')
@@ -487,6 +496,7 @@ def test_a_folder_removed_under_way_is_named_and_does_not_come_back(training, tm
 
 # Data, losses, settings.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('name', ['train.bin', 'val.bin', 'meta.pkl'])
 def test_data_that_change_while_training_do_not_reach_it_and_stop_the_next(training, ended, run, small_math,
                                                                            tmp_path, name):
@@ -539,6 +549,7 @@ def test_the_last_good_checkpoint_is_written_though_the_disk_is_slower_than_the_
     assert [load(tmp_path / f'run/seed_{seed}/ckpt.pt')['iter_num'] for seed in (1337, 1339)] == [4, 4]
 
 
+@pytest.mark.slow
 def test_seeds_interrupted_just_after_one_diverged_go_on_as_if_they_had_not_been(training, ended, tmp_path):
     def prepare():
         ill(1338, 10)

@@ -10,7 +10,7 @@ import torch
 
 import tbtt.engine
 from chaos import Training, free_port
-from conftest import HERE, TINY, contents, load, options, shell
+from conftest import HERE, TINY, contents, load, options
 from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.distributed import Ranks
@@ -35,9 +35,9 @@ def close(one, other):
 
 
 @pytest.mark.slow
-def test_seeds_dealt_out_to_two_processes_are_those_of_one(small_math, tmp_path):
+def test_seeds_dealt_out_to_two_processes_are_those_of_one(command, small_math, tmp_path):
     settings = dict(TINY, dataset=small_math, num_seeds=3)
-    assert shell(TRAIN, cwd=tmp_path, out_dir='one', **settings).status == 0
+    assert command(TRAIN, out_dir=tmp_path / 'one', **settings).status == 0
     status, said = torchrun(tmp_path, out_dir='two', **settings)
     assert status == 0, said
     for seed in ('seed_1337', 'seed_1338', 'seed_1339'):
@@ -76,9 +76,9 @@ def iterations(run):
 
 
 @pytest.mark.slow
-def test_a_batch_split_over_two_processes_gives_the_run_of_one(small_math, tmp_path):
+def test_a_batch_split_over_two_processes_gives_the_run_of_one(command, small_math, tmp_path):
     settings = dict(TINY, dataset=small_math, dtype='float32')
-    assert shell(TRAIN, cwd=tmp_path, out_dir='one', **settings).status == 0
+    assert command(TRAIN, out_dir=tmp_path / 'one', **settings).status == 0
     status, said = torchrun(tmp_path, out_dir='two', **settings)
     assert status == 0 and 'split over 2 processes' in said, said
     assert close(tmp_path / 'one', tmp_path / 'two')
@@ -126,6 +126,7 @@ def test_what_one_rank_is_refused_ends_all_and_changes_nothing(ranks, tmp_path):
     assert contents(tmp_path / 'run') == before
 
 
+@pytest.mark.slow
 def test_the_ranks_of_a_run_that_is_interrupted_all_save(ranks, tmp_path):
     both = ranks(num_seeds=3, max_iters=100_000)
     assert all([one.says('iter     10') for one in both[:1]])

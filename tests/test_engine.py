@@ -27,6 +27,7 @@ def largest_difference(one, other):
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('R, iterations', [(1, 200), (3, 200), (8, 60)])
 def test_a_replica_is_the_run_that_its_seed_would_be_alone(math_data, R, iterations):
     config = tiny_config(seed=5, num_seeds=R, n_embd=8, **WD)
@@ -47,6 +48,7 @@ def test_seeds_differ_in_weights_and_in_batches(math_data):
     assert not torch.equal(starts[0], starts[1])
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('settings', [
     dict(), dict(weight_decay=0.3), dict(bias=True, weight_decay=0.3, n_head=2, n_layer=2, mlp_expansion=4),
     dict(grad_clip=0.05), dict(grad_clip=0.0), dict(beta1=0.5, beta2=0.9),
@@ -189,6 +191,7 @@ def test_a_replica_that_diverges_does_not_touch_its_neighbours(math_data):
     assert all(equal_weights(weights(ill, r), weights(healthy, r)) for r in (0, 2))
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_lower_precision_trains_nearly_as_float32_does(math_data, dtype):
     exact, rough = (new_engine(math_data.train, 17, tiny_config(num_seeds=2), d)
@@ -213,6 +216,7 @@ def unavailable(*args):
     raise NotHere('for a test')
 
 
+@pytest.mark.slow
 def test_a_compiled_step_gives_the_losses_of_an_eager_one(math_data, monkeypatch):
     eager = new_engine(math_data.train, 17, tiny_config(num_seeds=2, **WD))
     monkeypatch.setattr('tbtt.engine.Kernel', unavailable)
@@ -272,6 +276,7 @@ def test_a_stretch_in_pieces_trains_as_a_whole(math_data, monkeypatch):
     assert pieces.stretch_size() == 3 and torch.equal(train(pieces, 0, 20), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATM.exists(), reason='counts the memory as Linux tells it')
 def test_memory_does_not_grow_with_iterations(math_data):
     engine = new_engine(math_data.train, 17, tiny_config(batch_size=128))

@@ -158,6 +158,7 @@ def test_without_held_out_pairs_nothing_is_said_of_them(evaluator):
 
 # The slow evaluator.
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task, block_size', [(SMALL, 24), (SMALL, 6), (FACTS, 24), (FACTS, 16)])
 def test_replicas_score_as_a_slow_evaluator_finds_that_asks_one_sample_at_a_time(evaluator, task, block_size):
     fast, scripts = evaluator(task, right(task), undecided(task), wrong(task), undecided(task),

@@ -8,7 +8,7 @@ import torch
 
 import eval_frequency
 import plot_frequency
-from conftest import TINY, run_script
+from conftest import TINY, run_script, shared
 from tbtt import frequency
 from tbtt.inference import Trained, load_model
 from tbtt.layout import LATEST
@@ -17,15 +17,16 @@ from tbtt.layout import LATEST
 @pytest.fixture(scope='module')
 def skewed(tmp_path_factory):
     """Two tiny runs on skewed data of both tasks, one of two seeds. -> folder with them"""
-    folder = tmp_path_factory.mktemp('skewed')
-    options = f'--out_dir={folder / "data"}', '--repeats=120', '--math_repeats=300'
-    assert run_script('data/both_skewed/prepare.py', *options) == 0
-    for name, settings in (('one', {'n_embd': 4}), ('two', {'n_embd': 6, 'num_seeds': 2})):
-        assert run_script('train_with_eval.py', 'config/train_both_skewed_mini_14.py', **{
-            **TINY, 'dataset': folder / 'data', 'out_dir': folder / name, **settings}) == 0
-    return folder
+    def make(folder):
+        options = f'--out_dir={folder / "data"}', '--repeats=120', '--math_repeats=300'
+        assert run_script('data/both_skewed/prepare.py', *options) == 0
+        for name, settings in (('one', {'n_embd': 4}), ('two', {'n_embd': 6, 'num_seeds': 2})):
+            assert run_script('train_with_eval.py', 'config/train_both_skewed_mini_14.py', **{
+                **TINY, 'dataset': folder / 'data', 'out_dir': folder / name, **settings}) == 0
+    return shared(tmp_path_factory, 'skewed', make)
 
 
+@pytest.mark.slow
 def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
     assert run_script('analysis/eval_frequency.py', skewed / 'one', skewed / 'two',
                       f'--output_dir={tmp_path / "out"}') == 0

@@ -272,22 +272,23 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         save(Figure(), tmp_path / 'plot.xyz')
 
 
-def test_plot_results_works_from_any_folder_and_says_what_it_wrote(tmp_path):
+def test_plot_results_works_from_any_folder_and_says_what_it_wrote(command, monkeypatch, tmp_path):
     write_run(tmp_path / 'math_mini_14', PERFECT, SLOW)
     done = script('plot_results.py', '--model_folder', 'math_mini_14', cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, 'wrote math_mini_14/plot_math.png\n')
     assert (tmp_path / 'math_mini_14/plot_math.png').read_bytes().startswith(b'\x89PNG')
-    done = script('plot_results.py', '--model_folder=math_mini_14', '--output=a.svg', cwd=tmp_path)
-    assert done.returncode == 0 and '<svg' in (tmp_path / 'a.svg').read_text()
-    assert script('plot_results.py', '--model_folder=math_mini_14', '--format=pdf',
-                  cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert command('plot_results.py', '--model_folder=math_mini_14', '--output=a.svg').status == 0
+    assert '<svg' in (tmp_path / 'a.svg').read_text()
+    assert command('plot_results.py', '--model_folder=math_mini_14', '--format=pdf').status == 0
     assert (tmp_path / 'math_mini_14/plot_math.pdf').read_bytes().startswith(b'%PDF')
 
 
-def test_plot_all_models_writes_three_grids_and_counts_the_runs(tmp_path):
+def test_plot_all_models_writes_three_grids_and_counts_the_runs(command, monkeypatch, tmp_path):
     write_run(tmp_path / 'runs/both_mini_14_wd', PERFECT, SLOW, facts=[0, 1, 2, 500])
-    done = script('plot_all_models.py', '--wd', '--root_dir=runs', '--output_dir', 'figures', cwd=tmp_path)
-    assert done.returncode == 0 and 'found 1 of 12 runs' in done.stdout
+    monkeypatch.chdir(tmp_path)
+    done = command('plot_all_models.py', '--wd', '--root_dir=runs', '--output_dir', 'figures')
+    assert done.status == 0 and 'found 1 of 12 runs' in done.out
     written = sorted(file.name for file in (tmp_path / 'figures').iterdir())
     assert written == ['grid_combined_wd.png', 'grid_facts_wd.png', 'grid_math_wd.png']
     width = int.from_bytes((tmp_path / 'figures' / written[0]).read_bytes()[16:20], 'big')
@@ -314,6 +315,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(command, monkeypatch, tmp_pat
     assert sorted(tmp_path.rglob('*')) == before
 
 
+@pytest.mark.slow
 def test_what_draws_needs_no_torch():
     names = ['plot_results', 'plot_all_models', 'analysis.make_tables', 'analysis.make_claims',
              'analysis.plot_capacity', 'analysis.plot_frequency', 'analysis.plot_trace', 'analysis.plot_race',

@@ -89,6 +89,7 @@ def sound(config):
                for name, field in FIELDS.items()) and config.check() is config
 
 
+@pytest.mark.slow
 @cases(0.15)
 @given(given_settings=st.dictionaries(NAMES, VALUES, max_size=4))
 def test_settings_are_sound_or_refused(given_settings):
@@ -189,6 +190,7 @@ def dataset_of(place):
     return repr(codec), repr(tasks), dataset.meta['vocab_size'], dataset.train.tolist(), dataset.val.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['ckpt.pt', 'ckpt_best_math.pt'])
 @cases(0.1)
 @given(data=st.data())
@@ -215,6 +217,7 @@ WRONG = st.sampled_from([None, -1, 0, 10**20, 1.5, math.nan, 'text', b'', [], {}
                          {0: 0}, True, torch.zeros(3), torch.zeros(()), {'a': torch.zeros(2, 2)}])
 
 
+@pytest.mark.slow
 @cases(0.1)
 @given(data=st.data())
 def test_a_checkpoint_with_an_entry_of_another_kind_is_refused_or_does_not_matter(place, data):
@@ -234,6 +237,7 @@ def test_a_checkpoint_with_an_entry_of_another_kind_is_refused_or_does_not_matte
         path.write_bytes(good)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('name', ['ckpt.pt', 'results.csv', 'answers.npz', 'run.json'])
 @cases(0.05)
 @given(data=st.data())

@@ -8,8 +8,7 @@ import pytest
 import readme
 from readme import BLOCKS, CONFIGS, PAGES, ROOT, block, fill_config, fill_page
 from tbtt.config import FIELDS, Config, load_config
-from tbtt.sweep import claims
-from tbtt.sweep.summary import read_summaries
+from tbtt.sweep import claims, controls
 
 README = ROOT / 'README.md'
 CURRENT = [page for page in PAGES if page.name != 'LOG.md']    # which names what was there then
@@ -50,9 +49,9 @@ def test_a_config_file_says_what_its_committed_runs_gave(path):
 
 
 @pytest.mark.slow
-def test_the_committed_verdicts_are_those_of_the_committed_sweep():
-    rows = read_summaries([readme.RESULTS / 'capacity' / 'summary.csv'])
-    assert readme.verdicts() == claims.report(claims.judge(rows))
+def test_the_committed_verdicts_are_those_of_the_committed_sweeps():
+    rows = readme.swept()
+    assert readme.verdicts() == claims.report([*claims.judge(rows), *controls.judge_controls(rows)])
 
 
 def test_a_stale_page_is_named_and_mended(tmp_path, monkeypatch, capsys):

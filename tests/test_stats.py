@@ -75,6 +75,7 @@ def test_the_logistic_curve_of_bliss_beetles_is_the_published_one():
 
 # --- thresholds
 
+@pytest.mark.slow
 def test_a_threshold_is_found_where_it_was_put_as_often_as_its_interval_says():
     random, inside = np.random.default_rng(0), 0
     sizes = np.repeat([500.0, 1000, 1500, 2500, 4000, 8000], 8)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chaos import forked_sweeps
+from chaos import Training, forked_sweeps
 from conftest import HERE, TINY, Result, contents, run_script, shell, start
 from tbtt.cli import UserError
 from tbtt.results import read_results
@@ -255,6 +255,7 @@ def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_
                                                                                            'n_embd=5'}
 
 
+@pytest.mark.slow
 def test_parts_of_a_run_leave_what_the_whole_run_would(command, swept, tmp_path):
     path = sweep_file(tmp_path, num_seeds=3)
     result = command('sweep.py', path, f'--sweeps_dir={tmp_path}', '--replicas=2', '--workers=1')
@@ -302,7 +303,8 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(com
     wait_for(lambda: not alive(child))
     at = len((run / 'results.csv').read_text().splitlines())
     assert at < 42
-    again = command('sweep.py', path, f'--sweeps_dir={tmp_path}')
+    with forked_sweeps():
+        again = command('sweep.py', path, f'--sweeps_dir={tmp_path}')
     assert again.status == 0, again.err
     alone = command('train_with_eval.py', 'config/train_math_mini_14.py', **{
         **SHARED, **LONGER, 'out_dir': tmp_path / 'alone', 'dataset': tmp_path / 'tiny' / 'data' / 'as_math'})
@@ -314,12 +316,11 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(com
 def test_two_sweeps_at_once_leave_what_one_leaves(swept, tmp_path):
     """Jobs that overlap: seeds one by one, and all together."""
     path = sweep_file(tmp_path, num_seeds=2, n_embd=6)
-    both = [start('sweep.py', path, f'--sweeps_dir={tmp_path}', f'--replicas={n}', '--workers=1',
-                  cwd=tmp_path)
+    both = [Training(tmp_path / f'log {n}', {}, forked_sweeps().__enter__, script='sweep.py',
+                     args=(path, f'--sweeps_dir={tmp_path}', f'--replicas={n}', '--workers=1'))
             for n in (1, 2)]
-    said = [sweep.communicate(timeout=200) for sweep in both]
-    assert [sweep.returncode for sweep in both] == [0, 0] and all('2 of 2 seeds finished' in out
-                                                                  for out, _ in said), said
+    assert [sweep.wait() for sweep in both] == [0, 0]
+    assert all('2 of 2 seeds finished' in sweep.said() for sweep in both)
     for seed in ('seed_1337', 'seed_1338'):
         assert same_weights(swept[0] / 'good_n_embd=6' / seed,
                             tmp_path / 'tiny' / 'train_math_mini_14' / seed)
@@ -334,7 +335,8 @@ def test_stopped_children_start_no_other(tmp_path):
 
 def test_bad_data_options_are_reported_as_failures(command, tmp_path):
     path = sweep_file(tmp_path, "data = {'heldout': ['1,99']}")
-    result = command('sweep.py', path, f'--sweeps_dir={tmp_path}')
+    with forked_sweeps():
+        result = command('sweep.py', path, f'--sweeps_dir={tmp_path}')
     assert result.status in (1, 2) and 'heldout' in result.err and 'Traceback' not in result.err
 
 
@@ -375,7 +377,8 @@ def test_a_ray_cluster_loses_a_node_and_nothing_else(command, tmp_path):
                                           folder=tmp_path / 'ray'))
     result = shell(program, cwd=tmp_path)
     assert result.status == 0, result.err[-2000:]
-    again = command('sweep.py', path, f'--sweeps_dir={tmp_path / "local"}')
+    with forked_sweeps():
+        again = command('sweep.py', path, f'--sweeps_dir={tmp_path / "local"}')
     assert again.status == 0, again.err
     for name in ('n_embd=5', 'n_embd=6'):
         assert same_weights(*(tmp_path / where / 'tiny' / name / 'seed_1337' for where in ('ray', 'local')))

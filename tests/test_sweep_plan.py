@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
+from chaos import forked_sweeps
 from conftest import TINY, contents
 from tbtt.cli import UserError
 from tbtt.results import format_results
@@ -27,8 +28,9 @@ def sweep_file(folder, text):
 def test_a_value_may_stand_behind_a_blank_or_an_equals_sign(command, tmp_path, words, file_first):
     path = sweep_file(tmp_path, "axes = {'n_embd': [4, 6]}\ndata = {'heldout': ['5,7', '1,2']}")
     words = [*words, '--n_embd', '4', '--heldout', '1,2']
-    result = command('sweep.py', *([path, *words] if file_first else [*words, path]), '--dry_run',
-                     sweeps_dir=tmp_path / 'sweeps')
+    with forked_sweeps():
+        result = command('sweep.py', *([path, *words] if file_first else [*words, path]), '--dry_run',
+                         sweeps_dir=tmp_path / 'sweeps')
     assert result.status == 0, result.err
     assert len(result.out.splitlines()) == 2
     assert result.out.startswith('n_embd=4_heldout=1,2, seeds 1337 to 1339 ')
@@ -39,7 +41,8 @@ def test_a_dry_run_leaves_nothing_behind(command, tmp_path):
     before, threads = contents(tmp_path), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        result = command('sweep.py', path, '--dry_run', sweeps_dir=tmp_path / 'sweeps')
+        with forked_sweeps():
+            result = command('sweep.py', path, '--dry_run', sweeps_dir=tmp_path / 'sweeps')
         assert result.status == 0 and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -73,6 +76,7 @@ def test_a_sweep_that_would_never_end_is_refused_at_once(tmp_path, text, overrid
     assert time.process_time() - begin < 2
 
 
+@pytest.mark.slow
 def test_ten_thousand_combinations_are_planned_in_seconds(tmp_path):
     text = "axes = {'n_embd': range(1, 101), 'max_iters': range(100)}\nnum_seeds = 3"
     begin = time.process_time()

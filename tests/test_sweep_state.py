@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from conftest import TINY, shell
+from chaos import forked_sweeps
+from conftest import TINY
 from tbtt.cli import UserError
 from tbtt.sweep import launch
 from tbtt.sweep.launch import Children
@@ -129,18 +130,19 @@ def test_a_job_wants_a_gpu_unless_its_runs_name_another_device(tmp_path, device,
     assert launch.wants_gpu(job) == wants
 
 
-def test_another_number_of_seeds_or_replicas_goes_on_with_a_sweep_that_was_stopped(tmp_path):
+@forked_sweeps()
+def test_another_number_of_seeds_or_replicas_goes_on_with_a_sweep_that_was_stopped(command, tmp_path):
     path = sweep_file(tmp_path, num_seeds=3)
     sweep = Sweep(path, {}, tmp_path)
     job, = sweep.jobs(8)
     sweep.prepare(job.run)
-    begun = shell('train_with_eval.py', 'config/train_math_mini_14.py', cwd=tmp_path, **{
+    begun = command('train_with_eval.py', 'config/train_math_mini_14.py', **{
         **SHARED, 'out_dir': job.folder, 'dataset': job.run.settings['dataset'], 'num_seeds': 3,
         'max_iters': 10})
     assert begun.status == 0, begun.err    # the longer run goes on from here
-    fewer = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', '--num_seeds=1', cwd=tmp_path)
+    fewer = command('sweep.py', path, f'--sweeps_dir={tmp_path}', '--num_seeds=1')
     assert fewer.status == 0, fewer.err
-    again = shell('sweep.py', path, f'--sweeps_dir={tmp_path}', cwd=tmp_path)
+    again = command('sweep.py', path, f'--sweeps_dir={tmp_path}')
     assert again.status == 0, again.err
     at = [json.loads((job.folder / f'seed_{seed}' / 'run.json').read_text())['iter_num']
           for seed in job.seeds]

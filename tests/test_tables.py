@@ -141,6 +141,7 @@ def test_the_published_sizes_are_our_parameter_counts():
         assert row['params'] in (f'{size / 1e3:.2f}k', f'{size / 1e6:.2f}M')
 
 
+@pytest.mark.slow
 def test_the_script_prints_three_tables_from_any_folder(tmp_path):
     write_run(tmp_path / 'runs/math_mini_14', [(30000, 1000, 1000, 40, None)])
     done = subprocess.run([sys.executable, HERE / 'analysis/make_tables.py', '--root_dir', 'runs'],

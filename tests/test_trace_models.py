@@ -226,6 +226,7 @@ def test_a_word_is_found_where_it_stands_and_not_within_others(tmp_path, kind, v
                                                   for d, text in enumerate(texts) if alone.search(text)], gram
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('engine', ['numpy', 'infini-gram'])
 def test_a_model_is_traced_to_text_jsonl_and_tokens_alike(command, models, files, engine):
     if engine == 'infini-gram':

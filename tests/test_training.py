@@ -129,6 +129,7 @@ def test_the_last_iteration_is_evaluated_whatever_the_interval(run):
 
 # The same run.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('settings', [dict(), dict(dropout=0.2), dict(num_seeds=2)])
 def test_the_same_seed_gives_the_same_run(run, settings):
     torch.manual_seed(1)
@@ -143,6 +144,7 @@ def test_another_seed_gives_another_run(run):
     assert not equal_weights(*(load(run(f'seed {seed}', seed=seed) / 'ckpt.pt')['model'] for seed in (1, 2)))
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('interval', [1, 7, 20])
 def test_how_often_one_evaluates_does_not_change_the_weights(run, interval):
     one, other = run('a'), run('b', eval_interval=interval)
@@ -151,6 +153,7 @@ def test_how_often_one_evaluates_does_not_change_the_weights(run, interval):
     assert a['train_loss'][-1] == b['train_loss'][-1] and a['add_correct'][-1] == b['add_correct'][-1]
 
 
+@pytest.mark.slow
 def test_three_seeds_leave_what_three_runs_leave(run):
     settings = dict(n_embd=16, max_iters=40, batch_size=64)
     together = run('many', num_seeds=3, seed=7, **settings)
@@ -169,6 +172,7 @@ def test_three_seeds_leave_what_three_runs_leave(run):
 
 # Going on.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('settings',
                          [dict(), dict(num_seeds=2), dict(gradient_accumulation_steps=2, weight_decay=0.1),
                           dict(dropout=0.2)], ids=['plain', 'seeds', 'accumulated', 'dropout'])
@@ -288,7 +292,7 @@ def test_on_a_terminal_a_bar_shows_iteration_speed_time_and_the_loss_and_where_t
 def on_the_disk(error=None):
     """What a record gives back once it is done."""
     future = concurrent.futures.Future()
-    future.set_exception(error) if error else future.set_result(None)
+    future.set_exception(error) if error else future.set_result([])
     return future
 
 
@@ -300,7 +304,7 @@ def test_an_evaluation_is_told_once_it_is_on_the_disk_and_never_where_it_did_not
         report.evaluation(0, [row], written)
         report.step(1, torch.ones(1, 1))
         assert 'iter' not in capsys.readouterr().out    # nor is anything that came after it
-        written.set_result(None)
+        written.set_result([])
         report.step(2, torch.ones(1, 1))
         assert [line.split(':')[0] for line in capsys.readouterr().out.splitlines()] == [
             f'iter      {t}' for t in (0, 1, 2)]
@@ -333,6 +337,7 @@ def test_a_run_that_diverges_stops_keeps_its_last_good_checkpoint_and_does_not_g
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_leaves_the_others_as_they_would_be(run):
     whole, ill = run('whole', num_seeds=2, max_iters=30), run('ill', num_seeds=2)
     path = ill / 'seed_1338/ckpt.pt'
@@ -343,22 +348,6 @@ def test_a_seed_that_diverges_leaves_the_others_as_they_would_be(run):
     assert same_run(whole / 'seed_1337', ill / 'seed_1337') and load(path)['iter_num'] == 20
     about = [json.loads((ill / f'seed_{seed}/run.json').read_text())['diverged'] for seed in (1337, 1338)]
     assert about == [None, 20]
-
-
-def test_evaluations_are_logged_where_one_asks(run, monkeypatch, tmp_path):
-    (tmp_path / 'wandb.py').write_text('rows = []\n'
-                                       'class init:\n'
-                                       '    def __init__(self, **about): self.about = about\n'
-                                       '    def log(self, row, step):\n'
-                                       '        rows.append((step, self.about["name"], row))\n'
-                                       '    def finish(self): rows.append("finished")\n')
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, 'wandb', raising=False)
-    run('a', wandb_log=True)
-    *logged, end = sys.modules.pop('wandb').rows
-    assert end == 'finished' and [(step, name) for step, name, _ in logged] == [(0, 'a'), (10, 'a'),
-                                                                                (20, 'a')]
-    assert logged[-1][2]['train_loss'] == read_results(tmp_path / 'a/results.csv')['train_loss'][-1]
 
 
 # Files that change as one.

@@ -20,6 +20,7 @@ MERGE = 2**22         # windows of a dataset for which it is still looked up whi
 LAUNCH = 0.25         # seconds of a launch
 TEXT = 2**18          # starts whose text lies ready at once, where the kernel is given text
 LANES = 16            # windows of a tile; as in step.c
+FEW = 16              # tiles of a forward pass for which a thread is worth starting
 
 POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
@@ -201,7 +202,7 @@ class Kernel:
         tokens = tokens.to(torch.int32).expand(R, T, B).contiguous()
         logits = torch.empty(R, self.vocab_size, T, B)
         tiles = -(-B // LANES)
-        threads = min(num_threads(), tiles)
+        threads = min(num_threads(), tiles, max(1, R * tiles // FEW))
 
         def infer(i: int, granted: int) -> None:
             for r in range(R):

@@ -2,8 +2,6 @@
 import argparse
 import itertools
 import math
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -211,11 +209,12 @@ class Sweep:
         place.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(place / '.lock'):    # other processes may want the same
             if not (place / 'meta.pkl').exists():
-                options = [f'--{name}={value}' for name, value in run.data.items()]
-                done = subprocess.run([sys.executable, str(run.script), f'--out_dir={place}', *options],
-                                      capture_output=True, text=True)
-                if done.returncode:
-                    raise UserError(f'preparing {place.name}: {done.stderr.strip().removeprefix("error: ")}')
+                # Here, for it loads torch.
+                from tbtt.prepare import prepare_dataset
+                try:
+                    prepare_dataset(run.script.parent.name, place, **run.data)
+                except UserError as error:
+                    raise UserError(f'preparing {place.name}: {error}') from error
         return place
 
     def jobs(self, replicas: int, part: tuple[int, int] = (0, 1)) -> list[Job]:
