@@ -9,10 +9,10 @@ from tbtt.cli import InvalidSetting
 from tbtt.config import FIELDS, Config, set_value
 from tbtt.layout import LATEST, RESULTS, seed_folders
 from tbtt.results import read_info
+from tbtt.seed_folder import MAY_CHANGE
 
-# Of where it is trained and what is wanted now, not of the run.
-NOT_OF_A_RUN = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'num_seeds', 'device', 'dtype', 'compile',
-                'log_interval', 'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log'}
+# Of the machine and of what is wanted now, not of the run.
+NOT_OF_A_RUN = MAY_CHANGE - {'dataset', 'max_iters'} | {'num_seeds'}
 
 
 def settings_of_run(folder: Path) -> dict[str, Any]:
