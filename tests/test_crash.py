@@ -458,6 +458,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_last_good_state(ended, disk, t
     assert difference(tmp_path / 'whole', disk / 'run') == 0
 
 
+@pytest.mark.slow
 def test_a_quota_names_the_file_and_keeps_the_last_good_state(ended, run, tmp_path):
     before = unlocked(run)
 
