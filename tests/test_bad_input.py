@@ -470,7 +470,7 @@ def test_nothing_is_left_to_train_on(refused, tmp_path):
 
 # Through real processes.
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize('script, args, says', [
     (TRAIN, ['--n_embdd=14'], 'did you mean --n_embd?'),
     ('sample.py', ['--out_dir=nowhere'], 'nowhere/ckpt.pt')])

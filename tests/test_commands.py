@@ -119,6 +119,7 @@ def test_plot_results_as_in_the_readme(succeed_here, clone):
     assert any(name.endswith('.png') for name in set(contents(clone)) - before)
 
 
+@pytest.mark.slow
 def test_plot_all_models_as_in_the_readme(succeed_here, clone):
     succeed_here('plot_all_models.py')
     assert {'grid_math.png', 'grid_facts.png', 'grid_combined.png'} <= set(contents(clone))
@@ -141,6 +142,7 @@ def test_eval_capitals_as_in_the_readme(succeed_here, clone):
     assert 'the USA: Washington' in out and '/500' in out
 
 
+@pytest.mark.slow
 def test_eval_as_math_from_another_folder_with_values_after_a_blank(clone, tmp_path):
     out = succeed(clone, 'eval_as_math.py', '--out_dir', clone / 'math_mini_14', cwd=tmp_path)
     assert 'addition' in out and '/1000' in out and '/40' in out and out.count('[') >= 4
@@ -175,6 +177,7 @@ def test_a_signal_ends_training_cleanly_with_everything_saved(command, small_mat
     assert result.status == 0 and load(tmp_path / 'run/ckpt.pt')['iter_num'] == reached + 10
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_a_script_without_its_packages_names_the_command_that_installs_them(script, tmp_path):
     # -S: as a Python in which nothing is installed
@@ -196,6 +199,7 @@ sys.meta_path.insert(0, Interrupt())
 """
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_ctrl_c_during_the_imports_leaves_no_traceback(script, tmp_path):
     (tmp_path / 'sitecustomize.py').write_text(SLOW_IMPORT)

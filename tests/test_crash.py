@@ -1,5 +1,6 @@
 """Runs that die, for real: killed, interrupted, out of disk, out of folder; and that nothing is lost by
 it."""
+import dataclasses
 import json
 import os
 import random
@@ -192,8 +193,9 @@ def test_a_signal_ends_the_step_saves_and_says_where(training, ended, tmp_path, 
     checkpoint, = {load(path)['iter_num'] for path in (tmp_path / 'run').rglob('ckpt.pt')}
     assert checkpoint == at >= 6
     last = at + 2 - at % 2
-    ended(init_from='resume', max_iters=last, num_seeds=num_seeds)
-    ended('whole', max_iters=last, num_seeds=num_seeds)
+    shorter = LONG | dict(max_iters=last, num_seeds=num_seeds)
+    ended(**shorter, init_from='resume')
+    ended('whole', **shorter)
     assert difference(tmp_path / 'whole', tmp_path / 'run') == 0
 
 
@@ -207,8 +209,8 @@ def test_a_second_ctrl_c_goes_at_once_and_corrupts_nothing(training, ended, tmp_
     one.kill(signal.SIGINT)
     assert one.wait() in (-signal.SIGINT, 128 + signal.SIGINT) and time.monotonic() - begin < 1
     last = evaluations(tmp_path / 'run') + 4
-    ended(init_from='resume', max_iters=last)
-    ended('whole', max_iters=last)
+    ended(**LONG | dict(max_iters=last, init_from='resume'))
+    ended('whole', **LONG | dict(max_iters=last))
     assert difference(tmp_path / 'whole', tmp_path / 'run') == 0
 
 
@@ -321,7 +323,7 @@ def test_a_sweep_waits_for_who_stands_still_and_goes_on_when_he_dies(training, m
     job, = sweep.jobs(8)
     sweep.prepare(job.run)
     place = job.folder / 'seed_1338'
-    held = training(**vars(job.run.config()) | dict(seed=1338, num_seeds=1, out_dir=place, max_iters=100_000))
+    held = training(**dataclasses.asdict(job.run.config()) | dict(seed=1338, num_seeds=1, out_dir=place, max_iters=100_000))
     assert held.says('iter     10'), held.said()
     held.kill(signal.SIGSTOP)
     before, ended, said = contents(place), [], []
@@ -458,6 +460,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_last_good_state(ended, disk, t
     assert difference(tmp_path / 'whole', disk / 'run') == 0
 
 
+@pytest.mark.slow
 def test_a_quota_names_the_file_and_keeps_the_last_good_state(ended, run, tmp_path):
     before = unlocked(run)
 

@@ -84,6 +84,7 @@ def test_a_batch_split_over_two_processes_gives_the_run_of_one(command, small_ma
     assert close(tmp_path / 'one', tmp_path / 'two')
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_done_waits_for_the_others_and_says_nothing(ranks, tmp_path):
     """Three seeds over two processes; the seed of the second is at its end already, then both are."""
     alone, = ranks(size=1, seed=1338, out_dir=tmp_path / 'run/seed_1338')

@@ -253,6 +253,7 @@ def probability_naively(model, codec, prompt, answer):
     return product
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('max_tokens', [6, 100, 2**20])
 def test_the_probability_of_an_answer_is_the_product_over_its_characters(models, math_data, max_tokens):
     replicas, plain = models

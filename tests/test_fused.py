@@ -147,7 +147,7 @@ def test_every_mode_gives_the_losses_of_every_other_over_200_steps(math_data):
     assert all((one - losses[0]).abs().max() < 5e-5 for one in losses)
 
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize('how', [dict(windows='line'), dict(line_order='fresh')])
 def test_windows_within_a_line_and_of_a_fresh_order_are_trained_on_as_in_the_eager_mode(math_data, how,
                                                                                         threads):
@@ -324,6 +324,7 @@ def refusal(data: torch.Tensor, **more) -> str:
     return reason
 
 
+@pytest.mark.slow
 def test_what_it_has_not_is_trained_in_another_mode_that_says_so(math_data):
     assert 'dropout' in refusal(math_data.train, dropout=0.1)
     assert 'too large' in refusal(math_data.train, n_embd=1024)
@@ -380,7 +381,7 @@ def test_another_compiler_or_processor_or_source_builds_anew(cache, monkeypatch)
     assert len(list(cache.iterdir())) == 3
 
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize('damage', [lambda content: content[:1000], lambda content: b'',
                                     lambda content: content[:-1] + b'?'])
 def test_a_damaged_library_is_built_again(cache, damage):
@@ -395,6 +396,7 @@ def test_a_damaged_library_is_built_again(cache, damage):
     assert build.digest(built(cache).read_bytes()) in built(cache).name
 
 
+@pytest.mark.slow
 def test_a_library_that_others_may_write_is_not_loaded(cache):
     build_small()
     path = built(cache)
@@ -402,7 +404,7 @@ def test_a_library_that_others_may_write_is_not_loaded(cache):
     assert build.cached(cache, path.name.split('-')[0]) is None and not path.exists()
 
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize('make', [
     lambda folder: (folder.mkdir(parents=True), folder.chmod(0o777)),
     lambda folder: (folder.parent.mkdir(), (folder.parent / 'elsewhere').mkdir(),
@@ -414,6 +416,7 @@ def test_a_cache_that_others_may_write_or_that_is_a_link_is_not_used(cache, make
     assert not list(cache.iterdir())
 
 
+@pytest.mark.slow
 def test_where_no_cache_can_be_the_library_is_built_for_the_process(tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
@@ -468,6 +471,7 @@ print({'torch._dynamo', 'sympy', 'scipy', 'matplotlib'} & sys.modules.keys() or 
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_compiles_nothing_does_not_wait_for_the_import_of_torchs_compiler(small_math, tmp_path):
     settings = {name: value for name, value in dict(TINY, dataset=small_math).items() if name != 'compile'}
     done = subprocess.run([sys.executable, '-c', RUNS, HERE / 'train_with_eval.py', *options(settings)],

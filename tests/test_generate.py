@@ -39,6 +39,7 @@ def completions(replicas, seeds=SEEDS, keys=(1, 250), prompts=PROMPTS, **options
     return found.tokens[found.row]    # (R, P, S, new tokens)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('temperature, top_k', [(1.0, None), (1.0, 3), (2.5, 200), (0.01, 10), (0.8, 1)])
 def test_every_sample_is_the_one_that_would_be_drawn_alone(replicas, temperature, top_k):
     found = completions(replicas, temperature=temperature, top_k=top_k)

@@ -131,6 +131,7 @@ def test_a_run_on_their_dataset_samples_and_refuses_to_be_scored(command, play, 
     assert result.status == 2 and "'<'" in result.err
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('prefix', ['', '_orig_mod.'])
 def test_their_checkpoint_samples_here_what_it_would_say_there(command, play, nano, prefix):
     folder, model, _ = nano(prefix)

@@ -12,6 +12,7 @@ from tbtt.engine import Engine
 CPU = torch.device('cpu')
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory.'), MemoryError(),
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."),
                                    RuntimeError('could not create a primitive')])

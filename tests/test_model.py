@@ -122,6 +122,7 @@ def test_a_token_changes_no_logits_before_it_and_none_of_its_neighbours_in_the_b
     assert difference[4:, 1].min() > 1e-3
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('bias', [False, True])
 def test_the_gradient_is_that_of_finite_differences_in_float64(bias):
     args = dict(n_layer=2, n_head=2, n_embd=4, block_size=3, bias=bias, vocab_size=5, mlp_expansion=2)

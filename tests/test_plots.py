@@ -284,6 +284,7 @@ def test_plot_results_works_from_any_folder_and_says_what_it_wrote(command, monk
     assert (tmp_path / 'math_mini_14/plot_math.pdf').read_bytes().startswith(b'%PDF')
 
 
+@pytest.mark.slow
 def test_plot_all_models_writes_three_grids_and_counts_the_runs(command, monkeypatch, tmp_path):
     write_run(tmp_path / 'runs/both_mini_14_wd', PERFECT, SLOW, facts=[0, 1, 2, 500])
     monkeypatch.chdir(tmp_path)

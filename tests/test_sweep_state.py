@@ -1,4 +1,5 @@
 """What a sweep makes of folders that other calls left, and of what its children answer."""
+import dataclasses
 import json
 
 import pytest
@@ -171,7 +172,7 @@ def test_a_job_whose_record_is_damaged_or_of_other_settings_fails_alone(tmp_path
 def test_settings_that_may_change_do_not_undo_what_is_finished(tmp_path):
     job = whole_job(tmp_path, 1)
     config = job.run.config()
-    recorded = {**vars(config), 'seed': 1, 'num_seeds': 1, 'device': 'cuda', 'max_iters': 40,
+    recorded = {**dataclasses.asdict(config), 'seed': 1, 'num_seeds': 1, 'device': 'cuda', 'max_iters': 40,
                 'log_interval': 7}
     state(job.folder / 'seed_1', 40, finished=True, config=recorded)
     assert launch.done(job)

@@ -69,6 +69,7 @@ def test_numpy_counts_what_is_there(documents, gram):
     assert counter.count(()) == counter.num_tokens == sum(map(len, documents)) + len(documents) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('engine', ENGINES)
 @settings(max_examples=20, deadline=None)
 @given(CORPORA, st.lists(GRAMS, min_size=10, max_size=10), st.integers(1, 30), st.integers(2, 60))
@@ -82,6 +83,7 @@ def test_any_shards_and_pieces_count_the_same(tmp_path_factory, engine, document
             assert infinity_gram(counter, gram, i) == infinity_gram(twin, gram, i)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('whole', [None, lambda before, after: (before == 1) | (after > 2)])
 def test_many_shards_are_told_apart_and_neighbours_decide_what_counts(tmp_path, whole):
     rng = np.random.default_rng(0)

@@ -144,7 +144,7 @@ def test_another_seed_gives_another_run(run):
     assert not equal_weights(*(load(run(f'seed {seed}', seed=seed) / 'ckpt.pt')['model'] for seed in (1, 2)))
 
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize('interval', [1, 7, 20])
 def test_how_often_one_evaluates_does_not_change_the_weights(run, interval):
     one, other = run('a'), run('b', eval_interval=interval)
@@ -195,6 +195,7 @@ def test_an_interrupted_run_has_saved_the_step_it_was_at(run, interrupt):
     assert about['iter_num'] == 13 and about['finished'] is False
 
 
+@pytest.mark.slow
 def test_a_run_prolonged_is_the_longer_run(run):
     whole = run('whole', max_iters=30)
     run('part')
@@ -224,6 +225,7 @@ def test_the_time_of_a_resumed_run_counts_all_its_parts(run):
     assert json.loads(path.read_text())['seconds'] > 1000
 
 
+@pytest.mark.slow
 def test_overwriting_leaves_nothing_of_the_run_before(run):
     fresh, used = run('fresh', seed=3), run('used', num_seeds=2)
     run('used', overwrite=True, seed=3)
