@@ -323,7 +323,8 @@ def test_a_sweep_waits_for_who_stands_still_and_goes_on_when_he_dies(training, m
     job, = sweep.jobs(8)
     sweep.prepare(job.run)
     place = job.folder / 'seed_1338'
-    held = training(**dataclasses.asdict(job.run.config()) | dict(seed=1338, num_seeds=1, out_dir=place, max_iters=100_000))
+    settings = dataclasses.asdict(job.run.config())
+    held = training(**settings | dict(seed=1338, num_seeds=1, out_dir=place, max_iters=100_000))
     assert held.says('iter     10'), held.said()
     held.kill(signal.SIGSTOP)
     before, ended, said = contents(place), [], []
