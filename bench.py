@@ -6,6 +6,7 @@ the steps).
     python bench.py                          (all, about a quarter of an hour on two CPU cores)
     python bench.py --only step,evaluation --sizes n14 --tasks math
     python bench.py --json > bench.json      (one line with hardware, versions, commit, medians and spread)
+    python bench.py --only text              (a vocabulary of 50,257 beside nanoGPT's way, compiled)
     python bench.py --only trace             (minutes: traces of our datasets, and a large corpus)
 
 Everything is warmed up and, on a GPU, synchronised; slow and fast take turns. --full also trains the chosen
@@ -41,9 +42,10 @@ from tbtt.trace.memorization import overlap
 from tbtt.paper import EXPERIMENTS, MODELS, tasks_of
 from tbtt.prepare import write_dataset
 from tbtt.replicas import Replicas
+from tbtt.text import write_text
 from tbtt.provenance import provenance
 
-SECTIONS = ('step', 'evaluation', 'replicas', 'run', 'trace')
+SECTIONS = ('step', 'evaluation', 'replicas', 'run', 'text', 'trace')
 DEFAULT = SECTIONS[:-1]
 # Dense bfloat16 operations a second, of NVIDIA's datasheets.
 DATASHEET = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12}
@@ -57,10 +59,14 @@ class Setup:
 
     def __init__(self, task: str, size: str, folder: Path, device: torch.device, num_seeds: int = 1,
                  compile: str = 'auto') -> None:
-        self.config = config = load_config([f'config/train_{task}_{MODELS[size]}.py'], {
+        self.build(device, load_config([f'config/train_{task}_{MODELS[size]}.py'], {
             'dataset': str(folder / task), 'device': str(device), 'num_seeds': num_seeds, 'compile': compile,
             # On a CPU the large model takes four times as long in float32.
-            'dtype': 'bfloat16' if size == 'MLT' and device.type == 'cpu' else 'auto'})
+            'dtype': 'bfloat16' if size == 'MLT' and device.type == 'cpu' else 'auto'}))
+
+    def build(self, device: torch.device, config: Config) -> None:
+        """Model, step and evaluation of these settings, and the twin."""
+        self.config, num_seeds = config, config.num_seeds
         self.device, self.dtype = device, choose_dtype(config.dtype, device)
         self.dataset = Dataset(config.dataset, config.block_size)
         args = config.model_args(self.dataset.meta['vocab_size'])
@@ -120,6 +126,20 @@ class Setup:
                                     (self.config.eval_iters, self.config.batch_size))
             loss = baseline.slow_losses(self.slow_model, data, batches)
         return right, loss
+
+
+class TextSetup(Setup):
+    """The same for the model of config/train_text.py on random tokens out of GPT-2's vocabulary. Its twin is
+    compiled, as nanoGPT compiles."""
+
+    def __init__(self, folder: Path, device: torch.device, vocab_size: int = 50257, **settings: Any) -> None:
+        ids = np.random.default_rng(1337).integers(vocab_size, size=100_000)
+        write_text(folder / 'text', {'vocab_size': vocab_size, 'tokenizer': ''},
+                   {'train': [ids], 'val': [ids[:1000]]})
+        self.build(device, load_config(['config/train_text.py'], {
+            'dataset': str(folder / 'text'), 'device': str(device), **settings}))
+        self.slow_model.loss = torch.compile(self.slow_model.loss, dynamic=False,
+                                             disable=self.config.compile == 'False')
 
 
 def synchronise(device: torch.device) -> None:
@@ -220,6 +240,17 @@ def bench_replicas(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
         ours, = in_turn([(lambda: setup.steps(count), count)], 5, device)
         yield {'what': f'step n14 math, {num_seeds} seeds', 'ours_ms': ours, 'mode': setup.engine.mode,
                'per_seed_ms': ours['median'] / num_seeds}
+
+
+def bench_text(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
+               device: torch.device) -> Iterator[Row]:
+    """A step with GPT-2's vocabulary beside its twin; always the model of config/train_text.py."""
+    setup = TextSetup(folder, device)
+    prepare = seconds(setup.engine.prepare, 1, device)
+    ours, obvious = in_turn([(lambda: setup.steps(4), 4), (lambda: setup.slow_steps(4), 4)], 7, device)
+    yield {'what': f'step of config/train_text.py, {setup.dataset.meta["vocab_size"]:,} tokens',
+           'ours_ms': ours, 'slow_ms': obvious, 'mode': setup.engine.mode, 'prepare_s': prepare,
+           'note': 'its twin is compiled too'}
 
 
 def bench_run(rows: list[dict], what: str = 'n14 math') -> dict:
@@ -379,7 +410,7 @@ def main() -> None:
         print(f'{about["hardware"]}, torch {about["versions"]["torch"]}; '
               'milliseconds, medians (smallest to largest)')
     sections = {'step': bench_step, 'evaluation': bench_evaluation, 'replicas': bench_replicas,
-                'trace': bench_trace}
+                'text': bench_text, 'trace': bench_trace}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with contextlib.redirect_stdout(io.StringIO()):

@@ -32,11 +32,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+MANY = 1024    # tokens of a vocabulary from which an index is faster than a product; measured in docs/LOG.md
+
 
 @dataclass
 class GPTConfig:
-    """The defaults are nanoGPT's, so that its checkpoints need no other; it has no name for the MLP's
-    expansion of 4."""
+    """The defaults are nanoGPT's, so that its checkpoints need no other; it has no names for the last
+    two. GPT-2 itself has GELU by its tanh approximation."""
     block_size: int = 1024
     vocab_size: int = 50304
     n_layer: int = 12
@@ -45,6 +47,7 @@ class GPTConfig:
     dropout: float = 0.0
     bias: bool = True
     mlp_expansion: int = 4
+    tanh_gelu: bool = False
 
 
 class Linear(nn.Linear):
@@ -114,17 +117,18 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout, self.gelu = config.dropout, 'tanh' if config.tanh_gelu else 'none'
         self.c_fc = Linear(config.n_embd, config.mlp_expansion * config.n_embd, bias=config.bias)
         self.c_proj = Linear(config.mlp_expansion * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., C, T, B) -> (..., C, T, B)"""
-        return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
+        x = F.gelu(self.c_fc(x), approximate=self.gelu)
+        return F.dropout(self.c_proj(x), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -176,16 +180,29 @@ class GPT(nn.Module):
         """Parameters, position embeddings not counted."""
         return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
 
+    def embed(self, idx: torch.Tensor) -> torch.Tensor:
+        """Tokens (..., T, B) -> (..., C, T, B)"""
+        weight, V = self.transformer.wte.weight, self.config.vocab_size
+        if V >= MANY:
+            models = torch.arange(weight.shape[:-2].numel(), device=idx.device)    # their rows lie in turn
+            rows = idx + V * models.view(*weight.shape[:-2], 1, 1)
+            # Bags of one: their gradient comes in a fixed order, that of F.embedding does not once compiled.
+            x = F.embedding_bag(rows.flatten()[:, None], weight.flatten(0, -2), mode='sum')
+            return x.unflatten(0, rows.shape).movedim(-1, -3).contiguous()
+        # A product with one-hot columns: its gradient is a product too, where an index's is a scatter, serial
+        # on a CPU, in no fixed order on a GPU. Vocabularies of characters are small.
+        vocabulary = torch.arange(V, dtype=idx.dtype, device=idx.device)[:, None, None]
+        one_hot = (idx.unsqueeze(-3) == vocabulary).to(weight.dtype)    # (..., V, T, B)
+        return (weight.mT @ one_hot.flatten(-2)).unflatten(-1, idx.shape[-2:])
+
     def forward(self, idx: torch.Tensor) -> torch.Tensor:
         """Tokens (..., T, B) of an integer type, T up to the block size -> logits (..., V, T, B)"""
-        vocabulary = torch.arange(self.config.vocab_size, dtype=idx.dtype, device=idx.device)[:, None, None]
-        # The embedding as a product with one-hot columns: its gradient is a product too, where an index's
-        # would be a scatter, serial on a CPU, in no fixed order on a GPU. Vocabularies of characters are
-        # small.
-        one_hot = (idx.unsqueeze(-3) == vocabulary).to(self.lm_head.weight.dtype)    # (..., V, T, B)
-        x = (self.transformer.wte.weight.mT @ one_hot.flatten(-2)).unflatten(-1, idx.shape[-2:])
-        x = x + self.transformer.wpe.weight.mT[..., :idx.shape[-2], None]
+        x = self.embed(idx) + self.transformer.wpe.weight.mT[..., :idx.shape[-2], None]
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.transformer.h:
             x = block(x)
-        return self.lm_head(self.transformer.ln_f(x))
+        x = self.transformer.ln_f(x)
+        if self.config.vocab_size < MANY:
+            return self.lm_head(x)
+        # The same numbers, in memory (..., T, B, V): the loss reads the logits of a token in one piece.
+        return (x.flatten(-2).mT @ self.lm_head.weight.mT).mT.unflatten(-1, idx.shape[-2:])

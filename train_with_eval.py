@@ -5,11 +5,11 @@ Train a GPT, or many seeds of it at once, and ask it every `eval_interval` steps
     python train_with_eval.py config/train_math_mini_14.py --seed=7 --out_dir=another
     python train_with_eval.py config/train_math_mini_14.py --init_from=resume
 
-Settings are the defaults below, then config files in their order, then --key=value. Writes into out_dir:
-results.csv (a row an evaluation), answers.npz (what was answered at each), ckpt.pt (the latest, complete for
-going on), ckpt_best_math.pt, ckpt_best_facts.pt and ckpt_best_combined.pt (each the first with the highest
-score), run.json (what made the run). With --num_seeds=R above 1 there is such a folder for each seed below
-out_dir.
+Settings are the defaults below, then config files in their order, then --key=value; with --init_from=resume
+those that are not given are the run's own. Writes into out_dir: results.csv (a row an evaluation),
+answers.npz (what was answered at each), ckpt.pt (the latest, complete for going on), ckpt_best_math.pt,
+ckpt_best_facts.pt and ckpt_best_combined.pt (each the first with the highest score), run.json (what made the
+run). With --num_seeds=R above 1 there is such a folder for each seed below out_dir.
 
 From Python, with the same settings (docs/library.md):
 
@@ -17,12 +17,15 @@ From Python, with the same settings (docs/library.md):
     results = train('config/train_math_mini_14.py', seed=7, out_dir='another')
 """
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tbtt.cli import Parser, UserError, run    # first: it says what is missing
 
 import torch
 
+from tbtt import gpt2
 from tbtt.config import FIELDS, Config, add_settings, load_config
 from tbtt.dataset import Dataset
 from tbtt.device import choose_device, choose_dtype, describe_shortage, is_out_of_memory, tokens_per_pass
@@ -32,6 +35,7 @@ from tbtt.evaluate import Evaluator
 from tbtt.progress import Callback, Reporter, scores_line
 from tbtt.provenance import provenance
 from tbtt.replicas import Replicas
+from tbtt.resume import with_settings_of_run
 from tbtt.results import RunResults, load_results
 from tbtt.run_folder import RunFolder
 from tbtt.seed_folder import SeedFolder
@@ -41,9 +45,21 @@ def read_settings() -> Config:
     """The settings of the config files, with those of the command line over them, checked."""
     parser = Parser(__doc__, usage='%(prog)s [config ...] [--key=value ...]')
     parser.add_argument('config', nargs='*', help='config files, such as config/train_math_mini_14.py')
+    parser.add_argument('--download', action='store_true', help='fetch the weights of --init_from=gpt2, '
+                        'gpt2-medium, ... from the Hugging Face hub where they are not on this machine')
     add_settings(parser)
     args = parser.parse_args()
-    return load_config(args.config, {name: getattr(args, name) for name in FIELDS}, args.defaults, say=print)
+    config = resolve(args.config, {name: getattr(args, name) for name in FIELDS}, args.defaults)
+    config.download = args.download
+    return config
+
+
+def resolve(files: Sequence[str | Path], settings: dict[str, Any], defaults: str | None = None) -> Config:
+    """As `load_config`; of a run that goes on, what is not given is as it was."""
+    config = load_config(files, settings, defaults, say=print)
+    if config.init_from == 'resume':    # a config file has a length of its own, be it the default
+        config = with_settings_of_run(config, how_long=not files)
+    return config
 
 
 def next_multiple(n: int, step: int) -> int:
@@ -52,12 +68,14 @@ def next_multiple(n: int, step: int) -> int:
 
 
 class Trainer:
-    """Seeds of a run as an engine and its evaluation, on one device. quiet, callback: see `train`"""
+    """Seeds of a run as an engine and its evaluation, on one device. quiet, callback: see `train`. weights: a
+    state dict that fresh seeds begin with, None where they are drawn."""
 
     def __init__(self, config: Config, dataset: Dataset, device: torch.device, dtype: torch.dtype,
-                 ranks: Ranks, quiet: bool = False, callback: Callback | None = None) -> None:
+                 ranks: Ranks, quiet: bool = False, callback: Callback | None = None,
+                 weights: dict[str, torch.Tensor] | None = None) -> None:
         self.config, self.dataset, self.device, self.dtype, self.ranks = config, dataset, device, dtype, ranks
-        self.quiet, self.callback = quiet or not ranks.leader, callback
+        self.quiet, self.callback, self.weights = quiet or not ranks.leader, callback, weights
 
     def build(self, folder: RunFolder, seeds: list[SeedFolder]) -> tuple[Engine, Evaluator]:
         """-> the engine of some seeds, which goes on from what the folder holds of them, and their
@@ -65,6 +83,8 @@ class Trainer:
         numbers = [seed.seed for seed in seeds]
         model_args = self.config.model_args(self.dataset.meta['vocab_size'])
         replicas = Replicas.from_seeds(model_args, numbers, self.device)
+        for r in range(len(numbers)) if self.weights else ():
+            replicas.load(r, self.weights)
         engine = Engine(replicas, self.dataset.train, numbers, self.config, self.device, self.dtype,
                         self.ranks, self.dataset.newline)
         engine.load(folder.states(seeds, engine.snapshot()))
@@ -142,9 +162,11 @@ def train_config(config: Config, quiet: bool = False, callback: Callback | None 
     """Train, or with `eval_only` evaluate once. -> exit status; `UserError` where memory runs out"""
     ranks = Ranks.from_environment(config)
     device = choose_device(config.device, ranks.local)
+    dataset, weights = Dataset(config.dataset, config.block_size), None
+    if config.init_from not in ('scratch', 'resume'):
+        config, weights = gpt2.begin(config, dataset.meta['vocab_size'])
     dtype = choose_dtype(config.dtype, device, config.n_embd)
-    dataset = Dataset(config.dataset, config.block_size)
-    trainer = Trainer(config, dataset, device, dtype, ranks, quiet, callback)
+    trainer = Trainer(config, dataset, device, dtype, ranks, quiet, callback, weights)
     try:
         if config.eval_only:
             return trainer.evaluate_once()
@@ -167,7 +189,7 @@ def train(*configs: str | Path, quiet: bool = False, callback: Callback | None =
     Ctrl-C ends the training after its step, and `train` returns what there is: `init_from='resume'` goes on.
     Raises `UserError`, with the line that the script would print.
     """
-    config = load_config(configs, settings, say=print)
+    config = resolve(configs, settings)
     train_config(config, quiet, callback)
     return load_results(config.out_dir)
 

@@ -24,7 +24,9 @@ import numpy as np
 import torch
 
 from model import GPT
+from tbtt import gpt2
 from tbtt.atomic import TMP, flush_folder, write_file
+from tbtt.bpe import Bpe
 from tbtt.checkpoint import build_model, read_checkpoint
 from tbtt.dataset import Codec
 from tbtt.figures import markdown_table
@@ -34,7 +36,6 @@ from tbtt.layout import LATEST, RESULTS
 from tbtt.seed_folder import best_of
 
 TOLERANCE = 1e-9    # of the largest logit, in float64: rounding is far below, the smallest mistake far above
-EMBEDDINGS = ('transformer.wte.weight', 'transformer.wpe.weight', 'lm_head.weight')    # the last is the first
 # Settings that say where a run was made, not how: they stay out of the model card.
 OF_THE_MACHINE = {
     'out_dir', 'init_from', 'overwrite', 'device', 'compile', 'backend', 'num_seeds', 'eval_only',
@@ -47,7 +48,7 @@ class Source(NamedTuple):
     path: Path
     checkpoint: dict[str, Any]
     model: GPT
-    codec: Codec
+    codec: Codec | Bpe
     has_tasks: bool    # its lines end in a newline, which ends an answer
 
 
@@ -67,28 +68,10 @@ def read_source(path: Path, dataset: str | None = None) -> Source:
     return Source(path, checkpoint, model, trained.codec, bool(trained.tasks))
 
 
-def convert_weights(model: GPT) -> dict[str, torch.Tensor]:
-    """The weights as transformers' GPT-2 names them and lays them out, float32: projections (in, out), a bias
-    everywhere, and no head, which is the embedding."""
-    state = model.state_dict()
-    layers = {name: value for name, value in state.items() if name not in EMBEDDINGS}
-    zeros = {name.removesuffix('weight') + 'bias': torch.zeros(len(value)) for name, value in layers.items()
-             if name.endswith('weight')}
-    layers = {name: value.T.contiguous() if value.dim() == 2 else value for name, value in layers.items()}
-    return {**zeros, **layers, 'transformer.wte.weight': state['transformer.wte.weight'],
-            'transformer.wpe.weight': state['transformer.wpe.weight']}
-
-
 def model_config(source: Source) -> dict[str, Any]:
     """config.json: transformers' GPT2Config."""
-    config = source.model.config
     return {
-        'architectures': ['GPT2LMHeadModel'], 'model_type': 'gpt2', 'dtype': 'float32',
-        'vocab_size': config.vocab_size, 'n_positions': config.block_size, 'n_embd': config.n_embd,
-        'n_layer': config.n_layer, 'n_head': config.n_head, 'n_inner': config.mlp_expansion * config.n_embd,
-        'activation_function': 'gelu', 'layer_norm_epsilon': 1e-5, 'scale_attn_weights': True,
-        'initializer_range': 0.02, 'tie_word_embeddings': True,
-        'resid_pdrop': config.dropout, 'embd_pdrop': config.dropout, 'attn_pdrop': config.dropout,
+        **gpt2.to_settings(source.model.config),
         'bos_token_id': None, 'eos_token_id': end_token(source), 'pad_token_id': None}
 
 
@@ -105,7 +88,10 @@ def generation_config(source: Source) -> dict[str, Any]:
 
 
 def tokenizer_json(source: Source) -> str:
-    """tokenizer.json: a character a token. There is no unknown token, so an unknown character is an error."""
+    """tokenizer.json: that of the data where they have GPT-2's tokens, else a character a token. There is no
+    unknown token, so an unknown character is an error."""
+    if isinstance(source.codec, Bpe):
+        return source.codec.text
     tokenizers = study_package('tokenizers')
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(source.codec.stoi))
     character = tokenizers.Regex(r'[\s\S]')
@@ -144,18 +130,20 @@ def model_card(source: Source, name: str) -> str:
     dataset = settings['dataset'] = Path(str(settings.get('dataset', 'unknown'))).name
     info = read_info(source.path.parent)
     made_by = {key: info[key] for key in ('commit', 'hardware', 'versions') if key in info}
+    unit, unknown = 'characters', ' A character that was not in training is an error.'
+    if isinstance(source.codec, Bpe):
+        unit, unknown = "GPT-2's tokens", ''
     rows = [[f'`{key}`', f'`{value}`'] for key, value in {**settings, **made_by}.items()]
     return f'''---
 library_name: transformers
 pipeline_tag: text-generation
 tags:
 - gpt2
-- character-level
 ---
 # {name}
 
 A GPT of {source.model.get_num_params():,} parameters (position embeddings not counted) that reads and writes
-characters, trained on `{dataset}` with seed {checkpoint['config'].get('seed', 'not recorded')}; the weights
+{unit}, trained on `{dataset}` with seed {checkpoint['config'].get('seed', 'not recorded')}; the weights
 of iteration {checkpoint['iter_num']:,} (`{source.path.name}`).
 
 ```python
@@ -164,7 +152,7 @@ ask = pipeline('text-generation', '{name}')
 ```
 
 It answers greedily; a prompt and its answer together have at most {source.model.config.block_size}
-characters. A character that was not in training is an error.
+of these.{unknown}
 
 ## Scores
 {score_table(source)}
@@ -180,7 +168,7 @@ an anecdote.
 def make_files(source: Source, name: str) -> dict[str, bytes]:
     """{file name: content} of a folder for transformers."""
     safetensors = study_package('safetensors.torch')
-    weights = safetensors.save(convert_weights(source.model), metadata={'format': 'pt'})
+    weights = safetensors.save(gpt2.to_weights(source.model), metadata={'format': 'pt'})
     plain = {'config.json': model_config(source), 'generation_config.json': generation_config(source),
              'tokenizer_config.json': tokenizer_config(source)}
     texts = {file: json.dumps(content, indent=2) + '\n' for file, content in plain.items()}
@@ -210,7 +198,8 @@ def check_folder(source: Source, folder: Path) -> float:
     tokens = torch.randint(vocab_size, (block_size,), generator=torch.Generator().manual_seed(0))
     ours = copy.deepcopy(source.model).double()(tokens[:, None])[..., 0].T    # (T, V)
     difference = (theirs(tokens[None]).logits[0] - ours).abs().max().item()
-    text, ids = ''.join(source.codec.stoi), list(source.codec.stoi.values())
+    text = ''.join(source.codec.stoi)
+    ids = source.codec.encode(text)
     same_text = tokenizer(text, verbose=False)['input_ids'] == ids and tokenizer.decode(ids) == text
     if difference > TOLERANCE * ours.abs().max() or not same_text:
         raise UserError(f'this version of transformers reads {source.path} as another model (logits differ '

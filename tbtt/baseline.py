@@ -39,17 +39,19 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.dropout, hidden = config.dropout, config.mlp_expansion * config.n_embd
+        self.gelu = 'tanh' if config.tanh_gelu else 'none'
         self.c_fc = nn.Linear(config.n_embd, hidden, config.bias)
         self.c_proj = nn.Linear(hidden, config.n_embd, config.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, C) -> (B, T, C)"""
-        return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
+        x = F.gelu(self.c_fc(x), approximate=self.gelu)
+        return F.dropout(self.c_proj(x), self.dropout, self.training)
 
 
 class Block(nn.Module):

@@ -12,9 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 from model import GPT, GPTConfig
 from tbtt.archive import check_archive
+from tbtt.bpe import Bpe
 from tbtt.cli import UserError
 from tbtt.config import MOST_STEPS, ROOT, Config
-from tbtt.dataset import Codec, check_meta, read_meta
+from tbtt.dataset import Codec, check_meta, codec_of_meta, read_meta
 from tbtt.replicas import Replicas
 from tbtt.tasks import Task, tasks_from
 
@@ -154,14 +155,14 @@ def find_meta(checkpoint: dict[str, Any], path: str | Path, dataset: str | None 
 
 
 def codec_of(checkpoint: dict[str, Any], path: str | Path,
-             meta_path: Path | None = None) -> tuple[Codec, dict[str, Task]]:
-    """The characters and the tasks of a checkpoint: its own, or those of a meta.pkl."""
+             meta_path: Path | None = None) -> tuple[Codec | Bpe, dict[str, Task]]:
+    """The characters, or GPT-2's tokens, and the tasks of a checkpoint: its own, or those of a meta.pkl."""
     meta = checkpoint['meta'] if meta_path is None else read_meta(meta_path)
     check_meta(meta, meta_path or path)
     if meta['vocab_size'] > checkpoint['model_args'].get('vocab_size', 0):
-        raise UserError(f'{meta_path or path}: a codec of {meta["vocab_size"]} characters for a model of '
+        raise UserError(f'{meta_path or path}: a codec of {meta["vocab_size"]} tokens for a model of '
                         f'{checkpoint["model_args"].get("vocab_size")}')
-    return Codec(meta['stoi'], meta['itos']), tasks_from(meta.get('tasks', {}), meta_path or path)
+    return codec_of_meta(meta), tasks_from(meta.get('tasks', {}), meta_path or path)
 
 
 def optimizer_order(shapes: Mapping[str, torch.Size]) -> list[str]:

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbtt import nanogpt
+from tbtt import hub, nanogpt
 from tbtt.cli import InvalidSetting, UserError, true_or_false, unknown_name
 from tbtt.startup import ROOT
 
 MOST_STEPS = 10**12
 FLOAT32 = 1e38    # about what the arithmetic can hold
+STARTS = ('scratch', 'resume', *hub.GPT2)    # or a folder
 
 
 def setting(default: Any, doc: str, low: float | None = None, high: float | None = None,
@@ -39,8 +40,8 @@ class Config:
     # the run
     out_dir: str = setting('out', 'folder of the run, relative to where one stands')
     dataset: str = setting('as_math', 'a name under data/, or a folder with train.bin and val.bin')
-    init_from: str = setting('scratch', 'scratch, or resume: go on with the run in out_dir',
-                             choices=('scratch', 'resume'))
+    init_from: str = setting('scratch', 'scratch; resume: go on with the run in out_dir; or gpt2, '
+                             'gpt2-medium, gpt2-large, gpt2-xl or a folder: finetune these weights')
     overwrite: bool = setting(False, 'start anew in a folder that holds another run')
     seed: int = setting(1337, 'of weights, batches, dropout and evaluation', low=0, high=2**31 - 1)
     num_seeds: int = setting(1, 'seeds trained as one, from `seed` on; several: a folder each below out_dir',
@@ -52,6 +53,7 @@ class Config:
     mlp_expansion: int = setting(1, 'hidden size of the MLP over n_embd', low=1, high=1000)
     block_size: int = setting(9, 'characters of context', low=1, high=10**6)
     bias: bool = setting(False, 'biases in linear layers and layer norms')
+    tanh_gelu: bool = setting(False, 'GELU by its tanh approximation, as GPT-2 has it; without it exact')
     dropout: float = setting(0.0, 'share of activations dropped', low=0, high=0.999)
     # the windows of a batch
     windows: str = setting('any', 'any: anywhere in the text; line: each within one line, so that no order '
@@ -101,10 +103,17 @@ class Config:
                            'auto (the fastest that works), True, False, or fused (small models on a CPU)',
                            choices=('auto', 'True', 'False', 'fused'))
 
+    def __post_init__(self) -> None:
+        self.given = set()    # names of settings that a config file or the command line set
+        self.download = False    # may weights of `init_from` be fetched?
+
     def check(self) -> 'Config':
         """Raise `InvalidSetting` for the first value that cannot be, naming it and what was expected."""
         for field in dataclasses.fields(self):
             check_value(field, getattr(self, field.name))
+        if self.init_from not in STARTS and not os.path.isdir(self.init_from):
+            raise InvalidSetting(f'init_from={self.init_from!r}: expected one of {", ".join(STARTS)}, or a '
+                                 'folder of GPT-2 weights')
         if self.seed + self.num_seeds - 1 > (highest := FIELDS['seed'].metadata['high']):
             raise InvalidSetting(f'seed={self.seed} and num_seeds={self.num_seeds}: expected no seed above '
                                  f'{highest:,}')
@@ -124,11 +133,13 @@ class Config:
     def model_args(self, vocab_size: int) -> dict[str, Any]:
         """The arguments of `GPTConfig`, under nanoGPT's names.
 
-        Its models have expansion 4 and no name for it: one of that expansion leaves it out, and loads there.
+        It has no names for the MLP's expansion and for the approximate GELU: where these are its own, 4 and
+        none, they are left out, and the model loads there.
         """
         names = ('n_layer', 'n_head', 'n_embd', 'block_size', 'bias', 'dropout')
         args = {name: getattr(self, name) for name in names} | {'vocab_size': vocab_size}
-        return args if self.mlp_expansion == 4 else args | {'mlp_expansion': self.mlp_expansion}
+        return args | {name: getattr(self, name) for name, theirs in nanogpt.UNNAMED.items()
+                       if getattr(self, name) != theirs}
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -171,10 +182,11 @@ def set_value(config: Config, name: str, value: Any) -> None:
         value = float(value)
     if name == 'compile' and type(value) is bool:
         value = str(value)
-    if name in ('out_dir', 'dataset') and isinstance(value, (str, Path)):
+    if name in ('out_dir', 'dataset', 'init_from') and isinstance(value, (str, Path)):
         value = os.path.expanduser(value)
     check_value(FIELDS[name], value)
     setattr(config, name, value)
+    config.given.add(name)
 
 
 def find_file(path: str | Path, folder: str | Path = '.') -> Path:

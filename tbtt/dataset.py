@@ -9,11 +9,13 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from tbtt.bpe import LARGEST, Bpe
 from tbtt.cli import UserError
 from tbtt.config import ROOT
 from tbtt.tasks import tasks_from
 
-LARGEST_META = 2**22    # bytes of a meta.pkl; one of 65,536 characters, or of a million repeats, is smaller
+# Bytes of a meta.pkl. One of 65,536 characters, of a million repeats, or with GPT-2's tokenizer is smaller.
+LARGEST_META = 2**22
 
 
 class Codec:
@@ -27,6 +29,11 @@ class Codec:
         """The codec of the characters of a text, numbered in sorted order."""
         characters = sorted(set(text))
         return cls({c: i for i, c in enumerate(characters)}, dict(enumerate(characters)))
+
+    @property
+    def newline(self) -> int | None:
+        """The token that ends a line, or None."""
+        return self.stoi.get('\n')
 
     def encode(self, text: str) -> list[int]:
         """text -> list of ids. Raises `UserError` naming the first character that the vocabulary lacks."""
@@ -51,7 +58,13 @@ class PlainUnpickler(pickle._Unpickler):    # the one in Python: a damaged index
 
 
 def check_meta(meta: Any, path: str | Path) -> dict[str, Any]:
-    """Raise `UserError` unless `meta` has nanoGPT's keys with a codec that fits its vocabulary."""
+    """Raise `UserError` unless `meta` has nanoGPT's keys with a codec that fits its vocabulary, or GPT-2's
+    tokens."""
+    if isinstance(meta, dict) and meta.keys() == {'vocab_size', 'tokenizer'}:
+        if type(meta['vocab_size']) is int and 0 < meta['vocab_size'] <= LARGEST and type(
+                meta['tokenizer']) is str:
+            return meta
+        raise UserError(f'{path} is damaged (vocab_size or tokenizer): prepare the dataset again')
     if not isinstance(meta, dict) or not {'vocab_size', 'stoi', 'itos'} <= meta.keys():
         raise UserError(f'{path}: expected a dict with vocab_size, stoi and itos, as prepare.py writes it')
     size, stoi, itos = meta['vocab_size'], meta['stoi'], meta['itos']
@@ -71,8 +84,14 @@ def check_meta(meta: Any, path: str | Path) -> dict[str, Any]:
     return meta
 
 
+def codec_of_meta(meta: dict[str, Any]) -> Codec | Bpe:
+    """What turns text into the tokens of a dataset, and back."""
+    return Bpe(meta['tokenizer']) if 'tokenizer' in meta else Codec(meta['stoi'], meta['itos'])
+
+
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """meta.pkl -> dict of vocab_size, stoi, itos and, if it is ours, tasks. Never runs code from the file."""
+    """meta.pkl -> dict of vocab_size, stoi, itos and, if it is ours, tasks; of GPT-2's tokens vocab_size and
+    tokenizer. Never runs code from the file."""
     try:
         content = Path(path).read_bytes()
         if len(content) > LARGEST_META:
@@ -128,7 +147,7 @@ class Dataset:
     def __init__(self, name: str | Path, block_size: int) -> None:
         self.folder = find_dataset(name)
         self.meta = read_meta(self.folder / 'meta.pkl')
-        self.codec = Codec(self.meta['stoi'], self.meta['itos'])
+        self.codec = codec_of_meta(self.meta)
         self.tasks = tasks_from(self.meta.get('tasks', {}), self.folder / 'meta.pkl')
         self.train, self.val = (read_tokens(self.folder / f'{split}.bin', self.meta['vocab_size'], block_size)
                                 for split in ('train', 'val'))
@@ -137,7 +156,7 @@ class Dataset:
             if self.tasks and sorted(self.codec.decode(tokens.tolist()).split('\n')) != lines:
                 raise UserError(f'{self.folder / split}.bin is cut off, damaged or of other data: its lines '
                                 'are not those that meta.pkl describes: prepare the dataset again')
-        self.newline = self.codec.stoi.get('\n')    # the token that ends a line, or None
+        self.newline = self.codec.newline
         self.stamps = self.read_stamps()
         self.digest = hashlib.sha256(self.train.numpy().tobytes() + self.val.numpy().tobytes()).hexdigest()
 

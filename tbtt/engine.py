@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch.func import functional_call, grad_and_value
 
+from model import MANY
 from tbtt import rng
-from tbtt.batches import Batches
+from tbtt.batches import NOTHING, Batches
 from tbtt.capture import Captured, checked, one_by_one
 from tbtt.checkpoint import build_model, pack_optimizer, unpack_optimizer
 from tbtt.cli import UserError
@@ -51,6 +53,11 @@ def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32, 0 where
     the target is NOTHING; made to be trained"""
     logits = logits.float()
+    if logits.shape[-3] >= MANY:
+        rows = logits.flatten(-2).mT.flatten(0, 1)    # (R * T * B, V), which is how they lie in memory
+        targets = targets.long().expand(len(logits), -1, -1)
+        return F.cross_entropy(rows, targets.flatten(), reduction='none',
+                               ignore_index=NOTHING).view_as(targets)
     vocabulary = torch.arange(logits.shape[-3], dtype=targets.dtype, device=logits.device)[:, None, None]
     # Masked, not indexed: the gradient of an index is a scatter, which no compiler vectorises.
     target = torch.where(targets.unsqueeze(-3) == vocabulary, logits, 0.0).sum(-3)

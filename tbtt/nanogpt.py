@@ -14,7 +14,8 @@ DEFAULTS = dict(
     block_size=1024, bias=False, dropout=0.0, batch_size=12, gradient_accumulation_steps=40,
     max_iters=600_000, learning_rate=6e-4, min_lr=6e-5, warmup_iters=2000, lr_decay_iters=600_000,
     decay_lr=True, weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0)
-EXPANSION = {'mlp_expansion': DEFAULTS['mlp_expansion']}    # of all nanoGPT's models; it has no name for it
+# Of all nanoGPT's models; it has no names for these.
+UNNAMED = {'mlp_expansion': DEFAULTS['mlp_expansion'], 'tanh_gelu': False}
 INTERVAL = 'full_eval_interval'    # of the paper, between scores: our eval_interval, unless full_eval=False
 # The others mean nothing here: every evaluation scores the tasks and saves the latest and the best
 # checkpoint, and the backend follows from the device.
@@ -43,4 +44,4 @@ def describe_translation(settings: Mapping[str, Any]) -> str:
 
 def recorded_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint of ours, nanoGPT's or the paper's was trained with: {name: value} under our names."""
-    return translate({**EXPANSION, **checkpoint['config'], **checkpoint['model_args']})
+    return translate({**UNNAMED, **checkpoint['config'], **checkpoint['model_args']})

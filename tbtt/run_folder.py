@@ -23,6 +23,7 @@ from tbtt.distributed import Ranks
 from tbtt.evaluate import Evaluation
 from tbtt.layout import ABOUT, LATEST, LOCK, folder_of_seed, kept_checkpoints, seed_folders
 from tbtt.results import read_info
+from tbtt.resume import describe_loss
 from tbtt.seed_folder import FILES, MAY_DIFFER, SeedFolder, begun, finished, is_ours, same
 
 SPARE_FILES = 100    # that may be open beside the locks
@@ -224,6 +225,8 @@ class RunFolder:
         for seed in seeds:
             if begun(seed.path):
                 seed.read(changes.get(seed.path))
+                if note := describe_loss(seed.checkpoint, seed.path / LATEST):
+                    self.say(note)
 
     def peek(self) -> list[list[SeedFolder]]:
         """All seeds as they are on the disk, by iteration, without a lock and without a trace."""

@@ -130,7 +130,7 @@ class SeedFolder:
         """Raise `UserError` unless a checkpoint is one of these settings and these data."""
         path = self.path / LATEST
         check_unchanged(nanogpt.recorded_settings(checkpoint), self.config, path)
-        if not same(nanogpt.EXPANSION | checkpoint['model_args'], nanogpt.EXPANSION | self.model_args):
+        if not same(nanogpt.UNNAMED | checkpoint['model_args'], nanogpt.UNNAMED | self.model_args):
             raise UserError(f'{path} holds a model of {checkpoint["model_args"]}, the settings ask for '
                             f'{self.model_args}')
         for key, now in (('meta', self.meta), ('data', self.digest)):

@@ -77,7 +77,7 @@ def declined(refused, data, tmp_path):
     (['--bias=true'], ['--bias', 'True or False']),
     (['--compile=maybe'], ['compile', 'maybe', 'auto, True, False']),
     (['--dtype=float8'], ['dtype', 'float8', 'bfloat16']),
-    (['--init_from=gpt2'], ['init_from', 'gpt2', 'scratch, resume']),
+    (['--init_from=gpt3'], ['init_from', 'gpt3', 'scratch, resume, gpt2']),
     (['--device=tpu9'], ['device', 'tpu9']),
     (['--n_embd=14', '--n_head=3'], ['n_embd=14', 'n_head=3']),
     (['--block_size=414'], ['414', 'block_size=414']),

@@ -90,3 +90,13 @@ def test_a_whole_run_is_the_sum_of_its_parts():
     row = bench.bench_run(parts)
     assert row['ours_ms']['median'] == 15000 + 30000 * 2 + 121 * 30
     assert row['slow_ms']['median'] == 30000 * 20 + 121 * 6000
+
+
+def test_a_large_vocabulary_takes_the_same_steps_as_its_twin(tmp_path):
+    setup = bench.TextSetup(tmp_path, CPU, vocab_size=1500, compile='False', batch_size=2, n_layer=1,
+                            block_size=16, warmup_iters=0)
+    ours, theirs = setup.steps(5), setup.slow_steps(5)
+    assert ours[-1, 0].item() == pytest.approx(theirs, rel=1e-5)
+    weights = setup.replicas.state_dict(setup.replicas.flat[0])
+    for name, value in setup.slow_model.state_dict().items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-5)

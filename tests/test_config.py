@@ -190,9 +190,9 @@ def test_a_file_that_builds_on_ours_stands_on_our_defaults(write):
     assert resolved(path) == resolved(HERE / 'config/train_math_mini_28.py')
 
 
-def test_weights_of_gpt2_are_refused(write):
-    said = refusal(write('finetune.py', "init_from = 'gpt2-xl'"))
-    assert "init_from='gpt2-xl': expected one of scratch, resume" in said
+def test_weights_that_nobody_has_are_refused(write):
+    said = refusal(write('finetune.py', "init_from = 'gpt3'"))
+    assert "init_from='gpt3': expected one of scratch, resume, gpt2, gpt2-medium" in said
 
 
 def test_a_script_says_what_it_reads_otherwise(command, small_math, write, tmp_path):

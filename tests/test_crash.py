@@ -192,8 +192,9 @@ def test_a_signal_ends_the_step_saves_and_says_where(training, ended, tmp_path, 
     checkpoint, = {load(path)['iter_num'] for path in (tmp_path / 'run').rglob('ckpt.pt')}
     assert checkpoint == at >= 6
     last = at + 2 - at % 2
-    ended(init_from='resume', max_iters=last, num_seeds=num_seeds)
-    ended('whole', max_iters=last, num_seeds=num_seeds)
+    shorter = LONG | dict(max_iters=last, num_seeds=num_seeds)
+    ended(**shorter, init_from='resume')
+    ended('whole', **shorter)
     assert difference(tmp_path / 'whole', tmp_path / 'run') == 0
 
 
@@ -207,8 +208,8 @@ def test_a_second_ctrl_c_goes_at_once_and_corrupts_nothing(training, ended, tmp_
     one.kill(signal.SIGINT)
     assert one.wait() in (-signal.SIGINT, 128 + signal.SIGINT) and time.monotonic() - begin < 1
     last = evaluations(tmp_path / 'run') + 4
-    ended(init_from='resume', max_iters=last)
-    ended('whole', max_iters=last)
+    ended(**LONG | dict(max_iters=last, init_from='resume'))
+    ended('whole', **LONG | dict(max_iters=last))
     assert difference(tmp_path / 'whole', tmp_path / 'run') == 0
 
 

@@ -68,22 +68,24 @@ def is_close(one, other):
 
 @pytest.fixture
 def nano(play, tmp_path, monkeypatch):
-    """nano(prefix) -> (folder with a ckpt.pt as nanoGPT saves it after four steps, model, optimizer). Its
-    dataset is in the folder where one stands."""
+    """nano(prefix, bias) -> (folder with a ckpt.pt as nanoGPT saves it after four steps, model, optimizer).
+    Its dataset is in the folder where one stands."""
     monkeypatch.chdir(play.parent)
 
-    def save(prefix=''):
+    def save(prefix='', bias=False):
         torch.manual_seed(0)
-        config, args = Config(**NANO, **OURS | dict(compile='False')), model_args(play)
+        config = Config(**NANO | dict(bias=bias), **OURS | dict(compile='False'))
+        args = model_args(play) | dict(bias=bias)
         model = NanoGPT(**args)
         for p in model.parameters():
             torch.nn.init.normal_(p, std=0.1) if p.dim() > 1 else None
         optimizer = model.optimizer(config)
         for t in range(4):
             step(model, optimizer, tokens(play), t, config)
-        theirs = dict(NANO, out_dir='out', dataset='shakespeare_char', init_from='scratch', eval_only=False,
-                      device='cuda', always_save_checkpoint=True, wandb_log=False, wandb_project='owt',
-                      wandb_run_name='gpt2', backend='nccl', dtype='bfloat16', compile=True)
+        theirs = dict(NANO | dict(bias=bias), out_dir='out', dataset='shakespeare_char', init_from='scratch',
+                      eval_only=False, device='cuda', always_save_checkpoint=True, wandb_log=False,
+                      wandb_project='owt', wandb_run_name='gpt2', backend='nccl', dtype='bfloat16',
+                      compile=True)
         (tmp_path / 'out').mkdir()
         torch.save({'model': {prefix + name: value for name, value in model.state_dict().items()},
                     'optimizer': optimizer.state_dict(), 'model_args': args, 'iter_num': 4,
@@ -289,3 +291,47 @@ def test_a_model_that_nanogpt_has_no_name_for_says_so(command, small_math, tmp_p
     settings = LEARNS | dict(mlp_expansion=1, max_iters=0)
     assert command(TRAIN, dataset=small_math, out_dir=tmp_path / 'run', **settings).status == 0
     assert load(tmp_path / 'run/ckpt.pt')['model_args']['mlp_expansion'] == 1
+
+
+# Going on without a word about settings.
+
+def without_keys(weights):
+    """A state dict without the biases of keys: their gradient is zero but for rounding, which AdamW makes
+    large."""
+    return {name: torch.cat([value[:16], value[32:]]) if name.endswith('c_attn.bias') else value
+            for name, value in weights.items()}
+
+
+def test_their_run_goes_on_by_its_folder_alone_and_says_what_is_lost(command, play, nano):
+    folder, model, optimizer = nano('_orig_mod.', bias=True)
+    result = command(TRAIN, out_dir=folder, init_from='resume', max_iters=5, device='cpu', compile=False)
+    assert result.status == 0, result.err
+    said, = [line for line in result.out.splitlines() if 'random stream' in line]
+    assert 'iteration 4 go on' in said and 'results.csv begins here' in said
+    step(model, optimizer, tokens(play), 4, Config(**NANO | dict(bias=True), **OURS | dict(compile='False')))
+    checkpoint = load(folder / 'ckpt.pt')
+    assert is_close(without_keys(model.state_dict()), without_keys(checkpoint['model']))
+    theirs, ours = optimizer.state_dict(), checkpoint['optimizer']
+    assert [group['params'] for group in ours['param_groups']] == [
+        group['params'] for group in theirs['param_groups']]
+    for i, state in theirs['state'].items():
+        assert ours['state'][i]['step'] == state['step'] == 5
+        for name in ('exp_avg', 'exp_avg_sq'):
+            torch.testing.assert_close(ours['state'][i][name], state[name], rtol=1e-4, atol=1e-7)
+    best = min(2.5, *read_results(folder / 'results.csv')['val_loss'])
+    assert checkpoint['best_val_loss'] == pytest.approx(best)
+    again = command(TRAIN, out_dir=folder, init_from='resume', max_iters=6, device='cpu', compile=False)
+    assert again.status == 0 and 'random stream' not in again.out
+
+
+def test_a_run_goes_on_by_its_folder_alone_to_the_end_that_it_had(command, copy_of_learned):
+    checkpoint = load(copy_of_learned / 'ckpt.pt')
+    result = command(TRAIN, out_dir=copy_of_learned, init_from='resume')
+    assert result.status == 0 and 'finished at iteration 300' in result.out, result.err
+    longer = command(TRAIN, out_dir=copy_of_learned, init_from='resume', max_iters=301, device='cpu',
+                     compile=False)
+    assert longer.status == 0, longer.err
+    now = load(copy_of_learned / 'ckpt.pt')
+    assert now['iter_num'] == 301 and now['model_args'] == checkpoint['model_args']
+    same = {'max_iters': 300, 'init_from': 'scratch', 'log_interval': 10, 'out_dir': 0}
+    assert now['config'] | same == checkpoint['config'] | {'out_dir': 0}
