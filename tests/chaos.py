@@ -44,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from tqdm import tqdm
 
+import tbtt.prepare
 from conftest import HERE, TINY, contents, options, run_script
 from tbtt.atomic import COMMIT
 from tbtt.cli import UserError
@@ -52,7 +53,7 @@ from tbtt.dataset import Dataset
 from tbtt.layout import LATEST, folder_of_seed
 from tbtt.provenance import provenance
 from tbtt.run_folder import Busy, RunFolder
-from tbtt.sweep import launch, plan
+from tbtt.sweep import launch
 
 SCRIPT = 'train_with_eval.py'
 # Eleven evaluations, among them several that are the best so far, in about a second.
@@ -149,11 +150,11 @@ def forked_run(command: list[str], **_: object) -> subprocess.CompletedProcess:
 def forked_sweeps() -> Iterator[None]:
     """Within it sweeps of this process train in children of it, which need not import torch anew."""
     stand_in = types.SimpleNamespace(Popen=ForkedPopen, run=forked_run, DEVNULL=subprocess.DEVNULL)
-    launch.subprocess = plan.subprocess = stand_in
+    launch.subprocess = tbtt.prepare.subprocess = stand_in
     try:
         yield
     finally:
-        launch.subprocess = plan.subprocess = subprocess
+        launch.subprocess = tbtt.prepare.subprocess = subprocess
 
 
 class Training:

@@ -9,7 +9,7 @@ import torch
 from conftest import equal_weights, new_engine, tiny_config, train, weights
 from tbtt.baseline import NanoGPT, slice_batch
 from tbtt.cli import UserError
-from tbtt.evaluate import AnswerWindows, Evaluator, Losses
+from tbtt.evaluate import AnswerWindows, DataLosses, Evaluator, Losses
 from tbtt.replicas import Replicas
 from tbtt.rng import ANSWERS, gumbel
 from tbtt.tasks import Arithmetic, Capitals
@@ -302,6 +302,22 @@ def test_estimated_losses_are_near_the_exact_ones_and_differ_between_evaluations
     first, again, later = (estimate(data, iteration) for iteration in (0, 0, 250))
     assert torch.equal(first, again) and not torch.equal(first, later) and not torch.equal(first, exact)
     assert (first - exact).abs().max() < 0.15 and (later - exact).abs().max() < 0.15
+
+
+@pytest.mark.parametrize('max_tokens', [1000, 2**20])
+def test_windows_that_two_orders_of_the_lines_share_are_computed_once_with_the_same_result(models, math_data,
+                                                                                           max_tokens):
+    replicas, _ = models
+    sizes = []
+
+    def forward(tokens):
+        sizes.append(tokens.shape[-1])
+        return replicas.forward(tokens)
+    losses = DataLosses(forward, math_data, tiny_config(block_size=6), torch.tensor([0, 1]), max_tokens)
+    one, other = losses.in_both_orders()
+    assert sum(sizes) < 2 * (len(math_data.train) - 6)
+    for found, data in ((one, losses.train), (other, losses.order.other.int())):
+        torch.testing.assert_close(found, losses.losses(data, 0), rtol=1e-7, atol=0)
 
 
 # No trace.

@@ -306,8 +306,10 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(com
     with forked_sweeps():
         again = command('sweep.py', path, f'--sweeps_dir={tmp_path}')
     assert again.status == 0, again.err
+    # Evaluating changes no weight.
     alone = command('train_with_eval.py', 'config/train_math_mini_14.py', **{
-        **SHARED, **LONGER, 'out_dir': tmp_path / 'alone', 'dataset': tmp_path / 'tiny' / 'data' / 'as_math'})
+        **SHARED, **LONGER, 'eval_interval': 800, 'out_dir': tmp_path / 'alone',
+        'dataset': tmp_path / 'tiny' / 'data' / 'as_math'})
     assert alone.status == 0, alone.err
     assert same_weights(run, tmp_path / 'alone')
 
