@@ -1,4 +1,4 @@
-"""Judge the paper's five claims, and five of our own on why the rule is lost, by the seeds of sweeps. Prints
+"""Judge the paper's five claims, and six of our own on why the rule is lost, by the seeds of sweeps. Prints
 a verdict each with numbers and intervals, as Markdown.
 
     python analysis/make_claims.py sweeps/capacity/summary.csv

@@ -51,10 +51,15 @@ def test_the_rule_comes_first(had, answered, expected):
 
 
 @pytest.mark.parametrize('answered, expected', [(0.0, 'holds'), (1.0, 'holds'), (4.0, 'does not hold')])
-@pytest.mark.parametrize('control', [{'windows': 'line'}, {'line_order': 'fresh'}])
-def test_without_an_order_to_learn(control, answered, expected):
-    assert verdict(8, rows_of(28, answered=answered, **control)) == expected
+def test_without_an_order_to_learn(answered, expected):
+    assert verdict(8, rows_of(28, answered=answered, line_order='fresh')) == expected
     assert verdict(8, rows_of(28, answered=answered)) == 'not enough runs'    # these have the order
+
+
+@pytest.mark.parametrize('had, expected', [(True, 'holds'), (False, 'does not hold')])
+def test_one_line_in_a_window(had, expected):
+    assert verdict(9, rows_of(28, had=had, windows='line')) == expected
+    assert verdict(9, rows_of(28, had=had)) == 'not enough runs'
 
 
 @pytest.mark.parametrize('fits_from, lost_from, expected', [
@@ -69,14 +74,14 @@ def test_the_size_where_the_table_fits_and_where_the_rule_is_lost(fits_from, los
 
 def test_two_sizes_are_no_threshold():
     rows = shuffled(14, 50.0) + shuffled(28, 95.0) + rows_of(14, answered=4.0) + rows_of(28)
-    assert verdict(9, rows) == 'not enough runs'
+    assert verdict(10, rows) == 'not enough runs'
 
 
 @pytest.mark.parametrize('n14, n28, expected', [
     (4.0, 0.0, 'holds'), (0.0, 0.0, 'holds in part'), (0.0, 4.0, 'does not hold')])
 def test_other_pairs(n14, n28, expected):
-    assert verdict(10, rows_of(14, answered=n14, heldout='3,8') + rows_of(28, answered=n28,
-                                                                         heldout='3,8')) == expected
+    assert verdict(11, rows_of(14, answered=n14, heldout='3,8')
+                   + rows_of(28, answered=n28, heldout='3,8')) == expected
 
 
 def test_a_summary_with_an_axis_of_words_is_read_again(tmp_path, capsys):

@@ -22,6 +22,7 @@ from tbtt.replicas import Replicas
 from tbtt.results import format_results, read_results
 from tbtt.sweep.plan import Sweep
 from tbtt.sweep.summary import (
+    BEFORE,
     as_the_paper,
     data_digest,
     in_blocks,
@@ -301,8 +302,10 @@ def test_training_takes_the_setting_and_a_resumed_run_keeps_it(command, small_ma
     assert command('train_with_eval.py', out_dir=tmp_path / 'parts', init_from='resume', **run).status == 0
     whole, parts = (read_results(tmp_path / name / 'results.csv') for name in ('whole', 'parts'))
     assert whole['train_loss'][-1] == parts['train_loss'][-1] < whole['train_loss'][0]
-    refused = command('train_with_eval.py', out_dir=tmp_path / 'parts', init_from='resume',
-                      **{**TINY, 'dataset': small_math})
+    without = {**TINY, 'dataset': small_math, 'out_dir': tmp_path / 'parts', 'init_from': 'resume'}
+    kept = command('train_with_eval.py', **without)    # what is not given is as it was
+    assert kept.status == 0 and 'is finished' in kept.out
+    refused = command('train_with_eval.py', **without, **{name: BEFORE[name] for name in settings})
     assert refused.status == 2 and next(iter(settings)) in refused.err
 
 
