@@ -41,13 +41,19 @@ for summary in "$from"/sweeps/*/summary.csv; do
             collect "$(dirname "$csv")" "$to/$(dirname "${csv#"$sweep"/}")"
         done
     fi
-    "$python" analysis/plot_capacity.py "$summary" --output_dir "$to"
+    case $(basename "$sweep") in
+        # What a control answered stands in docs/findings.md; beside the paper's scores it would only mislead.
+        control_*) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" --only=training ;;
+        *) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" ;;
+    esac
 done
 if compgen -G "results/*/summary.csv" > /dev/null; then
     "$python" analysis/make_claims.py results/*/summary.csv > results/claims.md
 fi
 if compgen -G "results/arithmetic*/summary.csv" > /dev/null; then
-    "$python" analysis/plot_capacity.py results/arithmetic*/summary.csv --only=rule --output_dir results
+    for figure in rule capacity; do
+        "$python" analysis/plot_capacity.py results/arithmetic*/summary.csv --only="$figure" --output_dir results
+    done
 fi
 for folder in results/facts_skewed results/both_skewed; do
     [ ! -f "$folder/trace.json" ] || "$python" analysis/plot_trace.py "$folder/trace.json"
