@@ -262,10 +262,17 @@ class RunFolder:
 
     def keep_states(self) -> None:
         """The seeds of a leg go on from where its last record found them."""
+        self.count_seconds()
         for r, seed in enumerate(self.leg):
-            seed.seconds += time.monotonic() - self.began
             if seed.diverged is None and self.snapshot:
                 seed.checkpoint = {**self.snapshot(r), 'model_args': seed.model_args}
+
+    def count_seconds(self) -> None:
+        """Add the time since this was last done to the seconds of the leg's seeds."""
+        now = time.monotonic()
+        for seed in self.leg:
+            seed.seconds += now - self.began
+        self.began = now
 
     def states(self, seeds: list[SeedFolder], fresh: Callable[[int], dict]) -> dict[Path, dict]:
         """-> {path: checkpoint} of seeds; of those that begin only now what `fresh` says of replica r"""
@@ -359,6 +366,7 @@ class RunFolder:
             self.watch(iteration + 1, torch.tensor([[row['train_loss'] for row in found.rows]]))
         self.find_diverged()
         self.flush()
+        self.count_seconds()    # here, not in the thread that writes: it may come after the end of the leg
         self.snapshot = snapshot
         seeds = []
         for r, seed in enumerate(self.leg):
@@ -388,7 +396,7 @@ class RunFolder:
         info = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **self.metadata,
                 'iter_num': iteration, 'finished': seed.is_complete(self.config.max_iters),
                 'diverged': seed.diverged if seed.closed else None,
-                'seconds': round(seed.seconds + time.monotonic() - self.began, 1), 'config': seed.config}
+                'seconds': round(seed.seconds, 1), 'config': seed.config}
         return (json.dumps(info, indent=1) + '\n').encode()
 
     def flush(self) -> None:

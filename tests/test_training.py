@@ -225,6 +225,14 @@ def test_the_time_of_a_resumed_run_counts_all_its_parts(run):
     assert json.loads(path.read_text())['seconds'] > 1000
 
 
+def test_the_seconds_of_a_run_are_counted_once(command, small_math, tmp_path):
+    begin = time.monotonic()
+    settings = TINY | dict(dataset=small_math, out_dir=tmp_path / 'run')
+    assert command('train_with_eval.py', **settings).status == 0
+    took = time.monotonic() - begin
+    assert 0 < json.loads((tmp_path / 'run' / 'run.json').read_text())['seconds'] <= took
+
+
 @pytest.mark.slow
 def test_overwriting_leaves_nothing_of_the_run_before(run):
     fresh, used = run('fresh', seed=3), run('used', num_seeds=2)
