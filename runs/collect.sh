@@ -18,6 +18,7 @@ for wd in "" _wd; do
         for folder in "$run" "$run"/seed_*; do
             if [ -f "$folder/results.csv" ]; then
                 collect "$folder" "results/${folder#"$from"/}"
+                [ ! -f "$folder/answers.npz" ] || cp "$folder/answers.npz" "results/${folder#"$from"/}"
             fi
         done
         if [ -d "results/$(basename "$run")" ]; then
