@@ -205,7 +205,7 @@ def heldout_cells(seeds: list[Row], control: dict[str, str]) -> list[str]:
 def order_cell(seeds: list[Row]) -> str:
     """The share of the order of the lines that the last loss shows, in percent; blank where it is unknown."""
     shares = 100 * values(seeds, 'order_learned')
-    return '' if np.isnan(shares).any() else f'{shares.mean():.0f}'
+    return '' if np.isnan(shares).any() else f'{round(shares.mean())}'    # never -0
 
 
 def our_verdicts() -> str:
