@@ -72,6 +72,14 @@ def test_the_size_where_the_table_fits_and_where_the_rule_is_lost(fits_from, los
     assert part.verdict == expected, part.ours
 
 
+def test_few_seeds_of_one_size_agree_only_so_far():
+    rows = [row for width in SIZES
+            for row in shuffled(width, 95.0 if width >= 20 else 50.0, 4 if width == 20 else 16)
+            + rows_of(width, answered=0.0 if width >= 20 else 4.0)]
+    part, = room_claim(rows, resamples=40)
+    assert (part.verdict, part.seeds) == ('agree so far', 4)
+
+
 def test_two_sizes_are_no_threshold():
     rows = shuffled(14, 50.0) + shuffled(28, 95.0) + rows_of(14, answered=4.0) + rows_of(28)
     assert verdict(10, rows) == 'not enough runs'

@@ -274,6 +274,12 @@ def sizes_that_count(sizes: np.ndarray, shares: np.ndarray, direction: int) -> t
     return levels, means
 
 
+def fewest_seeds(sizes: np.ndarray, shares: np.ndarray, direction: int) -> int:
+    """The seeds of the size with the fewest, of those that count. As `sizes_that_count`"""
+    levels, _ = sizes_that_count(sizes, shares, direction)
+    return min(int(np.sum(sizes == level)) for level in levels)
+
+
 def find_threshold(sizes: np.ndarray, shares: np.ndarray, direction: int,
                    resamples: int = 400) -> Threshold | None:
     """Where shares pass one half over sizes; None with too few sizes on either side of it. As
@@ -309,8 +315,7 @@ def threshold_part(rows: list[dict], experiment: str, subject: str, when: str, d
         return Part(subject, when, 'a size', ours, len(seeds), TOO_FEW)
     verdict = TOO_FEW
     if found.sure >= (1 + LEVEL) / 2:
-        levels, _ = sizes_that_count(sizes, shares, direction)
-        verdict = settled(HOLDS, min(int(np.sum(sizes == level)) for level in levels))
+        verdict = settled(HOLDS, fewest_seeds(sizes, shares, direction))
     return Part(subject, when, 'a size', str(found), len(seeds), verdict)
 
 

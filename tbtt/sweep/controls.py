@@ -10,6 +10,7 @@ from tbtt.sweep.claims import (
     Claim,
     Part,
     by_share,
+    fewest_seeds,
     find_threshold,
     settled,
     values,
@@ -74,16 +75,17 @@ def room_claim(rows: list[dict], resamples: int = 400) -> list[Part]:
     """Whether the size from which the table fits is the size from which the rule is lost."""
     subject = 'size where the rule is lost over size where the table fits'
     table, rule = of_width(rows, None, SHUFFLED), of_width(rows, None)
-    fits = find_threshold(values(table, 'num_params'), (values(table, 'last_seen') >= FITS).astype(float), 1,
-                          resamples)
-    loses = find_threshold(values(rule, 'num_params'), values(rule, 'last_heldout') / 100, -1, resamples)
+    fitting = values(table, 'num_params'), (values(table, 'last_seen') >= FITS).astype(float), 1
+    losing = values(rule, 'num_params'), values(rule, 'last_heldout') / 100, -1
+    fits, loses = find_threshold(*fitting, resamples), find_threshold(*losing, resamples)
     if fits is None or loses is None:
         missing = 'table' if fits is None else 'rule'
         return [Part(subject, '', '', f'no threshold of the {missing} yet', len(table), TOO_FEW)]
     low, high = loses.low / fits.high, loses.high / fits.low
     verdict = HOLDS if 0.5 <= low and high <= 2 else FAILS if high < 1 or low > 1 else TOO_FEW
     ours = f'{loses.at / fits.at:.2f} ({low:.2f} to {high:.2f}): {loses} over {fits}'
-    return [Part(subject, '', '', ours, len(table), settled(verdict, len(table)))]
+    seeds = min(fewest_seeds(*fitting), fewest_seeds(*losing))
+    return [Part(subject, '', '', ours, seeds, settled(verdict, seeds))]
 
 
 def pairs_claim(rows: list[dict]) -> list[Part]:
