@@ -32,7 +32,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-MANY = 1024    # tokens of a vocabulary from which an index is faster than a product; measured in docs/LOG.md
+MANY = 1024    # tokens of a vocabulary from which the embedding is an index, not a product; see docs/LOG.md
 
 
 @dataclass
