@@ -1,6 +1,7 @@
 """What the tests share: prepared datasets, a small trained run, and scripts run in this process or in their
 own."""
 import atexit
+import gc
 import os
 import runpy
 import shutil
@@ -88,6 +89,13 @@ def pytest_collection_modifyitems(items):
         if test in found and item.get_closest_marker('slow_after_first'):
             item.add_marker('slow')
         found.add(test)
+
+
+def pytest_collection_finish():
+    """All that is imported by now stays: the garbage collector need not look at it again, nor touch it in a
+    process that is forked."""
+    gc.collect()
+    gc.freeze()
 
 
 class Result(NamedTuple):

@@ -145,6 +145,7 @@ def test_without_every_time_runs_as_on_the_axis_of_the_curves():
     assert animate.choose_frames(np.array([0]), None)[0].tolist() == [0]
 
 
+@pytest.mark.slow
 def test_a_run_that_has_just_begun_and_one_that_diverged_are_drawn(tmp_path):
     begun = write_seed(tmp_path / 'begun', {'math': Arithmetic()}, 0.5, iters=[0])
     diverged = write_seed(tmp_path / 'diverged', {'math': Arithmetic()}, np.nan)
@@ -154,6 +155,7 @@ def test_a_run_that_has_just_begun_and_one_that_diverged_are_drawn(tmp_path):
 
 # The files.
 
+@pytest.mark.slow
 def test_a_gif_is_small_or_says_that_it_is_not(command, learned, tmp_path, monkeypatch, capsys):
     done = command(SCRIPT, '--model_folder', learned, '--every=300', output_dir=tmp_path / 'new')
     assert (done.status, done.out) == (0, f'wrote {tmp_path / "new" / "animation.gif"}\n'), done.err
@@ -172,6 +174,7 @@ def test_two_runs_of_noise_are_below_two_megabytes(tmp_path):
     assert 200_000 < (tmp_path / 'a.gif').stat().st_size < animate.MOST_BYTES
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('kind, head', [('png', b'\x89PNG'), ('svg', b'<?xml'), ('pdf', b'%PDF')])
 def test_a_still_is_written_in_every_format(command, learned, tmp_path, kind, head):
     done = command(SCRIPT, '--model_folder', learned, at=150, format=kind, output_dir=tmp_path)
@@ -195,6 +198,7 @@ def test_a_film_is_made_of_the_same_frames_by_ffmpeg(learned, tmp_path, monkeypa
 
 # What is missing or does not fit.
 
+@pytest.mark.slow
 def test_a_run_without_answers_shows_its_curves_and_says_so(command, learned, tmp_path):
     bare = shutil.copytree(learned, tmp_path / 'bare', ignore=shutil.ignore_patterns('answers.npz'))
     done = command(SCRIPT, '--model_folder', bare, learned, at=300, output_dir=tmp_path)

@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize('task', ['math', 'both'])
 def test_the_slow_twin_takes_the_same_steps(folder, task):
     setup = bench.Setup(task, 'n14', folder, CPU)

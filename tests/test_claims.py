@@ -305,6 +305,7 @@ def test_one_figure_can_be_asked_for_with_another_sweep_behind(summary, tmp_path
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['rule.png']
 
 
+@pytest.mark.slow
 def test_without_the_seeds_beside_the_figure_over_training_is_left_out(summary, tmp_path, capsys):
     (tmp_path / 'alone').mkdir()
     alone = tmp_path / 'alone' / 'summary.csv'

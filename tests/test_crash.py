@@ -377,6 +377,7 @@ def test_seeds_that_stand_at_different_iterations_are_brought_in_step(training, 
     assert difference(tmp_path / 'whole', tmp_path / 'run') == 0
 
 
+@pytest.mark.slow
 def test_new_seeds_may_join_a_run_of_the_same_settings_and_of_no_others(ended, tmp_path):
     ended(**JOINT | dict(num_seeds=2, max_iters=4))
     said = ended(**JOINT | dict(seed=1339, num_seeds=2, max_iters=4, batch_size=32), status=2)
@@ -487,6 +488,7 @@ def test_a_read_only_folder_is_named_and_unchanged(ended, disk):
     assert contents(disk) == before
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('num_seeds', [1, 3])
 def test_a_folder_removed_under_way_is_named_and_does_not_come_back(training, tmp_path, num_seeds):
     one = training(**LONG | dict(num_seeds=num_seeds, eval_interval=100))

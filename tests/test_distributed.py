@@ -1,4 +1,4 @@
-"""Two gloo processes started by torchrun against one process."""
+"""Two gloo processes, started by torchrun or as it would, against one process."""
 import os
 import signal
 import subprocess
@@ -76,11 +76,11 @@ def iterations(run):
 
 
 @pytest.mark.slow
-def test_a_batch_split_over_two_processes_gives_the_run_of_one(command, small_math, tmp_path):
-    settings = dict(TINY, dataset=small_math, dtype='float32')
-    assert command(TRAIN, out_dir=tmp_path / 'one', **settings).status == 0
-    status, said = torchrun(tmp_path, out_dir='two', **settings)
-    assert status == 0 and 'split over 2 processes' in said, said
+def test_a_batch_split_over_two_processes_gives_the_run_of_one(ranks, tmp_path):
+    alone, = ranks(size=1, dtype='float32', out_dir=tmp_path / 'one')
+    both = ranks(dtype='float32', out_dir=tmp_path / 'two')
+    assert statuses([alone, *both]) == [0, 0, 0], [one.said() for one in both]
+    assert 'split over 2 processes' in both[0].said()
     assert close(tmp_path / 'one', tmp_path / 'two')
 
 

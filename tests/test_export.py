@@ -176,6 +176,7 @@ def tiny_runs(datasets, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('name', ['math', 'facts'])
 def test_greedy_answers_to_all_prompts_are_the_same(command, tiny_runs, tmp_path, name):
     path = tiny_runs / name / 'ckpt.pt'
@@ -289,6 +290,7 @@ def test_several_seeds_are_a_folder_each(command, tiny_runs, tmp_path):
 
 # The page.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('package', ['transformers', 'transformer_lens', 'nnsight'])
 def test_the_page_computes_our_logits(command, tiny_runs, tmp_path, monkeypatch, capsys, package):
     pytest.importorskip(package)

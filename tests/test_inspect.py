@@ -360,6 +360,7 @@ def test_a_run_is_looked_into_and_drawn_again_without_it(command, learned, tmp_p
     assert contents(folder) == written
 
 
+@pytest.mark.slow
 def test_several_checkpoints_are_drawn_side_by_side_and_over_iterations(command, copy_of_learned, tmp_path):
     early = load(copy_of_learned / 'ckpt.pt') | {'iter_num': 100}
     (copy_of_learned / 'ckpt_100.pt').write_bytes(to_bytes(early))

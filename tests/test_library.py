@@ -193,6 +193,7 @@ def test_no_results_are_named(tmp_path):
         load_results(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_dataset_is_prepared_as_its_script_does(small_math, tmp_path):
     folder = prepare_dataset('as_math', tmp_path / 'data', max_operand=4, heldout='1,3')
     assert contents(folder) == contents(small_math)

@@ -15,7 +15,6 @@ from tbtt.loggers import Logs, final_scores, read_points
 from tbtt.run_folder import RunFolder
 
 SCRIPT = 'train_with_eval.py'
-PACKAGES = ('tensorboard', 'wandb', 'trackio')
 SEEDS = ('seed_1337', 'seed_1338')
 
 
@@ -38,7 +37,8 @@ def places(tmp_path_factory):
         yield root
 
 
-@pytest.fixture(scope='module', params=PACKAGES)
+@pytest.fixture(scope='module', params=[
+    'tensorboard', *(pytest.param(name, marks=pytest.mark.slow) for name in ('wandb', 'trackio'))])
 def logged(request, places, small_math, tmp_path_factory):
     """A run of two seeds that is killed when an evaluation is on the disk and not yet in the log, and goes on
     to its end, logged by one package. -> (package, folder)"""

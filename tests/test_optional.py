@@ -17,7 +17,7 @@ class Hidden:
             raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
 sys.meta_path.insert(0, Hidden())
 import pytest
-quietly = ['-q', '-p', 'no:cacheprovider']
+quietly = ['-q', '-p', 'no:cacheprovider', '--assert=plain']    # quicker: which fail is all that is asked
 sys.exit(pytest.main([*quietly, '--co', 'tests']) or pytest.main([*quietly, *sys.argv[1:]]))
 """
 

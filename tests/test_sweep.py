@@ -181,7 +181,7 @@ def forked():
 
 
 # Long enough to be caught in the middle.
-LONGER = dict(max_iters=800, eval_interval=20, lr_decay_iters=800)
+LONGER = dict(max_iters=400, eval_interval=10, lr_decay_iters=400)
 
 
 @pytest.fixture(scope='module')
@@ -285,10 +285,20 @@ def alive(pid):
         return False
 
 
+@pytest.fixture(scope='module')
+def longer(swept, tmp_path_factory):
+    """The folder of a run as `LONGER` that is evaluated at its ends only: evaluating changes no weight."""
+    folder = tmp_path_factory.mktemp('longer') / 'run'
+    assert run_script('train_with_eval.py', 'config/train_math_mini_14.py', **{
+        **SHARED, **LONGER, 'eval_interval': 400, 'out_dir': folder,
+        'dataset': swept[0] / 'data' / 'as_math'}) == 0
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='orphans are told to stop on Linux only')
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(command, tmp_path, how):
+def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(command, longer, tmp_path, how):
     path = sweep_file(tmp_path, **LONGER)
     process = start('sweep.py', path, f'--sweeps_dir={tmp_path}', cwd=tmp_path)
     run = tmp_path / 'tiny' / 'train_math_mini_14' / 'seed_1337'
@@ -306,12 +316,7 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(com
     with forked_sweeps():
         again = command('sweep.py', path, f'--sweeps_dir={tmp_path}')
     assert again.status == 0, again.err
-    # Evaluating changes no weight.
-    alone = command('train_with_eval.py', 'config/train_math_mini_14.py', **{
-        **SHARED, **LONGER, 'eval_interval': 800, 'out_dir': tmp_path / 'alone',
-        'dataset': tmp_path / 'tiny' / 'data' / 'as_math'})
-    assert alone.status == 0, alone.err
-    assert same_weights(run, tmp_path / 'alone')
+    assert same_weights(run, longer)
 
 
 @pytest.mark.slow
@@ -373,7 +378,9 @@ sys.exit(sweep.returncode)
 @pytest.mark.slow
 def test_a_ray_cluster_loses_a_node_and_nothing_else(command, tmp_path):
     pytest.importorskip('ray')
-    path = sweep_file(tmp_path, "axes = {'n_embd': [5, 6]}", **LONGER)
+    # Both nodes have to be in the middle at once.
+    path = sweep_file(tmp_path, "axes = {'n_embd': [5, 6]}", max_iters=800, eval_interval=20,
+                      lr_decay_iters=800)
     program = tmp_path / 'program.py'
     program.write_text(RAY_PROGRAM.format(script=str(HERE / 'sweep.py'), path=str(path),
                                           folder=tmp_path / 'ray'))

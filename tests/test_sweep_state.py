@@ -131,6 +131,7 @@ def test_a_job_wants_a_gpu_unless_its_runs_name_another_device(tmp_path, device,
     assert launch.wants_gpu(job) == wants
 
 
+@pytest.mark.slow
 @forked_sweeps()
 def test_another_number_of_seeds_or_replicas_goes_on_with_a_sweep_that_was_stopped(command, tmp_path):
     path = sweep_file(tmp_path, num_seeds=3)
