@@ -3,4 +3,6 @@
 #   bash runs/test.sh [pytest's options]      -m "not slow": the quick part; -n 0: in one process
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements-dev.txt
+# Else each process would compile all tests and modules anew, a tenth of the time.
+unset PYTHONDONTWRITEBYTECODE
 exec "$python" -m pytest -q -n auto --dist worksteal "$@"

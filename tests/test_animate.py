@@ -110,6 +110,7 @@ def test_facts_are_a_bar_each(tmp_path):
     assert names == [country for country, _ in Capitals().facts]
 
 
+@pytest.mark.slow
 def test_the_heading_has_the_iteration_and_the_scores(tmp_path):
     both = {'math': Arithmetic(), 'facts': Capitals()}
     _, figure, show = drawn(write_seed(tmp_path / 'run', both, 0.5))
@@ -182,6 +183,7 @@ def test_a_still_is_written_in_every_format(command, learned, tmp_path, kind, he
     assert (tmp_path / f'animation_150.{kind}').read_bytes().startswith(head)
 
 
+@pytest.mark.slow
 def test_a_film_is_made_of_the_same_frames_by_ffmpeg(learned, tmp_path, monkeypatch):
     program = tmp_path / 'ffmpeg'    # writes what it was given
     program.write_text(f'#!{sys.executable}\nimport sys\n'

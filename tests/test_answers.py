@@ -151,6 +151,7 @@ def test_without_keep_answers_there_are_none_and_all_else_is_the_same(run):
     assert (kept / 'results.csv').read_bytes() == (none / 'results.csv').read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_has_no_answers_goes_on_with_those_to_come(run):
     whole, folder = run('whole', max_iters=40), run('part', keep_answers=False)
     run('part', init_from='resume', max_iters=40)
@@ -290,6 +291,7 @@ def test_answers_to_other_questions_are_not_gone_on_with(learned, tmp_path):
 
 # Kept checkpoints.
 
+@pytest.mark.slow
 def test_the_checkpoint_of_each_multiple_is_kept_and_can_be_sampled(command, run):
     folder = run('a', keep_checkpoints=20, max_iters=50)
     assert list(kept_checkpoints(folder)) == [0, 20, 40]

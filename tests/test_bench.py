@@ -40,6 +40,7 @@ def test_the_plain_loop_takes_the_same_steps(folder):
     assert plain.state[3].item() == 20
 
 
+@pytest.mark.slow
 def test_the_slow_twin_finds_the_same_loss_and_about_the_same_estimate(folder):
     setup = bench.Setup('math', 'n14', folder, CPU)
     row, = setup.evaluate()

@@ -168,6 +168,7 @@ def test_measuring_trains_writes_and_does_nothing_twice(command, measured, monke
     assert again.status == 0 and (measured / 'bits.csv').read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_figure_of_bits_is_drawn_from_the_files_alone(measured, command):
     result = command('analysis/plot_bits.py', folder=measured, output_dir=measured / 'figures', format='svg')
     assert result.status == 0, result.err

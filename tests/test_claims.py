@@ -253,6 +253,7 @@ def test_the_capacity_figure_draws_every_size_seed_and_value_of_the_paper(summar
     assert 100 * wilson_interval(4, 4)[0] == pytest.approx(intervals[0][0][1])
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_other_data_than_the_papers_says_so(summary):
     rows = plot_capacity.chosen(read_summaries([summary]), 0.0)
     other = [{**row, 'data': 'other'} if row['tasks'] == 'facts' else row for row in rows]
@@ -299,6 +300,7 @@ def test_figures_are_written_in_every_format(summary, tmp_path, kind, head):
                for name in ('rule', 'capacity', 'capacity_training'))
 
 
+@pytest.mark.slow
 def test_one_figure_can_be_asked_for_with_another_sweep_behind(summary, tmp_path):
     assert run_script('analysis/plot_capacity.py', summary, '--only=rule', f'--beside={summary.parent}',
                       f'--output_dir={tmp_path / "out"}') == 0

@@ -330,6 +330,7 @@ def test_an_error_is_an_error_where_nobody_can_read_it(tmp_path):
     assert at_a_shell(f'{script} 2> /dev/full', tmp_path).returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full on this system')
 def test_a_full_disk_behind_the_output_is_one_line(tmp_path):
     script = f'{sys.executable} {HERE}/analysis/make_tables.py --root_dir={HERE}/results'

@@ -340,6 +340,7 @@ def test_a_sweep_waits_for_who_stands_still_and_goes_on_when_he_dies(training, m
     assert ended == [None] and len(said) == 1 and launch.done(job)
 
 
+@pytest.mark.slow
 def test_a_run_that_comes_and_goes_between_the_look_and_the_lock_is_not_deleted(
         command, monkeypatch, small_math, tmp_path):
     settings = SHORT | dict(dataset=small_math, out_dir=tmp_path / 'run')
@@ -488,7 +489,7 @@ def test_a_read_only_folder_is_named_and_unchanged(ended, disk):
     assert contents(disk) == before
 
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize('num_seeds', [1, 3])
 def test_a_folder_removed_under_way_is_named_and_does_not_come_back(training, tmp_path, num_seeds):
     one = training(**LONG | dict(num_seeds=num_seeds, eval_interval=100))
@@ -502,7 +503,7 @@ def test_a_folder_removed_under_way_is_named_and_does_not_come_back(training, tm
 
 # Data, losses, settings.
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['train.bin', 'val.bin', 'meta.pkl'])
 def test_data_that_change_while_training_do_not_reach_it_and_stop_the_next(training, ended, run, small_math,
                                                                            tmp_path, name):
@@ -549,7 +550,7 @@ def test_a_loss_that_is_not_finite_is_in_the_results_and_not_in_a_checkpoint(end
 def test_the_last_good_checkpoint_is_written_though_the_disk_is_slower_than_the_loss(ended, tmp_path):
     def prepare():
         ill(1338, 3)
-        slow(tbtt.seed_folder, 'to_bytes', 0.3)
+        slow(tbtt.seed_folder, 'to_bytes', 0.1)
     ended(prepare=prepare, num_seeds=3)
     assert load(tmp_path / 'run/seed_1338/ckpt.pt')['iter_num'] == 2
     assert [load(tmp_path / f'run/seed_{seed}/ckpt.pt')['iter_num'] for seed in (1337, 1339)] == [4, 4]

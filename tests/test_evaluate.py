@@ -304,7 +304,8 @@ def test_estimated_losses_are_near_the_exact_ones_and_differ_between_evaluations
     assert (first - exact).abs().max() < 0.15 and (later - exact).abs().max() < 0.15
 
 
-@pytest.mark.parametrize('max_tokens', [1000, 2**20])
+@pytest.mark.slow_after_first
+@pytest.mark.parametrize('max_tokens', [2**20, 1000])
 def test_windows_that_two_orders_of_the_lines_share_are_computed_once_with_the_same_result(models, math_data,
                                                                                            max_tokens):
     replicas, _ = models

@@ -239,6 +239,7 @@ def cells(tab, table=0):
         return [colours.z, texts.text]; }}""")
 
 
+@pytest.mark.slow
 def test_the_slider_changes_the_tables_to_what_the_answers_hold(opened):
     tab, answers = opened(1)
     task, last = answers.tasks['math'], len(answers.iters) - 1
@@ -255,6 +256,7 @@ def test_the_slider_changes_the_tables_to_what_the_answers_hold(opened):
             assert wrong == (task.said[t, part] != np.array(task.answers[part])).tolist()
 
 
+@pytest.mark.slow
 def test_hovering_a_cell_shows_the_prompt_and_a_click_the_course_of_its_answer(opened, expect):
     tab, answers = opened(2)
     task = answers.tasks['math']
@@ -278,6 +280,7 @@ def test_hovering_a_cell_shows_the_prompt_and_a_click_the_course_of_its_answer(o
     assert 'right: 1' in tab.text_content('#said')
 
 
+@pytest.mark.slow
 def test_a_click_on_a_score_opens_the_run_and_a_name_is_shown_as_it_is(opened, expect):
     tab, _ = opened(1)
     assert tab.title().count(EVIL) == 1
@@ -293,6 +296,7 @@ def test_a_click_on_a_score_opens_the_run_and_a_name_is_shown_as_it_is(opened, e
     tab.get_by_role('checkbox', name='Held-out').check()
 
 
+@pytest.mark.slow
 def test_a_phone_shows_facts_and_every_control_is_reached_by_keys(show, expect, tmp_path):
     root = tmp_path / 'both'
     for seed in (1, 2):

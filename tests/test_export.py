@@ -176,7 +176,7 @@ def tiny_runs(datasets, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['math', 'facts'])
 def test_greedy_answers_to_all_prompts_are_the_same(command, tiny_runs, tmp_path, name):
     path = tiny_runs / name / 'ckpt.pt'
@@ -195,6 +195,7 @@ def test_greedy_answers_to_all_prompts_are_the_same(command, tiny_runs, tmp_path
             assert torch.equal(greedy(lambda tokens: theirs(tokens).logits, torch.tensor(ids), *sizes), ours)
 
 
+@pytest.mark.slow
 def test_a_pipeline_answers_what_our_samples_say(command, tiny_runs, tmp_path):
     command(EXPORT, out_dir=tiny_runs / 'math', to=tmp_path / 'hf')
     ask = transformers.pipeline('text-generation', str(tmp_path / 'hf'))
@@ -277,6 +278,7 @@ def test_a_chosen_checkpoint_is_exported(command, learned, tmp_path):
     assert f'of iteration {ours["iter_num"]:,} ' in (tmp_path / 'hf/README.md').read_text()
 
 
+@pytest.mark.slow
 def test_several_seeds_are_a_folder_each(command, tiny_runs, tmp_path):
     result = command(EXPORT, out_dir=tiny_runs / 'seeds', to=tmp_path / 'hf')
     assert result.status == 0 and result.out.count('differ from ours by at most') == 2
@@ -290,7 +292,7 @@ def test_several_seeds_are_a_folder_each(command, tiny_runs, tmp_path):
 
 # The page.
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize('package', ['transformers', 'transformer_lens', 'nnsight'])
 def test_the_page_computes_our_logits(command, tiny_runs, tmp_path, monkeypatch, capsys, package):
     pytest.importorskip(package)
@@ -353,6 +355,7 @@ def test_a_checkpoint_that_is_no_model_is_refused(command, nano, tmp_path):
         assert not (tmp_path / 'hf').exists()
 
 
+@pytest.mark.slow
 def test_a_seed_without_the_checkpoint_leaves_no_folder(command, tiny_runs, tmp_path):
     result = command(EXPORT, out_dir=tiny_runs / 'seeds', ckpt='ckpt_best_facts.pt', to=tmp_path / 'hf')
     assert is_one_line(result) and 'seed_1337/ckpt_best_facts.pt' in result.err and not contents(tmp_path)

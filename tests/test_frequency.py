@@ -47,6 +47,7 @@ def test_every_question_is_asked_of_every_seed(skewed, tmp_path):
     assert '<svg' in (tmp_path / 'out' / 'frequency.svg').read_text()
 
 
+@pytest.mark.slow
 def test_what_is_recalled_is_the_percentage_of_the_samples_that_are_right(skewed, monkeypatch):
     def counts(task):
         return np.arange(len(task.prompts)) % 11    # as if 0 to 10 of 10 were right
@@ -60,6 +61,7 @@ def test_what_is_recalled_is_the_percentage_of_the_samples_that_are_right(skewed
     assert all(row.recalled == 10 * right[row.question] for row in rows if row.task == 'facts')
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_in_different_folders_are_told_apart(skewed, tmp_path, capsys):
     other = shutil.copytree(skewed / 'two', tmp_path / 'other' / 'one')
     assert run_script('analysis/eval_frequency.py', skewed / 'one', other, '--device=cpu',
@@ -129,6 +131,7 @@ def test_a_damaged_table_is_one_line(tmp_path, capsys, text, says):
     assert says in said and len(said.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_seed_without_the_checkpoint_is_named(skewed, capsys):
     assert run_script('analysis/eval_frequency.py', skewed / 'two', '--ckpt=other.pt') == 2
     assert 'no checkpoint' in (said := capsys.readouterr().err) and 'seed_1337/other.pt' in said

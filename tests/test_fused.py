@@ -167,6 +167,7 @@ def state_after(config: Config, data: torch.Tensor, steps: int = 30) -> list[tor
     return [train(engine, 0, steps), *(x.clone() for x in engine.state[:3])]
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('shape', SHAPES)
 def test_the_number_of_threads_changes_no_bit(math_data, threads, shape):
     config = tiny_config(compile='fused', **SHAPES[shape] | WD | dict(batch_size=150))
@@ -481,6 +482,7 @@ def test_a_run_that_compiles_nothing_does_not_wait_for_the_import_of_torchs_comp
     assert done.stdout.count('iter     20:') == 4 and done.stdout.endswith('none of them\n'), done
 
 
+@pytest.mark.slow
 def test_a_run_says_that_its_step_is_fused_and_resumes_to_the_byte(command, small_math, tmp_path):
     settings = dict(TINY, dataset=small_math, compile='fused', num_seeds=2)
     one = command('train_with_eval.py', out_dir=tmp_path / 'one', **settings)

@@ -103,6 +103,7 @@ def test_frequencies_are_those_of_softmax_over_the_most_likely_tokens(replicas):
         assert (shares - expected[r]).abs().max() < 0.02 and (shares > 0).sum() == top_k
 
 
+@pytest.mark.slow
 def test_generation_ends_once_all_samples_have_the_stop_token(replicas):
     found = completions(replicas, stop=4, max_new_tokens=200, num_samples=3)
     assert found.shape[-1] < 200 and (found == 4).any(-1).all()

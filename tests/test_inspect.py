@@ -282,6 +282,7 @@ def test_a_model_that_does_not_know_positions_is_symmetric(tmp_path):
     assert symmetry(subject(tmp_path, model)) == pytest.approx({'seen': 1, 'heldout': 1}, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_model_that_sees_one_character_says_the_same_behind_every_line(tmp_path):
     model = random_model(seed=5)
     one = contexts(subject(tmp_path, model))
@@ -342,6 +343,7 @@ def look_inside(command, tmp_path, *folders, **settings):
     return command('analysis/inspect_rule.py', *folders, output_dir=tmp_path / 'inside', **settings)
 
 
+@pytest.mark.slow
 def test_a_run_is_looked_into_and_drawn_again_without_it(command, learned, tmp_path):
     result = look_inside(command, tmp_path, learned)
     assert result.status == 0, result.err

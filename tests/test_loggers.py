@@ -184,6 +184,7 @@ def test_a_run_that_is_overwritten_begins_a_log_of_its_own(logged, small_math):
         assert sum(run.name == f'{folder}/{SEEDS[0]}' for run in trackio.Api().runs('tbtt')) == 2
 
 
+@pytest.mark.slow
 def test_wandb_that_is_not_logged_in_stops_the_training_before_it_begins(places, command, small_math,
                                                                         tmp_path):
     pytest.importorskip('wandb')
@@ -276,6 +277,7 @@ def test_every_process_logs_the_seeds_that_it_writes(broken, small_math, tmp_pat
     assert found == [[1337, 1339], [1338, 1340]]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_wandb_has_one_run_a_process(places, command, monkeypatch, small_math, tmp_path):
     pytest.importorskip('wandb')
     monkeypatch.setenv('WANDB_SWEEP_ID', 'abc')

@@ -272,6 +272,7 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         save(Figure(), tmp_path / 'plot.xyz')
 
 
+@pytest.mark.slow
 def test_plot_results_works_from_any_folder_and_says_what_it_wrote(command, monkeypatch, tmp_path):
     write_run(tmp_path / 'math_mini_14', PERFECT, SLOW)
     done = script('plot_results.py', '--model_folder', 'math_mini_14', cwd=tmp_path)

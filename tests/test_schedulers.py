@@ -75,6 +75,7 @@ def test_the_tasks_of_an_array_train_each_seed_of_a_sweep_once(asked, tmp_path, 
     assert sorted(found) == sorted(whole) and len(set(found)) == len(found)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_wandb_trains_with_the_arguments_of_its_agent(asked, small_math, tmp_path, monkeypatch):
     pytest.importorskip('wandb')
     import yaml

@@ -238,6 +238,7 @@ def test_what_is_finished_is_skipped_and_a_part_keeps_the_rest_of_the_table(comm
     assert sorted((folder / 'summary.csv').read_text().splitlines()) == sorted(before[1].splitlines())
 
 
+@pytest.mark.slow
 def test_what_is_finished_with_other_settings_or_damaged_is_a_failure_and_stops_no_other(
         command, swept, tmp_path):
     path = sweep_file(tmp_path, "axes = {'n_embd': [4, 5]}", learning_rate=1e-2)

@@ -1,7 +1,5 @@
 """Tables 2, 3 and 4 from made-up runs of known numbers."""
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -141,20 +139,18 @@ def test_the_published_sizes_are_our_parameter_counts():
         assert row['params'] in (f'{size / 1e3:.2f}k', f'{size / 1e6:.2f}M')
 
 
-@pytest.mark.slow
-def test_the_script_prints_three_tables_from_any_folder(tmp_path):
+def test_the_script_prints_three_tables_from_any_folder(command, monkeypatch, tmp_path):
     write_run(tmp_path / 'runs/math_mini_14', [(30000, 1000, 1000, 40, None)])
-    done = subprocess.run([sys.executable, HERE / 'analysis/make_tables.py', '--root_dir', 'runs'],
-                          cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr
-    assert [line for line in done.stdout.splitlines() if line.startswith('#')] == [
+    monkeypatch.chdir(tmp_path)
+    done = command('analysis/make_tables.py', '--root_dir', 'runs')
+    assert done.status == 0 and not done.err
+    assert [line for line in done.out.splitlines() if line.startswith('#')] == [
         '### Table 2: Arithmetic', '### Table 3: Facts', '### Table 4: Arithmetic and facts']
     row = '| ours, last iteration | 1 | 30,000 | 100.0 | 100.0 | 40/40 (4 of 4) |'
-    assert row in ' '.join(done.stdout.split())
+    assert row in ' '.join(done.out.split())
 
 
-def test_a_missing_root_folder_is_one_line_and_status_2(tmp_path):
-    done = subprocess.run([sys.executable, HERE / 'analysis/make_tables.py', '--root_dir=nowhere'],
-                          cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and not done.stdout
-    assert done.stderr.count('\n') == 1 and 'nowhere' in done.stderr
+def test_a_missing_root_folder_is_one_line_and_status_2(command):
+    done = command('analysis/make_tables.py', '--root_dir=nowhere')
+    assert done.status == 2 and not done.out
+    assert done.err.count('\n') == 1 and 'nowhere' in done.err

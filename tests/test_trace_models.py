@@ -252,6 +252,7 @@ def test_a_model_is_traced_to_text_jsonl_and_tokens_alike(command, models, files
     assert float(paris['task_gram_logp']) == pytest.approx(np.mean(np.log(shares))) and paris['pairs'] == '5'
 
 
+@pytest.mark.slow
 def test_the_similarity_filter_keeps_pairs_above_the_threshold(command, models, files):
     similar = Similarity(str(models['gpt_neox']), 0.5, 'cpu')
     vectors = similar.embed(['Oslo', 'Rome is warm', 'Oslo'])
