@@ -57,6 +57,7 @@ def pixel_of(figure, axes, a, b, height):
 
 # What a frame shows.
 
+@pytest.mark.slow
 def test_each_frame_of_the_gif_has_the_colours_of_the_answers(learned):
     shown, figure, show = drawn(learned)
     iterations, lasts = animate.choose_frames(animate.iterations_of([shown]), every=50)

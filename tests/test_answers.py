@@ -145,6 +145,7 @@ def test_the_same_answers_are_the_same_bytes_whatever_the_time(monkeypatch, lear
 
 # In a run.
 
+@pytest.mark.slow
 def test_without_keep_answers_there_are_none_and_all_else_is_the_same(run):
     kept, none = run('kept'), run('none', keep_answers=False)
     assert set(contents(kept)) - set(contents(none)) == {'answers.npz'}
@@ -161,6 +162,7 @@ def test_a_run_that_has_no_answers_goes_on_with_those_to_come(run):
     assert (folder / 'results.csv').read_bytes() == (whole / 'results.csv').read_bytes()
 
 
+@pytest.mark.slow
 def test_seeds_together_keep_what_each_keeps_alone(run):
     together, alone = run('many', num_seeds=2, seed=7), run('one', seed=8)
     found, expected = (read_answers(folder / 'answers.npz') for folder in (together / 'seed_8', alone))
@@ -168,6 +170,7 @@ def test_seeds_together_keep_what_each_keeps_alone(run):
     np.testing.assert_allclose(found.tasks['math'].probability, expected.tasks['math'].probability, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_overwriting_begins_the_answers_anew_and_leaves_no_kept_checkpoint(run):
     folder = run('a', keep_checkpoints=10)
     run('a', overwrite=True, max_iters=10)

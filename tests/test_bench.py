@@ -51,6 +51,7 @@ def test_the_slow_twin_finds_the_same_loss_and_about_the_same_estimate(folder):
     assert row['train_loss'] == pytest.approx(estimate, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_slow_twin_gives_the_answers_of_ours_where_nothing_is_left_to_chance(folder):
     setup = bench.Setup('facts', 'n14', folder, CPU)
     task, codec = setup.dataset.tasks['facts'], setup.dataset.codec

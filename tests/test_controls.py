@@ -382,6 +382,7 @@ def test_a_cpu_trains_wide_models_in_bfloat16_where_it_multiplies_in_it(monkeypa
     assert choose_dtype(name, torch.device('cpu'), n_embd) == getattr(torch, expected)
 
 
+@pytest.mark.slow
 def test_the_start_line_names_the_arithmetic(command, small_math, tmp_path):
     run = {**TINY, 'max_iters': 1, 'dataset': small_math}
     assert 'in bfloat16' in command('train_with_eval.py', out_dir=tmp_path / 'a', dtype='bfloat16', **run).out

@@ -134,6 +134,7 @@ def test_a_run_killed_between_the_writing_of_files_is_the_run_that_was_not(alone
     assert all(json.loads(path.read_text())['finished'] for path in (tmp_path / 'run').rglob('run.json'))
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_evaluation_starts_anew_without_a_word(training, ended, run, tmp_path):
     ended('other', prepare=lambda: setattr(tbtt.run_folder, 'write_folders', die), status=-signal.SIGKILL)
     ended('other')
@@ -577,6 +578,7 @@ def test_seeds_interrupted_just_after_one_diverged_go_on_as_if_they_had_not_been
     assert difference(tmp_path / 'whole', tmp_path / 'run') == 0
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_changes_nothing_and_may_go_further(ended, run, tmp_path):
     before = contents(run)
     assert 'is finished at iteration 4' in ended(init_from='resume') and contents(run) == before

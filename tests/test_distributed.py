@@ -98,6 +98,7 @@ def test_a_rank_that_is_done_waits_for_the_others_and_says_nothing(ranks, tmp_pa
     assert contents(tmp_path / 'run') == before
 
 
+@pytest.mark.slow
 def test_a_rank_whose_seeds_all_diverged_stops_no_other(ranks, tmp_path):
     both = ranks(num_seeds=3, prepare=lambda rank: rank == 1 and ill(1338, 3))
     assert statuses(both) == [0, 0], both[1].said()

@@ -120,6 +120,7 @@ def test_a_model_that_is_always_right_scores_everything(evaluator, block_size):
                        heldout_answered=4, heldout_questions=4)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('block_size', [16, 24])    # most prompts are longer
 def test_a_model_that_knows_all_capitals_scores_everything_though_prompts_are_cropped(evaluator, block_size):
     row, = evaluator(Capitals(), right(Capitals()), block_size=block_size)[0].ask(0).rows
@@ -285,6 +286,7 @@ def naive_loss(model, data):
     return sum(losses) / len(losses)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('max_tokens', [6, 1000, 2**20])
 def test_exact_losses_are_those_of_every_window(models, math_data, max_tokens):
     replicas, plain = models

@@ -86,6 +86,7 @@ def exported(learned: Path, tmp_path_factory) -> Path:
 
 # The same numbers.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('prefix, changes', [
     ('', {}), ('_orig_mod.', {'bias': False}),
     ('', {'bias': False, 'mlp_expansion': 1, 'n_layer': 1, 'n_head': 1}),

@@ -177,6 +177,7 @@ def test_the_number_of_threads_changes_no_bit(math_data, threads, shape):
         assert all(torch.equal(x, y) for x, y in zip(expected, state_after(config, math_data.train)))
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('R', [3, 8])
 @pytest.mark.parametrize('count', [1, 2, 3])
 def test_a_replica_is_the_run_that_its_seed_would_be_alone_to_the_bit(math_data, threads, R, count):
@@ -260,6 +261,7 @@ def test_a_batch_that_draws_no_window_twice_is_computed_all_the_same(math_data, 
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('R, T, B', [(1, 9, 1), (1, 5, 33), (2, 9, 16), (3, 1, 7), (1, 4, 700), (3, 2, 333)])
 def test_its_forward_pass_is_that_of_the_model(math_data, threads, R, T, B):
     engine = new_engine(math_data.train, 17, tiny_config(compile='fused', num_seeds=R), lively=True)

@@ -205,6 +205,7 @@ def loss_of(model, data, length):
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).item()
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_these_weights_and_goes_on_and_out_again(command, saved, data, tmp_path):
     source, theirs = saved()
     settings = TINY | dict(dataset=data, out_dir=tmp_path / 'run', block_size=8, max_iters=2, eval_interval=1,

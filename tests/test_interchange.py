@@ -144,6 +144,7 @@ def test_their_checkpoint_samples_here_what_it_would_say_there(command, play, na
     assert said == [''.join(meta['itos'][i] for i in expected)] * 2
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('prefix', ['', '_orig_mod.'])
 def test_their_run_goes_on_here_as_it_would_there(command, play, nano, prefix):
     folder, model, optimizer = nano(prefix)

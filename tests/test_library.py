@@ -36,6 +36,7 @@ def settings_of(small_math, folder, **settings):
     return TINY | dict(dataset=str(small_math), out_dir=str(folder)) | settings
 
 
+@pytest.mark.slow
 def test_every_example_of_the_page_runs(datasets, tmp_path, monkeypatch):
     """One after another, with fewer numbers and fewer steps than the page says."""
     pytest.importorskip('pandas')
@@ -52,6 +53,7 @@ def test_every_example_of_the_page_runs(datasets, tmp_path, monkeypatch):
     assert namespace['results']['iter'].tolist() == [0, 10, 20]
 
 
+@pytest.mark.slow
 def test_training_from_python_is_the_training_of_the_script(command, small_math, tmp_path, handlers):
     settings = dict(num_seeds=2, seed=3)
     assert command('train_with_eval.py', **settings_of(small_math, tmp_path / 'a', **settings)).status == 0
@@ -87,6 +89,7 @@ def test_what_a_callback_raises_ends_the_training_and_keeps_what_there_is(small_
     assert train(**settings, init_from='resume', quiet=True)['iter'].tolist() == list(range(0, 41, 10))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_training_after_its_step_and_a_resumed_one_is_the_same(small_math, tmp_path, handlers,
                                                                                monkeypatch):
     step = tbtt.progress.Reporter.step

@@ -184,6 +184,7 @@ def test_what_has_no_correlation_is_said_and_not_computed(data, model, says):
     assert says in correlate(data, model[None], np.arange(len(data)), seed=0)['not computed']
 
 
+@pytest.mark.slow
 def test_a_model_that_is_the_task_gram_distribution_scores_1_and_a_shuffled_one_about_0():
     rng = np.random.default_rng(0)
     documents = [''.join(rng.choice(list('abcd'), 6, p=[0.1, 0.2, 0.3, 0.4])) for _ in range(200)]

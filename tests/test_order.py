@@ -76,6 +76,7 @@ def test_the_floors_of_arithmetic_are_the_published_ones(math_data):
     assert order.known == pytest.approx(0.5308, abs=5e-5) and order.unknown == pytest.approx(0.7667, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_the_lines_scores_0_and_one_that_knows_their_order_1():
     lines = Arithmetic(4, ((1, 3),)).lines()
     order = order_of(torch.tensor([ord(c) for c in ''.join(lines)]), 10, 9)

@@ -94,6 +94,7 @@ def test_where_the_sizes_are_separated_the_threshold_lies_between_them():
                                                            found.high) == pytest.approx((1932, 6216))
 
 
+@pytest.mark.slow
 def test_noise_has_no_sure_threshold_and_no_end_beyond_what_was_looked_at():
     found = stats.threshold(np.repeat([1932.0, 6216.0], 3), np.array([0.0, 1, 0, 1, 0, 1]), 1, resamples=50)
     assert found.sure < 0.975 and (found.low, found.high) == pytest.approx((1932, 6216))

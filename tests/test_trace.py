@@ -141,6 +141,7 @@ def test_traces_of_our_datasets_need_no_infini_gram_and_write_nothing_beside_the
     assert sorted(small_math.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_both_engines_trace_a_dataset_of_ours_alike(command, learned, small_math, tmp_path):
     pytest.importorskip('infini_gram')
     data = shutil.copytree(small_math, tmp_path / 'data')

@@ -89,6 +89,7 @@ def examples(count=len(EXAMPLES)):
     return [Example('quiz', each['input'], each['output'], each['input'] + ' ') for each in EXAMPLES[:count]]
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('kind', ['gpt_neox', 'gpt2'])
 @pytest.mark.parametrize('max_logits', [1, 2**14, 2**27])
 def test_batched_log_probabilities_are_those_of_one_text_at_a_time(models, monkeypatch, kind, max_logits):

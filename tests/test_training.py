@@ -140,6 +140,7 @@ def test_the_same_seed_gives_the_same_run(run, settings):
         assert same_run(one / below, other / below)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(run):
     assert not equal_weights(*(load(run(f'seed {seed}', seed=seed) / 'ckpt.pt')['model'] for seed in (1, 2)))
 
