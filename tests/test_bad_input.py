@@ -391,6 +391,7 @@ DAMAGE = {
 OF_THE_CODEC = {'codec too large', 'damaged codec', 'damaged tasks', 'too many pairs'}
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('damage', DAMAGE)
 @pytest.mark.parametrize('script', ['eval_as_math.py', 'sample.py'])
 def test_a_damaged_or_foreign_checkpoint_is_not_asked(refused, copy_of_learned, tmp_path, script, damage):
@@ -400,6 +401,7 @@ def test_a_damaged_or_foreign_checkpoint_is_not_asked(refused, copy_of_learned, 
             **{'start': '<1'} if script == 'sample.py' else {})
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('damage', sorted(DAMAGE.keys() - OF_THE_CODEC))
 def test_a_damaged_or_foreign_checkpoint_is_not_trained(goes_on, copy_of_learned, tmp_path, damage):
     path = copy_of_learned / 'ckpt.pt'

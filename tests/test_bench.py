@@ -67,6 +67,7 @@ def test_the_slow_twin_gives_the_answers_of_ours_where_nothing_is_left_to_chance
     assert completions.row.shape == (1, 50, NUM_SAMPLES)
 
 
+@pytest.mark.slow
 def test_json_is_one_line_with_hardware_versions_commit_medians_and_spread(monkeypatch, capsys):
     monkeypatch.setattr(Engine, 'prepare', lambda self: None)    # compiling is not what is asked here
     steps = bench.Setup.steps

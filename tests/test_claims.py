@@ -291,7 +291,7 @@ def test_the_training_figure_has_a_full_panel_for_each_task_and_width(summary):
     assert panels[0].get_title() == 'Arithmetic, n14\n1,456 parameters, 4 seeds'
 
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize('kind, head', [('png', b'\x89PNG'), ('svg', b'<?xml'), ('pdf', b'%PDF')])
 def test_figures_are_written_in_every_format(summary, tmp_path, kind, head):
     assert run_script('analysis/plot_capacity.py', summary, f'--output_dir={tmp_path / "out"}',

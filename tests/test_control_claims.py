@@ -62,6 +62,7 @@ def test_one_line_in_a_window(had, expected):
     assert verdict(9, rows_of(28, had=had)) == 'not enough runs'
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('fits_from, lost_from, expected', [
     (20, 20, 'holds'), (40, 20, 'does not hold'), (20, 40, 'does not hold')])
 def test_the_size_where_the_table_fits_and_where_the_rule_is_lost(fits_from, lost_from, expected):

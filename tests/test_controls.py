@@ -263,6 +263,7 @@ def test_sampled_losses_within_lines_estimate_the_exact_one():
             + 0.05 * exact(found.data, 0)).all() and (estimates.std(0) > 0).all()
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('settings', [{'windows': 'line'}, {'line_order': 'fresh'}], ids=str)
 def test_a_replica_is_the_run_that_its_seed_would_be_alone(facts_data, settings):
     def engine(**more):
@@ -317,6 +318,7 @@ SWEEPS = {'arithmetic': 6 * 32, 'arithmetic_wide': 3 * 8,
           'control_pairs': 4 * 8, 'bits_table': 6 * 7 * 4, 'bits_strings': 6 * 7 * 4}
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('name, seeds', SWEEPS.items())
 def test_every_sweep_expands_to_its_seeds_and_its_data_can_be_prepared(name, seeds, tmp_path):
     sweep = Sweep(f'config/sweep_{name}.py', {}, tmp_path)

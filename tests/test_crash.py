@@ -400,6 +400,7 @@ def test_a_short_chaos_loses_nothing(small_math, tmp_path):
 
 # Damaged lists, links, limits.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('damage',
                          ['', 'nonsense', '[1,2]', 'null', '[["a"]]', '[' * 100_000, '{"name": "01234567"}',
                           '{"name": "01234567", "files": ["../x"], "others": {}}',
@@ -551,7 +552,7 @@ def test_a_loss_that_is_not_finite_is_in_the_results_and_not_in_a_checkpoint(end
 def test_the_last_good_checkpoint_is_written_though_the_disk_is_slower_than_the_loss(ended, tmp_path):
     def prepare():
         ill(1338, 3)
-        slow(tbtt.seed_folder, 'to_bytes', 0.1)
+        slow(tbtt.seed_folder, 'to_bytes', 0.05)
     ended(prepare=prepare, num_seeds=3)
     assert load(tmp_path / 'run/seed_1338/ckpt.pt')['iter_num'] == 2
     assert [load(tmp_path / f'run/seed_{seed}/ckpt.pt')['iter_num'] for seed in (1337, 1339)] == [4, 4]

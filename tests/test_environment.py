@@ -78,6 +78,7 @@ def remove_python(venv):
     (venv / 'bin/python').symlink_to('/nowhere/python3.9')
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('damage', [break_off, remove_python])
 @pytest.mark.parametrize('stamped', [True, False])
 def test_a_broken_environment_is_made_anew(project, damage, stamped):
@@ -104,6 +105,7 @@ def test_new_requirements_are_installed(project):
     assert bash(project)[1][0] == 'install requirements.txt'
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('name', ['.venv/bin/python', '{project}/.venv/bin/python', 'python3'])
 @pytest.mark.parametrize('folder', ['.', '..'])
 def test_a_python_that_is_named_is_used_from_everywhere_as_it_is(project, name, folder):

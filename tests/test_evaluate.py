@@ -111,6 +111,7 @@ def is_right(task, p, answer):
 
 # Known answers.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('block_size', [5, 9, 24])
 def test_a_model_that_is_always_right_scores_everything(evaluator, block_size):
     row, = evaluator(Arithmetic(), right(Arithmetic()), block_size=block_size)[0].ask(0).rows
@@ -187,6 +188,7 @@ def test_a_held_out_question_is_answered_from_six_right_answers_of_ten_on(evalua
     assert min(counts) < 6 <= max(counts)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('max_tokens', [5, 37])
 def test_pieces_score_what_the_whole_scores(evaluator, max_tokens):
     answers = undecided(SMALL), right(SMALL)
@@ -325,6 +327,7 @@ def test_windows_that_two_orders_of_the_lines_share_are_computed_once_with_the_s
 
 # No trace.
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('dropout', [0.0, 0.5])
 def test_evaluating_leaves_no_trace(math_data, dropout):
     config = tiny_config(num_seeds=2, dropout=dropout)

@@ -103,6 +103,7 @@ def test_logits_in_float64_are_ours_and_nanogpts(command, nano, tmp_path, prefix
         assert (logits - model.double()(tokens)).abs().max() < 1e-12
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('setting, wrong', [
     ('activation_function', 'gelu_new'), ('layer_norm_epsilon', 1e-6), ('scale_attn_weights', False),
     ('n_head', 1)])
@@ -229,6 +230,7 @@ def test_every_character_is_a_token_and_comes_back(command, nano, tmp_path):
     assert tokenizer('')['input_ids'] == [] and len(tokenizer) == len(ODD)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('text', ['7', 'a7b', '<unk>', '\u00e1', '\u3000'])
 def test_an_unknown_character_is_an_error(command, nano, tmp_path, text):
     nano()

@@ -61,6 +61,7 @@ def test_the_most_probable_completion_comes_behind_samples_that_are_the_same_wit
     assert top_k == 1 or not torch.equal(found[:, :, 0], found[:, :, -1])
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('max_tokens', [1, 6, 13, 50])
 def test_pieces_give_what_the_whole_gives(replicas, max_tokens):
     assert torch.equal(completions(replicas, max_tokens=max_tokens), completions(replicas))

@@ -140,6 +140,7 @@ def test_the_command_line_is_checked_as_the_file_is(tmp_path, overrides, said):
         'weight_decay=0.0_heldout=5,7']
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('n', [1, 2, 3, 7, 64, 3000])
 def test_shards_are_disjoint_and_complete_and_alike_in_size(tmp_path, n):
     sweep = Sweep('config/sweep_capacity.py', {}, tmp_path)

@@ -23,6 +23,7 @@ def sweep_file(folder, text):
     return path
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('words', [['--num_seeds', '3'], ['--num_seeds=3']])
 @pytest.mark.parametrize('file_first', [True, False])
 def test_a_value_may_stand_behind_a_blank_or_an_equals_sign(command, tmp_path, words, file_first):

@@ -210,6 +210,7 @@ def tokenizer_of(kind, texts, vocab_size):
                                                 eos_token='[END]')
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize('vocab_size', [40, 70, 200])
 @pytest.mark.parametrize('kind', ['byte-level', 'Metaspace', 'WordPiece'])
 def test_a_word_is_found_where_it_stands_and_not_within_others(tmp_path, kind, vocab_size):
