@@ -203,6 +203,16 @@ class Training:
         if self.ended() is None:
             os.kill(self.pid, number)
 
+    def stop(self) -> None:
+        """Let it stand still, and wait until it does: it may be writing."""
+        self.kill(signal.SIGSTOP)
+        self.wait_for_stop()
+
+    def wait_for_stop(self) -> None:
+        while Path(f'/proc/{self.pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'T':
+            assert self.ended() is None, self.said()
+            time.sleep(0.005)
+
     def told(self) -> set[int]:
         """The iterations whose evaluations it has told."""
         return {int(t) for t in re.findall(r'^iter +(\d+): .*loss train', self.said(), re.M)}

@@ -275,7 +275,7 @@ def test_a_second_training_is_refused_while_the_first_lives_and_changes_nothing(
                      for settings in (first, second))
     held = holder(**first)
     for one in held:
-        one.kill(signal.SIGSTOP)
+        one.stop()
     refused(training, tmp_path, **second)
     for one in held:
         one.kill(signal.SIGCONT)
@@ -299,7 +299,7 @@ def test_a_refused_start_leaves_a_live_change_alone(training, ended, small_math,
         put_in_place(*args)
     held = training('run/seed_1338', **ONE | dict(max_iters=6, init_from='resume'),
                     prepare=lambda: setattr(tbtt.atomic, 'put_in_place', stop_first))
-    wait_for_stop(held)
+    held.wait_for_stop()
     assert any((tmp_path / 'run/seed_1338').glob(f'*{tbtt.atomic.TMP}'))
     refused(training, tmp_path, **JOINT | dict(init_from='resume'))
     while held.ended() is None:
@@ -308,12 +308,6 @@ def test_a_refused_start_leaves_a_live_change_alone(training, ended, small_math,
     assert held.status == 0, held.said()
     ended('whole', **ONE | dict(max_iters=6))
     assert difference(tmp_path / 'whole', tmp_path / 'run/seed_1338') == 0
-
-
-def wait_for_stop(process):
-    while Path(f'/proc/{process.pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'T':
-        assert process.ended() is None, process.said()
-        time.sleep(0.005)
 
 
 @pytest.mark.slow
@@ -327,7 +321,7 @@ def test_a_sweep_waits_for_who_stands_still_and_goes_on_when_he_dies(training, m
     settings = dataclasses.asdict(job.run.config())
     held = training(**settings | dict(seed=1338, num_seeds=1, out_dir=place, max_iters=100_000))
     assert held.says('iter     10'), held.said()
-    held.kill(signal.SIGSTOP)
+    held.stop()
     before, ended, said = contents(place), [], []
     waiting = threading.Thread(target=lambda: ended.append(launch.do(job, launch.Children(), {},
                                                                      said.append)))

@@ -119,7 +119,7 @@ def ill(seed, iteration):
 def test_what_one_rank_is_refused_ends_all_and_changes_nothing(ranks, tmp_path):
     alone, = ranks(size=1, seed=1338, out_dir=tmp_path / 'run/seed_1338', max_iters=100_000)
     assert alone.says('iter     10')
-    alone.kill(signal.SIGSTOP)
+    alone.stop()
     before = contents(tmp_path / 'run')
     both = ranks(num_seeds=2, init_from='resume')
     assert statuses(both) == [2, 75], [one.said() for one in both]
