@@ -207,8 +207,11 @@ class Losses:
     @torch.no_grad()
     def of_windows(self, text: torch.Tensor) -> torch.Tensor:
         """Of each predicted character of windows, text (T + 1, N) or (R, T + 1, N) -> (R, T, N) float32"""
-        found = []
+        found, losses = [], getattr(self.forward, 'losses', None)
         for piece in text.split(max(1, self.max_tokens // self.block_size), dim=-1):
+            if losses:
+                found.append(losses(piece))
+                continue
             logits = self.forward(piece[..., :-1, :].clamp(min=0)).float()
             y = piece[..., 1:, :].long().expand(len(logits), -1, -1)
             found.append(F.cross_entropy(logits, y, reduction='none', ignore_index=NOTHING))
@@ -239,8 +242,8 @@ class DataLosses:
 
     def in_both_orders(self) -> torch.Tensor:
         """The exact losses on the data, and on the same lines in another order. -> (2, R) float64"""
-        losses = self.losses.of_windows(self.windows)
-        return torch.stack([losses[..., places].sum(-2).cpu().double().sum(-1)
+        losses = self.losses.of_windows(self.windows).sum(-2)
+        return torch.stack([losses[:, places].cpu().double().sum(-1)
                             for places in self.places]) / (self.places.shape[1] * self.losses.block_size)
 
     def __call__(self, iteration: int) -> list[Row]:

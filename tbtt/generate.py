@@ -38,6 +38,11 @@ def next_logits(forward: Callable, text: torch.Tensor, length: torch.Tensor, rep
     step = max(1, max_tokens // T)
     position = length - start - 1
     if num_slots <= step:
+        last = getattr(forward, 'last', None)
+        if last:
+            positions = torch.zeros(num_replicas, num_slots, dtype=torch.int32)
+            positions[replica, slot] = position.int()
+            return last(contexts, positions)[replica, :, slot]
         return forward(contexts)[replica, :, position, slot].float()
     logits = None
     for begin in range(0, num_slots, step):
