@@ -79,7 +79,7 @@ def gradient_of(loss: Callable, params: dict[str, torch.Tensor],
     return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())))), beside.detach()
 
 
-class Forward:
+class ForwardPass:
     """An engine's forward pass, dropout off, in the arithmetic of training. What else there is of it, where
     the step is fused, computes no more than is asked for; elsewhere it is None."""
 
@@ -134,9 +134,9 @@ class Engine:
         self.step_fn, self.mode = one_by_one(self.step), 'eager'
 
     @property
-    def forward(self) -> 'Forward':
+    def forward(self) -> 'ForwardPass':
         """The forward pass of the replicas as they are when it is called."""
-        return Forward(self)
+        return ForwardPass(self)
 
     def measuring(self) -> contextlib.AbstractContextManager:
         """To measure in: beside the fused step torch has short work only."""

@@ -19,8 +19,10 @@ from tbtt.tasks import Task
 TEMPERATURE, TOP_K = 0.01, 10    # of the paper
 
 
-Forward = Callable[[torch.Tensor], torch.Tensor]    # tokens (R, T, B) or (T, B) -> logits (R, V, T, B)
-Row = dict[str, Any]                                # of results.csv: {column: number}
+# Tokens (R, T, B) or (T, B) -> logits (R, V, T, B). One that has `last` and `losses` too, as `ForwardPass` of
+# tbtt/engine.py does, is asked for these.
+Forward = Callable[[torch.Tensor], torch.Tensor]
+Row = dict[str, Any]    # of results.csv: {column: number}
 
 
 class Evaluation(NamedTuple):
@@ -207,15 +209,15 @@ class Losses:
     @torch.no_grad()
     def of_windows(self, text: torch.Tensor) -> torch.Tensor:
         """Of each predicted character of windows, text (T + 1, N) or (R, T + 1, N) -> (R, T, N) float32"""
-        found, losses = [], getattr(self.forward, 'losses', None)
-        for piece in text.split(max(1, self.max_tokens // self.block_size), dim=-1):
-            if losses:
-                found.append(losses(piece))
-                continue
-            logits = self.forward(piece[..., :-1, :].clamp(min=0)).float()
-            y = piece[..., 1:, :].long().expand(len(logits), -1, -1)
-            found.append(F.cross_entropy(logits, y, reduction='none', ignore_index=NOTHING))
-        return torch.cat(found, -1)
+        of_piece = getattr(self.forward, 'losses', None) or self.of_piece
+        pieces = text.split(max(1, self.max_tokens // self.block_size), dim=-1)
+        return torch.cat([of_piece(piece) for piece in pieces], -1)
+
+    def of_piece(self, text: torch.Tensor) -> torch.Tensor:
+        """The same of no more windows than one forward pass may have."""
+        logits = self.forward(text[..., :-1, :].clamp(min=0)).float()
+        y = text[..., 1:, :].long().expand(len(logits), -1, -1)
+        return F.cross_entropy(logits, y, reduction='none', ignore_index=NOTHING)
 
 
 class DataLosses:
