@@ -424,7 +424,8 @@ INLINE void linear_backward_weight(const int outs, const int ins, float *dw, flo
 
 /* norm (columns, C) = (x - mean) / deviation, scale (columns,) = 1 / deviation; gain and bias are in the
    weights that follow */
-INLINE void layernorm_forward(const int columns, float *norm, float *scale, const float *x, const int x_row) {
+INLINE void layernorm_forward(const int columns, float *norm, float *scale, const float *x,
+                              const int x_row) {
     for (int t = 0; t < columns; t++, norm += ODD(C) * LANES, scale += LANES, x += x_row * LANES) for_parts {
         vec sum = {0}, squares = {0};
         for (int c = 0; c < C; c++) sum += load(x + c * LANES + part);
