@@ -369,7 +369,7 @@ INLINE void product(const int columns, const int outs, const int ins, float *y, 
 #define linear_backward_input(outs, ins, dx, dx_row, dy, dy_row, w)                                          \
     product(T, ins, outs, dx, dx_row, dy, dy_row, w, 1, ins, 0, false)
 
-/* The next block of packed dw: dw[o][j] += sum over columns and lanes of dy[c][o] x[c][j] */
+/* A block of packed dw: dw[o][j] += sum over columns and lanes of dy[c][o] x[c][j] */
 INLINE void weight_block(const int outs, const int ins, float *dw, const float *dy, const int dy_row,
                          const float *x, const int x_row) {
     vec total[LANES / W][LANES] = {0};
@@ -393,26 +393,26 @@ INLINE void weight_block(const int outs, const int ins, float *dw, const float *
     add_lane_sums(dw, total);
 }
 
-INLINE float *weight_blocks(const int outs, const int ins, float *dw, const float *dy, const int dy_row,
-                            const float *x, const int x_row) {
-    int j = 0;
-    for (; j + BLOCK_INS <= ins; j += BLOCK_INS, dw += LANES)
-        weight_block(outs, BLOCK_INS, dw, dy, dy_row, x + j * LANES, x_row);
-    if (ins % BLOCK_INS) {
-        weight_block(outs, ins % BLOCK_INS, dw, dy, dy_row, x + j * LANES, x_row);
-        dw += LANES;
-    }
-    return dw;
+/* The blocks of packed dw for `ins` inputs and all outputs, `next` apart. In this order what they read of x
+   stays in the first cache. */
+INLINE void weight_blocks(const int outs, const int ins, float *dw, const int next, const float *dy,
+                          const int dy_row, const float *x, const int x_row) {
+    int o = 0;
+    for (; o + BLOCK_OUTS <= outs; o += BLOCK_OUTS, dw += next)
+        weight_block(BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
+    if (outs % BLOCK_OUTS) weight_block(outs % BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
 }
 
 /* dw (outs, ins), packed, += dy x^T, and dbias (outs,) += the sums of dy where there are biases */
 INLINE void linear_backward_weight(const int outs, const int ins, float *dw, float *dbias, const float *dy,
                                    const int dy_row, const float *x, const int x_row) {
-    int o = 0;
-    for (; o + BLOCK_OUTS <= outs; o += BLOCK_OUTS)
-        dw = weight_blocks(BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
-    if (outs % BLOCK_OUTS) weight_blocks(outs % BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
-    for (o = 0; BIAS && o < outs; o += LANES) {
+    const int next = ROUND_UP(ins, BLOCK_INS) / BLOCK_INS * LANES;
+    int j = 0;
+    for (; j + BLOCK_INS <= ins; j += BLOCK_INS, dw += LANES)
+        weight_blocks(outs, BLOCK_INS, dw, next, dy, dy_row, x + j * LANES, x_row);
+    if (ins % BLOCK_INS)
+        weight_blocks(outs, ins % BLOCK_INS, dw, next, dy, dy_row, x + j * LANES, x_row);
+    for (int o = 0; BIAS && o < outs; o += LANES) {
         vec total[LANES / W][LANES] = {0};
         for (int t = 0; t < T; t++)
             for (int k = 0; k < LANES && o + k < outs; k++)
