@@ -185,7 +185,6 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
 def bench_step(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
                device: torch.device) -> Iterator[Row]:
     """A training step beside its twin, one seed; of the MLT also how near it comes to the device's peak."""
-    top = peak(device, choose_dtype('auto', device)) if 'MLT' in sizes else None
     for task in tasks:
         for size in sizes:
             setup = Setup(task, size, folder, device)
@@ -206,7 +205,8 @@ def bench_step(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
                 rate = operations / (row['ours_ms']['median'] / 1e3)
                 sheet = next((value for name, value in DATASHEET.items() if device.type == 'cuda'
                               and name in torch.cuda.get_device_name(device)), None)
-                row |= {'tera_operations_per_s': rate / 1e12, 'share_of_measured_peak': rate / top,
+                row |= {'tera_operations_per_s': rate / 1e12,
+                        'share_of_measured_peak': rate / peak(device, setup.dtype),
                         'share_of_datasheet': sheet and rate / sheet}
             yield row
 

@@ -21,9 +21,9 @@ The smallest of the paper's models, n14 on arithmetic (V = 17 characters, T = 9 
     logits                        (17, 9, 882)    wte times ln_f(x)
 Of 8 seeds at once each of these has an axis of 8 in front.
 
-Attention is taken in one of two ways. In training, small heads multiply and sum over the batch: loops that
-the compiler fuses. Large ones, and everything that is evaluated without being compiled, go through torch's
-fused kernel, which wants (batch, head, position, feature) and gets a copy in that order.
+Attention is taken in one of two ways. In training, small heads over few positions multiply and sum over the
+batch: loops that the compiler fuses. All else, and what is evaluated without being compiled, goes through
+torch's fused kernel, which wants (batch, head, position, feature) and gets a copy in that order.
 """
 import math
 from dataclasses import dataclass
@@ -50,6 +50,25 @@ class GPTConfig:
     tanh_gelu: bool = False
 
 
+def dropout(x: torch.Tensor, p: float, on: bool = True) -> torch.Tensor:
+    """F.dropout, where a hash of an element's place and of two keys decides on it: loops that the compiler
+    fuses and any number of threads shares. torch draws for a CPU one number after the other; from its
+    generator come the keys."""
+    if not on or not p:
+        return x
+    place = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
+    first, second = torch.randint(2**31 - 1, (2,), dtype=torch.int32, device=x.device)
+    kept = hash32(hash32(place ^ first) ^ second) & 2**31 - 1 >= round(p * 2**31)
+    return torch.where(kept, x / (1 - p), 0.0)
+
+
+def hash32(x: torch.Tensor) -> torch.Tensor:
+    """A bijection of 32 bits in int32 of which each bit depends on all: C. Wellons' "lowbias32"."""
+    x = (x ^ x >> 16 & 2**16 - 1) * 0x7feb352d    # a shift of int32 repeats the sign, so that is masked
+    x = (x ^ x >> 15 & 2**17 - 1) * (0x846ca68b - 2**32)
+    return x ^ x >> 16 & 2**16 - 1
+
+
 class Linear(nn.Linear):
     """A linear layer on features that stand before positions and windows."""
 
@@ -74,13 +93,14 @@ class LayerNorm(nn.Module):
         return x if self.bias is None else x + self.bias[..., None, None]
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, p: float) -> torch.Tensor:
     """Queries (..., D, T, B) of the last T of S positions, keys and values (..., D, S, B)
     -> (..., D, T, B)"""
     D, T, S = q.shape[-3], q.shape[-2], k.shape[-2]
     scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-4) * D ** -0.5    # (..., T, S, B)
     scores = scores + torch.full((T, S), -torch.inf, device=q.device).triu(1 + S - T)[..., None]
-    weights = F.dropout((scores - scores.logsumexp(-2, keepdim=True)).exp(), dropout)
+    # torch's own dropout: hashes would be computed anew for every feature of v.
+    weights = F.dropout((scores - scores.logsumexp(-2, keepdim=True)).exp(), p)
     return (weights.unsqueeze(-4) * v.unsqueeze(-3)).sum(-2)
 
 
@@ -98,22 +118,22 @@ class CausalSelfAttention(nn.Module):
         C, T = x.shape[-3], x.shape[-2]
         parts = self.c_attn(x).split(C, dim=-3)
         q, k, v = (part.unflatten(-3, (self.n_head, -1)) for part in parts)    # (..., H, D, T, B)
-        dropout = self.dropout if self.training else 0.0
+        p = self.dropout if self.training else 0.0
         D = C // self.n_head
-        small = D * T < 4096 and not (x.is_cuda and D >= 32)    # tensor cores want D >= 32
+        small = T < 32 and D * T < 4096 and not (x.is_cuda and D >= 32)    # tensor cores want D >= 32
         if small and (torch.is_grad_enabled() or torch.compiler.is_compiling()):
             # Multiply-and-sum loops over the batch, which the compiler fuses, are the fastest to train. The
             # positions go in groups, each with the keys up to its end: what comes after it would be masked.
             group = 8 if T >= 16 else T
             y = torch.cat([attend(q[..., i:i + group, :], k[..., :i + group, :], v[..., :i + group, :],
-                                  dropout) for i in range(0, T, group)], -2)
+                                  p) for i in range(0, T, group)], -2)
         else:
             # The fused kernels want four contiguous axes, (batch, H, T, D).
             leading = q.movedim(-1, -4).shape[:-3]    # (..., B)
             q, k, v = (u.movedim(-1, -4).mT.flatten(0, -4).contiguous() for u in (q, k, v))
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
             y = y.unflatten(0, leading).mT.movedim(-4, -1)
-        return F.dropout(self.c_proj(y.flatten(-4, -3)), dropout)
+        return dropout(self.c_proj(y.flatten(-4, -3)), p)
 
 
 class MLP(nn.Module):
@@ -128,7 +148,7 @@ class MLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., C, T, B) -> (..., C, T, B)"""
         x = F.gelu(self.c_fc(x), approximate=self.gelu)
-        return F.dropout(self.c_proj(x), self.dropout, self.training)
+        return dropout(self.c_proj(x), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -198,7 +218,7 @@ class GPT(nn.Module):
     def forward(self, idx: torch.Tensor) -> torch.Tensor:
         """Tokens (..., T, B) of an integer type, T up to the block size -> logits (..., V, T, B)"""
         x = self.embed(idx) + self.transformer.wpe.weight.mT[..., :idx.shape[-2], None]
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = dropout(x, self.config.dropout, self.training)
         for block in self.transformer.h:
             x = block(x)
         x = self.transformer.ln_f(x)

@@ -164,12 +164,16 @@ class Engine:
     def gradient(self, state: State, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean gradient and loss over the micro-batches of `windows`. -> (R, parameters), (R,)"""
         def loss(params: dict, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            if single:    # without the axis of replicas: two matrices multiply faster than batches of one
+                params, x = {name: value.squeeze(0) for name, value in params.items()}, x[0]
             with autocast(self.device, self.dtype):
                 logits = functional_call(self.replicas.template, params, (x,))
+            logits = logits[None] if single else logits
             losses = token_losses(logits, y).sum((-2, -1)) / count
             scaled = losses * state.scale[:, 0] if self.dtype == torch.float16 else losses
             return scaled.sum(), losses    # replicas share no weight: the gradient of the sum is that of each
 
+        single = len(state.params) == 1
         count = (windows[:, :, 1:] >= 0).sum((0, -2, -1))    # (R,) characters that are predicted
         gradient = losses = 0
         for batch in windows.unbind(0):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.func import functional_call, grad
 
 from conftest import equal_weights
-from model import GPT, MANY, GPTConfig
+from model import GPT, MANY, GPTConfig, dropout
 from tbtt.baseline import NanoGPT
 from tbtt.config import load_config
 from tbtt.replicas import Replicas
@@ -187,6 +187,25 @@ def test_dropout_is_off_where_one_asks_and_on_where_one_trains():
         assert torch.equal(replicas.forward(tokens), replicas.forward(tokens))
         model = replicas.template.train()
         assert not torch.equal(model(tokens), model(tokens))
+
+
+@pytest.mark.parametrize('p', [0.1, 0.5, 0.9])
+def test_dropout_keeps_each_element_by_chance_and_scales_what_it_keeps(p):
+    x = torch.ones(64, 9, 700)
+    torch.manual_seed(5)
+    masks = torch.stack([dropout(x, p), dropout(x, p)])
+    assert set(masks.unique().tolist()) == {0.0, (x[0, 0, 0] / (1 - p)).item()}
+    kept, size = (masks > 0).double(), masks[0].numel()
+    sigma = (p * (1 - p) / size) ** 0.5
+    assert ((kept.mean((1, 2, 3)) - (1 - p)).abs() < 4 * sigma).all()
+    # of the two calls, and of neighbours along each axis, as often kept together as chance would have it
+    pairs = [(kept[0], kept[1]), *((kept[0].narrow(axis, 0, n - 1), kept[0].narrow(axis, 1, n - 1))
+                                   for axis, n in enumerate(x.shape))]
+    for a, b in pairs:
+        assert abs(((a - 1 + p) * (b - 1 + p)).mean()) < 4 * p * (1 - p) / a.numel() ** 0.5
+    torch.manual_seed(5)
+    assert torch.equal(dropout(x, p), masks[0])
+    assert dropout(x, 0.0) is x and dropout(x, p, on=False) is x
 
 
 @pytest.mark.slow
