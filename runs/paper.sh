@@ -2,7 +2,7 @@
 # The whole paper: the twelve runs and their twins with weight decay, the six grids, the tables.
 #   bash runs/paper.sh [--num_seeds=32 --device=cuda ...]      options go to every run
 #   MODELS="mini_14 mini_28" bash runs/paper.sh                only some sizes
-# Goes on where it stopped. Minutes on a large GPU; on two CPU cores the n-models take 23 minutes, each MLT days: leave it out.
+# Goes on where it stopped. Minutes on a large GPU; on two CPU cores the n-models take 22 minutes, each MLT days: leave it out.
 # On a CPU two runs train side by side, on half of the cores each: an eighth faster than in turn, as AT_ONCE=1 has them.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements.txt
