@@ -3,6 +3,7 @@ captured or fused."""
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -78,6 +79,32 @@ def gradient_of(loss: Callable, params: dict[str, torch.Tensor],
     return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())))), beside.detach()
 
 
+class ForwardPass:
+    """An engine's forward pass, dropout off, in the arithmetic of training. What else there is of it, where
+    the step is fused, computes no more than is asked for; elsewhere it is None."""
+
+    def __init__(self, engine: 'Engine') -> None:
+        self.engine = engine
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (R, T, B), or (T, B) for all alike -> logits (R, V, T, B)"""
+        engine = self.engine
+        if engine.kernel:
+            return engine.kernel.forward(engine.state.params, tokens)
+        with autocast(engine.device, engine.dtype):
+            return engine.replicas.forward(tokens)
+
+    @property
+    def last(self) -> Callable | None:
+        """(tokens (R, T, B), position (R, B)) -> logits (R, V, B) at that position of each window"""
+        return self.engine.kernel and partial(self.engine.kernel.last, self.engine.state.params)
+
+    @property
+    def losses(self) -> Callable | None:
+        """text (T + 1, B) or (R, T + 1, B) -> (R, T, B), as `Losses.of_windows`"""
+        return self.engine.kernel and partial(self.engine.kernel.losses, self.engine.state.params)
+
+
 class Engine:
     """Trains replicas. Between two evaluations the host only launches: data, batch indices and learning rates
     lie on the device before a stretch of steps starts.
@@ -106,13 +133,10 @@ class Engine:
         self.kernel = None
         self.step_fn, self.mode = one_by_one(self.step), 'eager'
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (R, T, B), or (T, B) for all alike -> logits (R, V, T, B), dropout off, in the arithmetic of
-        training."""
-        if self.kernel:
-            return self.kernel.forward(self.state.params, tokens)
-        with autocast(self.device, self.dtype):
-            return self.replicas.forward(tokens)
+    @property
+    def forward(self) -> 'ForwardPass':
+        """The forward pass of the replicas as they are when it is called."""
+        return ForwardPass(self)
 
     def measuring(self) -> contextlib.AbstractContextManager:
         """To measure in: beside the fused step torch has short work only."""

@@ -19,8 +19,10 @@ from tbtt.tasks import Task
 TEMPERATURE, TOP_K = 0.01, 10    # of the paper
 
 
-Forward = Callable[[torch.Tensor], torch.Tensor]    # tokens (R, T, B) or (T, B) -> logits (R, V, T, B)
-Row = dict[str, Any]                                # of results.csv: {column: number}
+# Tokens (R, T, B) or (T, B) -> logits (R, V, T, B). One that has `last` and `losses` too, as `ForwardPass` of
+# tbtt/engine.py does, is asked for these.
+Forward = Callable[[torch.Tensor], torch.Tensor]
+Row = dict[str, Any]    # of results.csv: {column: number}
 
 
 class Evaluation(NamedTuple):
@@ -207,12 +209,15 @@ class Losses:
     @torch.no_grad()
     def of_windows(self, text: torch.Tensor) -> torch.Tensor:
         """Of each predicted character of windows, text (T + 1, N) or (R, T + 1, N) -> (R, T, N) float32"""
-        found = []
-        for piece in text.split(max(1, self.max_tokens // self.block_size), dim=-1):
-            logits = self.forward(piece[..., :-1, :].clamp(min=0)).float()
-            y = piece[..., 1:, :].long().expand(len(logits), -1, -1)
-            found.append(F.cross_entropy(logits, y, reduction='none', ignore_index=NOTHING))
-        return torch.cat(found, -1)
+        of_piece = getattr(self.forward, 'losses', None) or self.of_piece
+        pieces = text.split(max(1, self.max_tokens // self.block_size), dim=-1)
+        return torch.cat([of_piece(piece) for piece in pieces], -1)
+
+    def of_piece(self, text: torch.Tensor) -> torch.Tensor:
+        """The same of no more windows than one forward pass may have."""
+        logits = self.forward(text[..., :-1, :].clamp(min=0)).float()
+        y = text[..., 1:, :].long().expand(len(logits), -1, -1)
+        return F.cross_entropy(logits, y, reduction='none', ignore_index=NOTHING)
 
 
 class DataLosses:
@@ -239,8 +244,8 @@ class DataLosses:
 
     def in_both_orders(self) -> torch.Tensor:
         """The exact losses on the data, and on the same lines in another order. -> (2, R) float64"""
-        losses = self.losses.of_windows(self.windows)
-        return torch.stack([losses[..., places].sum(-2).cpu().double().sum(-1)
+        losses = self.losses.of_windows(self.windows).sum(-2)
+        return torch.stack([losses[:, places].cpu().double().sum(-1)
                             for places in self.places]) / (self.places.shape[1] * self.losses.block_size)
 
     def __call__(self, iteration: int) -> list[Row]:

@@ -35,8 +35,12 @@ def next_logits(forward: Callable, text: torch.Tensor, length: torch.Tensor, rep
     num_slots = int(slot.max()) + 1
     contexts = torch.zeros(num_replicas, T, num_slots, dtype=torch.int32, device=device)
     contexts[replica, :, slot] = window.int()
-    step = max(1, max_tokens // T)
     position = length - start - 1
+    if getattr(forward, 'last', None):    # no more than is asked for, whatever max_tokens
+        positions = contexts.new_zeros(num_replicas, num_slots)
+        positions[replica, slot] = position.int()
+        return forward.last(contexts, positions)[replica, :, slot]
+    step = max(1, max_tokens // T)
     if num_slots <= step:
         return forward(contexts)[replica, :, position, slot].float()
     logits = None
@@ -55,7 +59,8 @@ def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *
              stop: int | None = None, max_tokens: int = 2**20, most_probable: bool = False) -> Completions:
     """Sample completions.
 
-    forward: (R, T, B) tokens -> (R, V, T, B) logits. prompts: P lists of token ids. seeds: (R,) int64; with
+    forward: (R, T, B) tokens -> (R, V, T, B) logits; where it has `last`, as `ForwardPass` of tbtt/engine.py
+    does, that is called. prompts: P lists of token ids. seeds: (R,) int64; with
     `keys` they determine every draw. stop: token id after which a completion is over, and goes on with
     that alone; when all are, generation ends early. max_tokens: largest number of tokens a replica in one
     forward pass. most_probable: after the samples of a prompt comes one more completion, which takes the most

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.func import functional_call, grad_and_value
@@ -17,10 +18,11 @@ from conftest import HERE, TINY, checkpoints, equal_weights, options, tiny_confi
 from tbtt.cli import UserError
 from tbtt.config import Config
 from tbtt.dataset import texts
-from tbtt.engine import Engine
+from tbtt.engine import Engine, ForwardPass
 from tbtt.fused import build, kernel
 from tbtt.fused.build import NotHere
 from tbtt.replicas import Replicas
+from tbtt.results import ORDER_COLUMNS, read_results
 
 CPU = torch.device('cpu')
 WD = dict(weight_decay=0.1, learning_rate=3e-3, min_lr=1e-4)
@@ -274,6 +276,83 @@ def test_its_forward_pass_is_that_of_the_model(math_data, threads, R, T, B):
                                    atol=1e-5)
 
 
+@pytest.mark.slow_after_first
+@pytest.mark.parametrize('seed', range(6))
+def test_the_last_logits_have_the_bits_of_the_whole_forward_pass(quickly, threads, seed):
+    rng = random.Random(seed)
+    shape = random_shape(rng)
+    engine = new_engine(random_data(11), 11, tiny_config(compile='fused', **shape), lively=True)
+    for B in (1, 16, rng.randint(2, 50)):
+        R, T = shape['num_seeds'], rng.randint(1, shape['block_size'])
+        tokens, position = random_data(11, R * T * B).view(R, T, B), random_data(T, R * B).view(R, B)
+        logits = engine.forward(tokens)
+        expected = logits.gather(2, position[:, None, None].expand(-1, 11, -1, -1))[:, :, 0]
+        for count in (1, 2, 3):
+            threads(count)
+            assert torch.equal(engine.forward.last(tokens, position), expected), (shape, T, B)
+            assert torch.equal(engine.forward(tokens), logits)
+
+
+def test_they_are_those_of_the_weights_as_they_are_now(math_data):
+    engine = new_engine(math_data.train, 17, tiny_config(compile='fused', num_seeds=2), lively=True)
+    tokens, position = random_data(17, 2 * 5 * 20).view(2, 5, 20), torch.full((2, 20), 4)
+    before = engine.forward.last(tokens, position)
+    train(engine, 0, 3)
+    engine.state.params[1, 7] += 0.5
+    after = engine.forward.last(tokens, position)
+    assert torch.equal(after, engine.forward(tokens)[:, :, 4]) and not torch.equal(after, before)
+    torch.testing.assert_close(after, engine.replicas.forward(tokens)[:, :, 4], rtol=1e-4, atol=1e-5)
+
+
+def test_replicas_that_diverged_leave_the_logits_of_others(math_data):
+    engine = new_engine(math_data.train, 17, tiny_config(compile='fused', num_seeds=2, n_layer=2))
+    tokens, position = random_data(17, 2 * 5 * 20).view(2, 5, 20), torch.full((2, 20), 2)
+    expected = engine.forward.last(tokens, position)[1]
+    engine.state.params[0] = torch.nan
+    found = engine.forward.last(tokens, position)
+    assert found[0].isnan().all() and torch.equal(found[1], expected)
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_its_losses_are_those_of_its_logits_whatever_the_number_of_threads(math_data, threads, shape):
+    engine = new_engine(math_data.train, 17, tiny_config(compile='fused', num_seeds=2, **SHAPES[shape]),
+                        lively=True)
+    T = engine.config.block_size
+    every = random_data(18, 2 * (T + 1) * 600).view(2, T + 1, 600) - 1    # -1: no target
+    for text in (every, every[..., :1], every[1, :4, :37]):
+        logits, targets = engine.forward(text[..., :-1, :].clamp(min=0)), text[..., 1:, :].expand(2, -1, -1)
+        expected = torch.nn.functional.cross_entropy(logits.double(), targets, reduction='none',
+                                                     ignore_index=-1)
+        found = engine.forward.losses(text)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+        threads(3)
+        assert torch.equal(engine.forward.losses(text), found)
+        threads(1)
+
+
+@pytest.mark.slow_after_first
+@pytest.mark.parametrize('dataset, R', [('as_math', 2), ('both_math_and_facts', 1)])
+def test_a_run_leaves_the_same_with_and_without_what_it_computes_apart(command, datasets, tmp_path, dataset,
+                                                                       R, monkeypatch):
+    settings = dict(TINY, dataset=datasets[dataset], compile='fused', num_seeds=R, block_size=12)
+    assert command('train_with_eval.py', out_dir=tmp_path / 'apart', **settings).status == 0
+    monkeypatch.setattr(ForwardPass, 'last', None)
+    assert command('train_with_eval.py', out_dir=tmp_path / 'whole', **settings).status == 0
+    monkeypatch.setattr(ForwardPass, 'losses', None)
+    assert command('train_with_eval.py', out_dir=tmp_path / 'torch', **settings).status == 0
+    found = sorted((tmp_path / 'apart').rglob('answers.npz'))
+    assert len(found) == R
+    for one in found:
+        folder = one.parent.relative_to(tmp_path / 'apart')
+        for name in ('answers.npz', 'results.csv'):
+            assert (one.parent / name).read_bytes() == (tmp_path / 'whole' / folder / name).read_bytes()
+        assert one.read_bytes() == (tmp_path / 'torch' / folder / 'answers.npz').read_bytes()
+        rows, others = (read_results(tmp_path / run / folder / 'results.csv') for run in ('apart', 'torch'))
+        for name in rows:    # the logarithm of a loss is rounded in another way
+            tolerance = 1e-5 if name in ('train_loss', 'val_loss', *ORDER_COLUMNS) else 0
+            np.testing.assert_allclose(rows[name], others[name], rtol=0, atol=tolerance, err_msg=name)
+
+
 def test_while_it_is_measured_torch_has_one_thread_and_the_fused_step_all(math_data, threads, monkeypatch):
     engine = new_engine(math_data.train, 17, tiny_config(compile='fused'))
     counts, in_threads = [], kernel.in_threads
@@ -444,7 +523,10 @@ for threads, vocab_size, shape in CASES:
     data = torch.cat([random_data(vocab_size), torch.tensor([0])])    # the last token ends a line
     engine = new_engine(data, vocab_size, tiny_config(compile='fused', **shape), lively=True, newline=0)
     assert train(engine, 0, 3).isfinite().all()
-    engine.forward(torch.zeros(engine.config.block_size, 5, dtype=torch.int64))
+    T, R = engine.config.block_size, len(engine.seeds)
+    engine.forward(torch.zeros(T, 5, dtype=torch.int64))
+    engine.forward.losses(torch.zeros(T + 1, 17, dtype=torch.int64))
+    engine.forward.last(*torch.zeros(2, R, 1, 33, dtype=torch.int64).unbind())
 print('clean')
 """
 

@@ -59,13 +59,19 @@ def check_fits(model: GPTConfig) -> None:
                       f'{4 * (2 * weights + tile) / 2**20:.0f} MB, and it is made for {CACHE / 2**20:.0f}')
 
 
-class Workspace:
-    """The memory that a job of up to `threads` threads works in, zeroed, at an address that 64 divides."""
+class Memory:
+    """So many bytes, zeroed, at an address that 64 divides."""
 
-    def __init__(self, library: ctypes.CDLL, threads: int, windows: int, batch: int) -> None:
-        size = library.workspace_bytes(threads)
+    def __init__(self, size: int) -> None:
         self.memory = torch.zeros(size + 64, dtype=torch.uint8)
         self.address = -(-self.memory.data_ptr() // 64) * 64
+
+
+class Workspace(Memory):
+    """The memory that a job of up to `threads` threads works in."""
+
+    def __init__(self, library: ctypes.CDLL, threads: int, windows: int, batch: int) -> None:
+        super().__init__(library.workspace_bytes(threads))
         self.drawn = torch.zeros(2, batch, dtype=torch.int32)
         self.places = torch.full((windows,), -1, dtype=torch.int32) if windows <= MERGE else None
 
@@ -104,17 +110,20 @@ class Kernel:
         model = replicas.template.config
         check_fits(model)
         self.library = build(shape_of(model), flags)
-        self.library.workspace_bytes.restype = self.library.num_params.restype = LONG
-        self.library.train.argtypes, self.library.train.restype = (ctypes.POINTER(Job), INT), None
-        self.library.infer.argtypes = (POINTER, POINTER, POINTER, *4 * [LONG], POINTER)
-        self.library.infer.restype = None
-        self.library.draw.argtypes, self.library.draw.restype = (POINTER, *3 * [LONG], POINTER), None
+        for name in ('workspace_bytes', 'model_bytes', 'num_params'):
+            getattr(self.library, name).restype = LONG
+        pieces = *3 * [POINTER], *4 * [LONG], POINTER
+        for name, arguments in {'train': (ctypes.POINTER(Job), INT), 'make': 3 * [POINTER],
+                                'infer': pieces, 'token_losses': pieces,
+                                'infer_at': (*4 * [POINTER], *2 * [LONG], POINTER),
+                                'draw': (POINTER, *3 * [LONG], POINTER)}.items():
+            getattr(self.library, name).argtypes, getattr(self.library, name).restype = arguments, None
         if self.library.num_params() != replicas.flat.shape[1]:
             raise NotHere('its weights are laid out differently')
         self.batches, self.config, self.vocab_size = batches, config, model.vocab_size
         self.is_text = batches.by_line or batches.fresh    # of which the kernel gets the text, not the starts
         self.steps = 1
-        self.workspaces = {}
+        self.workspaces, self.models = {}, []
 
     def workspace(self, name: str | int, threads: int) -> Workspace:
         """Made when first asked for, by name."""
@@ -196,19 +205,49 @@ class Kernel:
         losses = self.launch(state, starts[None], torch.zeros(1), gradient)
         return gradient, losses[0]
 
+    def made(self, params: torch.Tensor) -> list[int]:
+        """Addresses of the models of params (R, parameters)."""
+        while len(self.models) < len(params):
+            self.models.append(Memory(self.library.model_bytes()))
+        for model, weights in zip(self.models, params):
+            self.library.make(model.address, self.workspace(0, 1).address, weights.data_ptr())
+        return [model.address for model in self.models[:len(params)]]
+
     def forward(self, params: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """params (R, parameters); tokens (R, T, B), or (T, B) for all alike -> logits (R, V, T, B)"""
-        R, (T, B) = len(params), tokens.shape[-2:]
-        tokens = tokens.to(torch.int32).expand(R, T, B).contiguous()
-        logits = torch.empty(R, self.vocab_size, T, B)
-        tiles = -(-B // LANES)
-        threads = min(num_threads(), tiles, max(1, R * tiles // FEW))
+        T, B = tokens.shape[-2:]
+        logits = torch.empty(len(params), self.vocab_size, T, B)
+        return self.in_pieces(self.library.infer, params, tokens, T, logits)
 
-        def infer(i: int, granted: int) -> None:
-            for r in range(R):
-                self.library.infer(self.workspace(i, 1).address, params[r].data_ptr(), tokens[r].data_ptr(),
-                                   T, B, tiles * i // granted, tiles * (i + 1) // granted,
-                                   logits[r].data_ptr())
+    def losses(self, params: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Of each token after the first, in nats; 0 where it is negative. params (R, parameters);
+        text (R, T + 1, B), or (T + 1, B) for all alike -> (R, T, B)"""
+        T, B = text.shape[-2] - 1, text.shape[-1]
+        return self.in_pieces(self.library.token_losses, params, text, T, torch.empty(len(params), T, B))
 
-        in_threads(infer, threads)
+    def in_pieces(self, work: Callable, params: torch.Tensor, tokens: torch.Tensor, T: int,
+                  found: torch.Tensor) -> torch.Tensor:
+        """Have a function of the library fill found (R, ..., B) for T columns of tokens, by as many threads
+        as are worth starting. -> found"""
+        R, B = len(params), tokens.shape[-1]
+        tokens = tokens.to(torch.int32).contiguous().expand(R, -1, B)
+        tiles, models = -(-B // LANES), self.made(params)
+
+        def run(i: int, granted: int) -> None:
+            for r, model in enumerate(models):
+                work(self.workspace(i, 1).address, model, tokens[r].data_ptr(), T, B, tiles * i // granted,
+                     tiles * (i + 1) // granted, found[r].data_ptr())
+
+        in_threads(run, min(num_threads(), tiles, max(1, R * tiles // FEW)))
+        return found
+
+    def last(self, params: torch.Tensor, tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """The bits that `forward` has at one position of each window, for a tenth of the work or less.
+        tokens (R, T, B), position (R, B) -> logits (R, V, B)"""
+        R, T, B = tokens.shape
+        tokens, position = tokens.to(torch.int32).contiguous(), position.to(torch.int32).contiguous()
+        logits = torch.empty(R, self.vocab_size, B)
+        for r, model in enumerate(self.made(params)):
+            self.library.infer_at(self.workspace(0, 1).address, model, tokens[r].data_ptr(),
+                                  position[r].data_ptr(), T, B, logits[r].data_ptr())
         return logits

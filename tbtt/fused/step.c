@@ -349,26 +349,27 @@ INLINE void product_columns(const int columns, const int outs, const int ins, fl
                       w_in, bias ? bias + o : 0, add);
 }
 
-/* y (T, outs) = w x, x (T, ins), with bias (outs,) or null; or added to what y holds */
-INLINE void product(const int outs, const int ins, float *y, const int y_row, const float *x, const int x_row,
-                    const float *w, const int w_out, const int w_in, const float *bias, const bool add) {
+/* y (columns, outs) = w x, x (columns, ins), with bias (outs,) or null; or added to what y holds */
+INLINE void product(const int columns, const int outs, const int ins, float *y, const int y_row,
+                    const float *x, const int x_row, const float *w, const int w_out, const int w_in,
+                    const float *bias, const bool add) {
     int t = 0;
-    for (; t + COLUMNS <= T; t += COLUMNS)
+    for (; t + COLUMNS <= columns; t += COLUMNS)
         product_columns(COLUMNS, outs, ins, y + t * y_row * LANES, y_row, x + t * x_row * LANES, x_row, w,
                         w_out, w_in, bias, add);
-    if (T % COLUMNS)
-        product_columns(T % COLUMNS, outs, ins, y + t * y_row * LANES, y_row, x + t * x_row * LANES, x_row, w,
-                        w_out, w_in, bias, add);
+    if (columns % COLUMNS)
+        product_columns(columns % COLUMNS, outs, ins, y + t * y_row * LANES, y_row, x + t * x_row * LANES,
+                        x_row, w, w_out, w_in, bias, add);
 }
 
 /* y = w x + bias with w (outs, ins), as Linear.forward; or added to y */
-#define linear_forward(outs, ins, y, y_row, x, x_row, w, bias, add)                                          \
-    product(outs, ins, y, y_row, x, x_row, w, ins, 1, bias, add)
+#define linear_forward(columns, outs, ins, y, y_row, x, x_row, w, bias, add)                                 \
+    product(columns, outs, ins, y, y_row, x, x_row, w, ins, 1, bias, add)
 /* dx = w^T dy */
 #define linear_backward_input(outs, ins, dx, dx_row, dy, dy_row, w)                                          \
-    product(ins, outs, dx, dx_row, dy, dy_row, w, 1, ins, 0, false)
+    product(T, ins, outs, dx, dx_row, dy, dy_row, w, 1, ins, 0, false)
 
-/* The next block of packed dw: dw[o][j] += sum over columns and lanes of dy[c][o] x[c][j] */
+/* A block of packed dw: dw[o][j] += sum over columns and lanes of dy[c][o] x[c][j] */
 INLINE void weight_block(const int outs, const int ins, float *dw, const float *dy, const int dy_row,
                          const float *x, const int x_row) {
     vec total[LANES / W][LANES] = {0};
@@ -392,26 +393,26 @@ INLINE void weight_block(const int outs, const int ins, float *dw, const float *
     add_lane_sums(dw, total);
 }
 
-INLINE float *weight_blocks(const int outs, const int ins, float *dw, const float *dy, const int dy_row,
-                            const float *x, const int x_row) {
-    int j = 0;
-    for (; j + BLOCK_INS <= ins; j += BLOCK_INS, dw += LANES)
-        weight_block(outs, BLOCK_INS, dw, dy, dy_row, x + j * LANES, x_row);
-    if (ins % BLOCK_INS) {
-        weight_block(outs, ins % BLOCK_INS, dw, dy, dy_row, x + j * LANES, x_row);
-        dw += LANES;
-    }
-    return dw;
+/* The blocks of packed dw for `ins` inputs and all outputs, `next` apart. In this order what they read of x
+   stays in the first cache. */
+INLINE void weight_blocks(const int outs, const int ins, float *dw, const int next, const float *dy,
+                          const int dy_row, const float *x, const int x_row) {
+    int o = 0;
+    for (; o + BLOCK_OUTS <= outs; o += BLOCK_OUTS, dw += next)
+        weight_block(BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
+    if (outs % BLOCK_OUTS) weight_block(outs % BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
 }
 
 /* dw (outs, ins), packed, += dy x^T, and dbias (outs,) += the sums of dy where there are biases */
 INLINE void linear_backward_weight(const int outs, const int ins, float *dw, float *dbias, const float *dy,
                                    const int dy_row, const float *x, const int x_row) {
-    int o = 0;
-    for (; o + BLOCK_OUTS <= outs; o += BLOCK_OUTS)
-        dw = weight_blocks(BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
-    if (outs % BLOCK_OUTS) weight_blocks(outs % BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
-    for (o = 0; BIAS && o < outs; o += LANES) {
+    const int next = ROUND_UP(ins, BLOCK_INS) / BLOCK_INS * LANES;
+    int j = 0;
+    for (; j + BLOCK_INS <= ins; j += BLOCK_INS, dw += LANES)
+        weight_blocks(outs, BLOCK_INS, dw, next, dy, dy_row, x + j * LANES, x_row);
+    if (ins % BLOCK_INS)
+        weight_blocks(outs, ins % BLOCK_INS, dw, next, dy, dy_row, x + j * LANES, x_row);
+    for (int o = 0; BIAS && o < outs; o += LANES) {
         vec total[LANES / W][LANES] = {0};
         for (int t = 0; t < T; t++)
             for (int k = 0; k < LANES && o + k < outs; k++)
@@ -421,10 +422,11 @@ INLINE void linear_backward_weight(const int outs, const int ins, float *dw, flo
     }
 }
 
-/* norm (T, C) = (x - mean) / deviation, scale (T,) = 1 / deviation; gain and bias are in the weights that
-   follow */
-INLINE void layernorm_forward(float *norm, float *scale, const float *x, const int x_row) {
-    for (int t = 0; t < T; t++, norm += ODD(C) * LANES, scale += LANES, x += x_row * LANES) for_parts {
+/* norm (columns, C) = (x - mean) / deviation, scale (columns,) = 1 / deviation; gain and bias are in the
+   weights that follow */
+INLINE void layernorm_forward(const int columns, float *norm, float *scale, const float *x,
+                              const int x_row) {
+    for (int t = 0; t < columns; t++, norm += ODD(C) * LANES, scale += LANES, x += x_row * LANES) for_parts {
         vec sum = {0}, squares = {0};
         for (int c = 0; c < C; c++) sum += load(x + c * LANES + part);
         const vec mean = sum * (1.0f / C);
@@ -460,11 +462,11 @@ INLINE void layernorm_backward(float *dx, const int dx_row, const float *dnorm, 
     }
 }
 
-/* hidden (T, F) becomes GELU of it, exactly: x times the normal distribution's P(x); slope (T, F) its
-   derivative. P by Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which shares its exponential with the
+/* hidden (columns, F) becomes GELU of it, exactly: x times the normal distribution's P(x); slope (columns, F)
+   its derivative. P by Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which shares its exponential with the
    derivative. */
-INLINE void gelu_forward(float *hidden, float *slope) {
-    for (int t = 0; t < T; t++, hidden += ODD(F) * LANES, slope += ODD(F) * LANES)
+INLINE void gelu_forward(const int columns, float *hidden, float *slope) {
+    for (int t = 0; t < columns; t++, hidden += ODD(F) * LANES, slope += ODD(F) * LANES)
         for (int i = 0; i < F * LANES; i += W) {
             const vec x = load(hidden + i), size = larger(x, -x);
             const vec bell = exponential(x * x * -0.5f);
@@ -645,8 +647,8 @@ static void attention_backward(struct tile *tile, const int l) {
 
 /* What a block computes before attention: of rows x -> norm_1, scale_1 and rows q, k, v */
 static void qkv_forward(struct tile *tile, const struct folded *folded, const int l) {
-    layernorm_forward(tile->norm_1[l][0][0], tile->scale_1[l][0], tile->rows[0][0][0], ROW);
-    linear_forward(3 * C, C, tile->rows[l][0][C], ROW, tile->norm_1[l][0][0], ODD(C), folded->h[l].qkv[0],
+    layernorm_forward(T, tile->norm_1[l][0][0], tile->scale_1[l][0], tile->rows[0][0][0], ROW);
+    linear_forward(T, 3 * C, C, tile->rows[l][0][C], ROW, tile->norm_1[l][0][0], ODD(C), folded->h[l].qkv[0],
                    BIAS ? folded->h[l].qkv_bias : 0, false);
 }
 
@@ -660,24 +662,56 @@ static void qkv_backward(struct tile *tile, const struct folded *folded, struct 
                        true);
 }
 
-/* From the rows of layer 0 to the logits. */
-static void forward(struct tile *tile, const struct params *params, const struct folded *folded) {
-    for (int l = 0; l < L; l++) {
-        const struct layer *layer = &params->h[l];
+/* The rest of a block, for `columns` positions from heads (columns, C) on: x (columns, C) becomes what the
+   block returns */
+INLINE void block_forward(struct tile *tile, const int columns, float *x, const struct params *params,
+                          const struct folded *folded, const int l) {
+    const struct layer *layer = &params->h[l];
+    linear_forward(columns, C, C, x, ROW, tile->heads[l][0][0], ODD(C), layer->proj[0],
+                   BIAS ? layer->proj_bias : 0, true);
+    layernorm_forward(columns, tile->norm_2[l][0][0], tile->scale_2[l][0], x, ROW);
+    linear_forward(columns, F, C, tile->hidden[l][0][0], ODD(F), tile->norm_2[l][0][0], ODD(C),
+                   folded->h[l].fc[0], BIAS ? folded->h[l].fc_bias : 0, false);
+    gelu_forward(columns, tile->hidden[l][0][0], tile->slope[l][0][0]);
+    linear_forward(columns, C, F, x, ROW, tile->hidden[l][0][0], ODD(F), layer->out[0],
+                   BIAS ? layer->out_bias : 0, true);
+}
+
+/* logits (columns, V) of x (columns, C) */
+INLINE void head_forward(struct tile *tile, const int columns, const float *x, const struct folded *folded) {
+    layernorm_forward(columns, tile->norm_f[0][0], tile->scale_f[0], x, ROW);
+    linear_forward(columns, V, C, tile->logits[0][0], ODD(V), tile->norm_f[0][0], ODD(C), folded->head[0],
+                   BIAS ? folded->head_bias : 0, false);
+}
+
+/* The first `layers` blocks, from the rows of layer 0. */
+INLINE void blocks_forward(struct tile *tile, const struct params *params, const struct folded *folded,
+                           const int layers) {
+    for (int l = 0; l < layers; l++) {
         if (l > 0) qkv_forward(tile, folded, l);
         attention_forward(tile, l);
-        linear_forward(C, C, tile->rows[0][0][0], ROW, tile->heads[l][0][0], ODD(C), layer->proj[0],
-                       BIAS ? layer->proj_bias : 0, true);
-        layernorm_forward(tile->norm_2[l][0][0], tile->scale_2[l][0], tile->rows[0][0][0], ROW);
-        linear_forward(F, C, tile->hidden[l][0][0], ODD(F), tile->norm_2[l][0][0], ODD(C), folded->h[l].fc[0],
-                       BIAS ? folded->h[l].fc_bias : 0, false);
-        gelu_forward(tile->hidden[l][0][0], tile->slope[l][0][0]);
-        linear_forward(C, F, tile->rows[0][0][0], ROW, tile->hidden[l][0][0], ODD(F), layer->out[0],
-                       BIAS ? layer->out_bias : 0, true);
+        block_forward(tile, T, tile->rows[0][0][0], params, folded, l);
     }
-    layernorm_forward(tile->norm_f[0][0], tile->scale_f[0], tile->rows[0][0][0], ROW);
-    linear_forward(V, C, tile->logits[0][0], ODD(V), tile->norm_f[0][0], ODD(C), folded->head[0],
-                   BIAS ? folded->head_bias : 0, false);
+}
+
+/* From the rows of layer 0 to the logits. */
+static void forward(struct tile *tile, const struct params *params, const struct folded *folded) {
+    blocks_forward(tile, params, folded, L);
+    head_forward(tile, T, tile->rows[0][0][0], folded);
+}
+
+/* A position's logits become e to the power of them less the largest, `sum` of these. -> the loss (W,) of the
+   tokens whose logits are `right` */
+INLINE vec token_loss(float (*logits)[LANES], const float *right, const int part, vec *sum) {
+    vec most = load(logits[0] + part);
+    for (int v = 1; v < V; v++) most = larger(load(logits[v] + part), most);
+    *sum = (vec){0};
+    for (int v = 0; v < V; v++) {
+        const vec e = exponential(load(logits[v] + part) - most);
+        store(logits[v] + part, e);
+        *sum += e;
+    }
+    return logarithm(*sum) + most - load(right + part);
 }
 
 /* The tile's share of the loss, added to loss (LANES,); logits become their gradients. */
@@ -688,15 +722,8 @@ static void crossentropy(struct tile *tile, float *loss) {
         const float *share = tile->share[t];
         for (int i = 0; i < LANES; i++) right[i] = logits[target[i]][i];
         for_parts {
-            vec most = load(logits[0] + part), sum = {0};
-            for (int v = 1; v < V; v++) most = larger(load(logits[v] + part), most);
-            for (int v = 0; v < V; v++) {
-                const vec e = exponential(load(logits[v] + part) - most);
-                store(logits[v] + part, e);
-                sum += e;
-            }
-            const vec of_window = logarithm(sum) + most - load(right + part),
-                      factor = load(share + part) / sum;
+            vec sum;
+            const vec of_window = token_loss(logits, right, part, &sum), factor = load(share + part) / sum;
             store(loss + part, muladd(load(share + part), of_window, load(loss + part)));
             for (int v = 0; v < V; v++) store(logits[v] + part, load(logits[v] + part) * factor);
         }
@@ -763,7 +790,7 @@ static void table_forward(struct tile *tile, const struct params *params, const 
 static void table_backward(struct tile *tile, const struct params *params, struct workspace *workspace,
                            struct gradient *gradient, int first) {
     embed(tile, params, first);
-    layernorm_forward(tile->norm_1[0][0][0], tile->scale_1[0][0], tile->rows[0][0][0], ROW);
+    layernorm_forward(T, tile->norm_1[0][0][0], tile->scale_1[0][0], tile->rows[0][0][0], ROW);
     for (int t = 0; t < T; t++) for_parts
     for (int f = 0; f < ENTRY; f += W) {
         const int token = first + part;
@@ -791,9 +818,9 @@ static void table_backward(struct tile *tile, const struct params *params, struc
         }
 }
 
-/* Rows of layer 0 from the table. */
-static void table_gather(struct tile *tile, float table[T][V][ENTRY]) {
-    for (int t = 0; t < T; t++) for_parts
+/* The first `columns` rows of layer 0 from the table. */
+static void table_gather(struct tile *tile, const float table[T][V][ENTRY], const int columns) {
+    for (int t = 0; t < columns; t++) for_parts
     for (int f = 0; f < ENTRY; f += W) {
         vec block[W];
         UNROLL for (int i = 0; i < W; i++) block[i] = load(table[t][tile->ids[t][part + i]] + f);
@@ -916,7 +943,7 @@ static void run_chunk(struct job *job, struct tile *tile, int64_t step, int numb
     memset(&chunk->gradient, 0, sizeof chunk->gradient);
     for (int i = tiles * number / CHUNKS; i < tiles * (number + 1) / CHUNKS; i++) {
         read_tile(tile, job, step, i);
-        table_gather(tile, job->workspace->table);
+        table_gather(tile, job->workspace->table, T);
         forward(tile, (struct params *)job->params, &job->workspace->folded);
         crossentropy(tile, chunk->gradient.loss);
         backward(tile, (struct params *)job->params, &job->workspace->folded, &chunk->gradient);
@@ -1135,28 +1162,137 @@ void train(struct job *job, int thread) {
     restore_denormals(denormals);
 }
 
+/* ---- evaluation ---- */
+
+/* What a forward pass reads of a replica. */
+struct model {
+    struct params params;
+    struct folded folded;
+    float table[T][V][ENTRY] __attribute__((aligned(64)));
+    bool made;
+} __attribute__((aligned(64)));
+
+/* Make the model of some weights, unless it is of these already. */
+void make(struct model *model, struct workspace *workspace, const float *weights) {
+    if (model->made && !memcmp(&model->params, weights, sizeof model->params)) return;
+    const uint64_t denormals = flush_denormals();
+    memcpy(&model->params, weights, sizeof model->params);
+    fold_all(&model->folded, &model->params);
+    for (int i = 0; i < TOKENS; i += LANES)
+        table_forward(workspace->tiles, &model->params, &model->folded, model->table, i);
+    model->made = true;
+    restore_denormals(denormals);
+}
+
+/* How many windows of a batch are in the tile that begins with window `begin`. */
+static int windows_in(int64_t batch, int64_t begin) {
+    return batch - begin < LANES ? (int)(batch - begin) : LANES;
+}
+
+/* A tile of the windows from `begin` on, of tokens (columns, batch), in `gathered` rows of layer 0. What is
+   beyond the columns is seen by no column, beyond the batch by nobody. */
+static void read_windows(struct tile *tile, const struct model *model, const int32_t *tokens, int64_t columns,
+                         int64_t batch, int64_t begin, int gathered) {
+    const int count = windows_in(batch, begin);
+    for (int t = 0; t < gathered; t++)
+        for (int i = 0; i < LANES; i++) {
+            const int32_t token = t < columns ? tokens[t * batch + begin + (i < count ? i : 0)] : 0;
+            tile->ids[t][i] = token < 0 ? 0 : token;
+        }
+    table_gather(tile, model->table, gathered);
+}
+
 /* Logits (V, columns, batch) of tokens (columns, batch), columns <= T, for tiles first to last - 1 of the
    batch. */
-void infer(struct workspace *workspace, const float *weights, const int32_t *tokens, int64_t columns,
+void infer(struct workspace *workspace, const struct model *model, const int32_t *tokens, int64_t columns,
            int64_t batch, int64_t first, int64_t last, float *logits) {
-    const struct params *params = (const struct params *)weights;
     struct tile *tile = workspace->tiles;
     const uint64_t denormals = flush_denormals();
-    fold_all(&workspace->folded, params);
-    for (int i = 0; i < TOKENS; i += LANES)
-        table_forward(tile, params, &workspace->folded, workspace->table, i);
-    for (int64_t number = first; number < last; number++) {
-        const int64_t begin = number * LANES, count = batch - begin < LANES ? batch - begin : LANES;
-        /* what is beyond the columns is seen by no column, beyond the batch by nobody */
-        for (int t = 0; t < T; t++)
-            for (int i = 0; i < LANES; i++)
-                tile->ids[t][i] = t < columns ? tokens[t * batch + begin + (i < count ? i : 0)] : 0;
-        table_gather(tile, workspace->table);
-        forward(tile, params, &workspace->folded);
+    for (int64_t begin = first * LANES; begin < last * LANES; begin += LANES) {
+        read_windows(tile, model, tokens, columns, batch, begin, T);
+        forward(tile, &model->params, &model->folded);
         for (int v = 0; v < V; v++)
             for (int64_t t = 0; t < columns; t++)
                 memcpy(logits + (v * columns + t) * batch + begin, tile->logits[t][v],
-                       (size_t)count * sizeof(float));
+                       (size_t)windows_in(batch, begin) * sizeof(float));
+    }
+    restore_denormals(denormals);
+}
+
+/* Losses (columns, batch) of each token of text (columns + 1, batch) after the first; 0 where it is negative,
+   which is no target. */
+void token_losses(struct workspace *workspace, const struct model *model, const int32_t *text,
+                  int64_t columns, int64_t batch, int64_t first, int64_t last, float *losses) {
+    struct tile *tile = workspace->tiles;
+    const uint64_t denormals = flush_denormals();
+    for (int64_t begin = first * LANES; begin < last * LANES; begin += LANES) {
+        const int count = windows_in(batch, begin);
+        read_windows(tile, model, text, columns, batch, begin, T);
+        forward(tile, &model->params, &model->folded);
+        for (int64_t t = 0; t < columns; t++) {
+            const int32_t *target = text + (t + 1) * batch + begin;
+            float loss[LANES] __attribute__((aligned(64))) = {0};
+            for (int i = 0; i < count; i++) loss[i] = target[i] < 0 ? 0 : tile->logits[t][target[i]][i];
+            for_parts {
+                vec sum;
+                store(loss + part, token_loss(tile->logits[t], loss, part, &sum));
+            }
+            for (int i = 0; i < count; i++) losses[t * batch + begin + i] = target[i] < 0 ? 0 : loss[i];
+        }
+    }
+    restore_denormals(denormals);
+}
+
+/* What attention of the last block returns at the position of each lane (LANES,), below `columns`; its query
+   is in drows, which has the column of each lane's position. */
+static void attention_at(struct tile *tile, const int32_t *position, const int columns) {
+    for (int h = 0; h < H; h++) {
+        const float *q = tile->drows[0][C + h * D], *k = tile->rows[L - 1][0][2 * C + h * D];
+        float *weights = tile->weights[L - 1][h][0][0];
+        for (int s = 0; s < columns; s++)
+            dots_block(1, 1, weights + s * LANES, q, k + s * ROW * LANES, ROW, ROW);
+        for_parts {
+            const ivec last = *(const ivec *)(position + part);
+            vec most = load(weights + part), sum = {0};
+            for (int s = 1; s < columns; s++)
+                most = choose(s <= last, larger(load(weights + s * LANES + part), most), most);
+            for (int s = 0; s < columns; s++) {
+                const vec e = exponential(load(weights + s * LANES + part) - most);
+                store(weights + s * LANES + part, choose(s <= last, e, splat(0.0f)));
+                sum += load(weights + s * LANES + part);
+            }
+            const vec inverse = 1.0f / sum;
+            for (int s = 0; s < columns; s++)
+                store(weights + s * LANES + part, load(weights + s * LANES + part) * inverse);
+        }
+        mix_rows(1, columns, tile->heads[L - 1][0][h * D], ODD(C), weights, T, 1, k + C * LANES, ROW);
+    }
+}
+
+/* Logits (V, batch) after position (batch,) of each window of tokens (columns, batch), the bits that infer
+   has there: the last block computes keys and values everywhere, all else at that position. */
+void infer_at(struct workspace *workspace, const struct model *model, const int32_t *tokens,
+              const int32_t *position, int64_t columns, int64_t batch, float *logits) {
+    struct tile *tile = workspace->tiles;
+    const struct folded *folded = &model->folded;
+    const uint64_t denormals = flush_denormals();
+    for (int64_t begin = 0; begin < batch; begin += LANES) {
+        const int count = windows_in(batch, begin);
+        int32_t at[LANES] __attribute__((aligned(64))) = {0};
+        memcpy(at, position + begin, (size_t)count * sizeof *at);
+        read_windows(tile, model, tokens, columns, batch, begin, L > 1 ? T : (int)columns);
+        blocks_forward(tile, &model->params, folded, L - 1);
+        if (L > 1) qkv_forward(tile, folded, L - 1);
+        for (int c = 0; c < C; c++)
+            for (int i = 0; i < LANES; i++) {
+                tile->drows[0][c][i] = tile->rows[0][at[i]][c][i];
+                tile->drows[0][C + c][i] = tile->rows[L - 1][at[i]][C + c][i];
+            }
+        attention_at(tile, at, (int)columns);
+        block_forward(tile, 1, tile->drows[0][0], &model->params, folded, L - 1);
+        head_forward(tile, 1, tile->drows[0][0], folded);
+        for (int v = 0; v < V; v++)
+            memcpy(logits + v * batch + begin, tile->logits[0][v], (size_t)count * sizeof(float));
     }
     restore_denormals(denormals);
 }
@@ -1174,6 +1310,7 @@ void draw(const int64_t *states, int64_t count, int64_t batch, int64_t high, int
 }
 
 int64_t num_params(void) { return NUM_PARAMS; }
+int64_t model_bytes(void) { return sizeof(struct model); }
 int64_t workspace_bytes(int threads) {
     return (int64_t)(sizeof(struct workspace) + (size_t)threads * sizeof(struct tile));
 }
