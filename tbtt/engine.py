@@ -164,7 +164,7 @@ class Engine:
     def gradient(self, state: State, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean gradient and loss over the micro-batches of `windows`. -> (R, parameters), (R,)"""
         def loss(params: dict, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            if single:    # without the axis of replicas: two matrices multiply faster than batches of one
+            if single:
                 params, x = {name: value.squeeze(0) for name, value in params.items()}, x[0]
             with autocast(self.device, self.dtype):
                 logits = functional_call(self.replicas.template, params, (x,))
@@ -173,7 +173,9 @@ class Engine:
             scaled = losses * state.scale[:, 0] if self.dtype == torch.float16 else losses
             return scaled.sum(), losses    # replicas share no weight: the gradient of the sum is that of each
 
-        single = len(state.params) == 1
+        # One replica needs no axis: two matrices multiply faster than batches of one. But the bits are others,
+        # and computed eagerly it is to have those that it has among others.
+        single = len(state.params) == 1 and torch.compiler.is_compiling()
         count = (windows[:, :, 1:] >= 0).sum((0, -2, -1))    # (R,) characters that are predicted
         gradient = losses = 0
         for batch in windows.unbind(0):
