@@ -5,4 +5,5 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements-dev.txt
 # Else each process would compile all tests and modules anew, a tenth of the time.
 unset PYTHONDONTWRITEBYTECODE
-exec "$python" -m pytest -q -n auto --dist worksteal "$@"
+# A worker more than there are cores: some tests wait for processes, or for time.
+exec "$python" -m pytest -q -n "$(($(getconf _NPROCESSORS_ONLN) + 1))" --dist worksteal "$@"

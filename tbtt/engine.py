@@ -173,8 +173,8 @@ class Engine:
             scaled = losses * state.scale[:, 0] if self.dtype == torch.float16 else losses
             return scaled.sum(), losses    # replicas share no weight: the gradient of the sum is that of each
 
-        # One replica needs no axis: two matrices multiply faster than batches of one. But the bits are others,
-        # and computed eagerly it is to have those that it has among others.
+        # One replica needs no axis: two matrices multiply faster than batches of one. The bits are others;
+        # computed eagerly a replica is to have those that it has beside more.
         single = len(state.params) == 1 and torch.compiler.is_compiling()
         count = (windows[:, :, 1:] >= 0).sum((0, -2, -1))    # (R,) characters that are predicted
         gradient = losses = 0
