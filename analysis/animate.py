@@ -35,6 +35,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.scale import SymmetricalLogTransform
+from matplotlib.spines import Spine
 from PIL import Image
 
 from tbtt.answers import Answers, read_answers
@@ -48,6 +49,7 @@ from tbtt.tasks import TASKS, Task
 EXPRESSION = re.compile(r'<(\d\d?)([+-])(\d\d?)=')
 FRAMES, HOLD = 110, 2.0       # frames without --every; seconds that the last one stays
 MOST_BYTES = 2_000_000        # of a GIF that a page should carry
+MOVES = 'moves'               # gid of what an iteration changes
 SHADES = LinearSegmentedColormap.from_list('right', ['white', BLUE], N=16)    # few colours: a small GIF
 UNKNOWN = '0.85'              # a cell of a model whose loss is not finite
 
@@ -183,7 +185,7 @@ def draw_table(axes: Axes, shown: Shown, asked: Asked, sign: str) -> Show:
              if (found := EXPRESSION.fullmatch(prompt)) and found[2] == sign]
     which, a, b = np.array(cells).T
     mesh = axes.pcolormesh(np.zeros((max(a) + 1, max(b) + 1)), cmap=SHADES.with_extremes(bad=UNKNOWN),
-                           vmin=0, vmax=1, edgecolors='0.9', linewidth=0.4)
+                           vmin=0, vmax=1, edgecolors='0.9', linewidth=0.4, gid=MOVES)
     axes.invert_yaxis()
     axes.set_aspect('equal')
     ticks = np.arange(0, max(a) + 1, 1 if max(a) < 12 else 10)
@@ -197,9 +199,9 @@ def draw_table(axes: Axes, shown: Shown, asked: Asked, sign: str) -> Show:
     for i, row, column in cells:
         if asked.heldout[i]:
             axes.add_patch(Rectangle((column, row), 1, 1, fill=False, linewidth=1.8,
-                                     edgecolor=look('heldout')['color'], zorder=3))
+                                     edgecolor=look('heldout')['color'], zorder=3, gid=MOVES))
             texts[i] = axes.text(column + 0.5, row + 0.52, '', ha='center', va='center', fontsize=7, zorder=4,
-                                 parse_math=False)
+                                 parse_math=False, gid=MOVES)
 
     def show(iteration: int) -> None:
         at = row_at(shown.iters, iteration)
@@ -222,7 +224,7 @@ def draw_bars(panels: Sequence[Axes], shown: Shown, asked: Asked, task: type[Tas
         some = slice(i * half, (i + 1) * half)
         colours = np.where(asked.heldout[some], look(task.heldout_group or task.scored[0])['color'],
                            look(task.scored[0])['color'])
-        bars += axes.barh(range(len(names[some])), 0, color=colours, height=0.8)
+        bars += axes.barh(range(len(names[some])), 0, color=colours, height=0.8, gid=MOVES)
         axes.set_yticks(range(len(names[some])), names[some], parse_math=False)
         axes.tick_params(length=0, labelsize=6, pad=2)
         axes.set(xlim=(0, 1), ylim=(half - 0.5, -0.5), xticks=[0, 1])
@@ -249,7 +251,9 @@ def draw_curves(axes: Axes, shown: Shown, last: int) -> Show:
     axes.tick_params(labelsize=8)
     axes.spines['right'].set_visible(False)
     past = Rectangle((0, -4), 0, 109, transform=axes.transData)
-    drawn, now = [*axes.lines, *axes.collections], axes.axvline(0, color='0.4', linewidth=0.8)
+    drawn, now = [*axes.lines, *axes.collections], axes.axvline(0, color='0.4', linewidth=0.8, gid=MOVES)
+    for artist in drawn:
+        artist.set_gid(MOVES)
 
     def show(iteration: int) -> None:
         past.set_width(max(iteration, 1))
@@ -277,7 +281,7 @@ def draw_run(place: SubFigure, shown: Shown, tasks: Sequence[str], heights: Sequ
             shows.append(draw_bars(panels, shown, shown.asked[name], TASKS[name]))
     curves = place.add_subplot(cells[-1, :], ylabel='Right (%)')
     shows.append(draw_curves(curves, shown, last))
-    title = place.suptitle(shown.title, fontsize=11, parse_math=False)
+    title = place.suptitle(shown.title, fontsize=11, parse_math=False, gid=MOVES)
 
     def show(iteration: int) -> None:
         title.set_text(f'{shown.title}\n{scores_text(shown, iteration)}')
@@ -300,7 +304,7 @@ def draw(runs: Sequence[Shown]) -> tuple[Figure, Show]:
     figure = Figure(figsize=(width, 1.6 + sum(heights)), layout='constrained')
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.1)
-    heading = figure.suptitle('Iteration 0', fontsize=13, fontweight='bold')
+    heading = figure.suptitle('Iteration 0', fontsize=13, fontweight='bold', gid=MOVES)
     places = figure.subfigures(1, len(runs), squeeze=False)[0]
     last = iterations_of(runs)[-1]
     shows = [draw_run(place, each, list(asked), heights, last) for place, each in zip(places, runs)]
@@ -329,11 +333,20 @@ def key_text(runs: Sequence[Shown]) -> str:
 
 
 def frames(figure: Figure, show: Show, iterations: Sequence[int]) -> Iterator[Image.Image]:
-    """The figure at each of the iterations."""
+    """The figure at each of the iterations. Axes, ticks and legend are drawn once: they take nearly all the
+    time."""
+    moving = figure.findobj(lambda artist: artist.get_gid() == MOVES or isinstance(artist, Spine))
+    moving.sort(key=lambda artist: artist.get_zorder())    # spines lie above what moves
+    for artist in moving:
+        artist.set_animated(True)    # left out by draw
+    figure.canvas.draw()
+    still_parts = figure.canvas.copy_from_bbox(figure.bbox)
     for iteration in iterations:
         show(int(iteration))
-        figure.canvas.draw()
-        yield Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+        figure.canvas.restore_region(still_parts)
+        for artist in moving:
+            artist.draw(figure.canvas.get_renderer())
+        yield Image.fromarray(np.array(figure.canvas.buffer_rgba())[..., :3])
 
 
 def palette() -> Image.Image:
