@@ -1,6 +1,6 @@
 # Table 3, row n14 (facts). The paper: facts 8.2%.
 # Ours: facts 8.7% (mean of 3 seeds, best evaluation).
-# Time: 34 s (1 seed; Intel(R) Xeon(R) Processor, 2 threads; fused).
+# Time: 54 s (1 seed; Intel(R) Xeon(R) Processor, 1 thread; fused).
 base = 'config/train_math_mini_14.py'
 out_dir = 'facts_mini_14'
 dataset = 'facts_char'

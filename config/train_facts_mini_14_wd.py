@@ -1,6 +1,6 @@
 # Table 3, row n14 (facts), with weight decay 0.1 and no dropout. The paper: no numbers in its tables.
 # Ours: facts 10.6% (1 seed, best evaluation).
-# Time: 33 s (1 seed; Intel(R) Xeon(R) Processor, 2 threads; fused).
+# Time: 53 s (1 seed; Intel(R) Xeon(R) Processor, 1 thread; fused).
 base = 'config/train_facts_mini_14.py'
 out_dir = 'facts_mini_14_wd'
 weight_decay = 0.1
