@@ -191,14 +191,14 @@ def bench_step(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
             prepare = seconds(setup.engine.prepare, 1, device)
             large = size == 'MLT'
             count, slow_count = (50, 20) if device.type == 'cuda' or not large else (1, 1)
-            if setup.engine.mode == 'fused':
-                count = 400    # of the smallest 50 take as long as the cache needs to forget the twin
-            timed = {'ours_ms': (lambda: setup.steps(count), count),
+            # 50 of the smallest fused ones last no longer than the cache is cold after the twin's.
+            our_count = 400 if setup.engine.mode == 'fused' else count
+            timed = {'ours_ms': (lambda: setup.steps(our_count), our_count),
                      'slow_ms': (lambda: setup.slow_steps(slow_count), slow_count)}
             if setup.engine.mode == 'fused':
                 compiled = Setup(task, size, folder, device, compile='True')
                 compiled.engine.prepare()
-                timed['compiled_ms'] = (lambda: compiled.steps(50), 50)
+                timed['compiled_ms'] = (lambda: compiled.steps(count), count)
             times = in_turn(list(timed.values()), 3 if large else 5, device)
             row = {'what': f'step {size} {task}', **dict(zip(timed, times)), 'mode': setup.engine.mode,
                    'prepare_s': prepare}

@@ -51,9 +51,9 @@ class GPTConfig:
 
 
 def dropout(x: torch.Tensor, p: float, on: bool = True) -> torch.Tensor:
-    """F.dropout, where a hash of an element's place and of two keys decides on it: loops that the compiler
-    fuses and any number of threads shares. torch draws for a CPU one number after the other; from its
-    generator come the keys."""
+    """F.dropout of x (any shape, fewer than 2**31 elements), where a hash of an element's place and of two
+    keys decides on it: loops that the compiler fuses and any number of threads shares. torch draws for a CPU
+    one number after the other; from its generator come the keys."""
     if not on or not p:
         return x
     place = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
@@ -120,7 +120,8 @@ class CausalSelfAttention(nn.Module):
         q, k, v = (part.unflatten(-3, (self.n_head, -1)) for part in parts)    # (..., H, D, T, B)
         p = self.dropout if self.training else 0.0
         D = C // self.n_head
-        small = T < 32 and D * T < 4096 and not (x.is_cuda and D >= 32)    # tensor cores want D >= 32
+        # At 64 positions loops take several times as long; and tensor cores want D >= 32.
+        small = T < 32 and D * T < 4096 and not (x.is_cuda and D >= 32)
         if small and (torch.is_grad_enabled() or torch.compiler.is_compiling()):
             # Multiply-and-sum loops over the batch, which the compiler fuses, are the fastest to train. The
             # positions go in groups, each with the keys up to its end: what comes after it would be masked.

@@ -17,6 +17,7 @@ VOCABULARY = {'math': 17, 'facts': 51, 'both': 66}
 SHAPES = {
     'paper': dict(n_layer=1, n_head=1, n_embd=14, block_size=9, bias=False, vocab_size=17, mlp_expansion=1),
     'deep': dict(n_layer=3, n_head=4, n_embd=24, block_size=11, bias=False, vocab_size=23),
+    'long': dict(n_layer=1, n_head=2, n_embd=12, block_size=40, bias=False, vocab_size=17),
     'many tokens': dict(n_layer=1, n_head=2, n_embd=12, block_size=5, bias=False, vocab_size=MANY + 3,
                         tanh_gelu=True),
     'biased': dict(n_layer=2, n_head=2, n_embd=12, block_size=7, bias=True, vocab_size=19, mlp_expansion=3),
