@@ -11,6 +11,7 @@ the text between them. Everything else is prose, which anyone may edit. In confi
 results/quickstart.txt holds what `bash runs/quickstart.sh` printed. Its first line is written by hand: which
 machine, how long, how many megabytes.
 """
+import ast
 import functools
 import json
 import re
@@ -232,14 +233,6 @@ def crash() -> str:
     return f'```\n{command}\n{figures}\n```'
 
 
-def chaos() -> str:
-    """What the long crash test found, in a sentence."""
-    found = json.loads((RESULTS / 'chaos.json').read_text())
-    return (f'`{found["command"]}`: {found["rounds"]} rounds on one folder, {found["kills"]} kills, '
-            f'{found["interruptions"]} interruptions, {found["refusals"]} refusals;\n{found["hangs"]} hangs, '
-            f'{found["differing bytes"]} differing bytes, {found["lost evaluations"]} lost evaluations.')
-
-
 def quickstart() -> str:
     """Five evaluations from the first to the last and the held-out score, of what the quickstart printed."""
     about, *lines = (RESULTS / 'quickstart.txt').read_text().splitlines()
@@ -280,8 +273,40 @@ def memorization() -> str:
     return '\n\n'.join(trace_memorization.compare(models) for models in traces)
 
 
+# tbtt/ as one would walk through it; a folder stands for all in it.
+ROOMS = {
+    'The shell': ('cli', 'startup', 'config', 'nanogpt', 'resume'),
+    'What is trained on, and asked': ('tasks', 'prepare', 'dataset', 'text', 'bpe', 'batches', 'order'),
+    'The step': ('rng', 'replicas', 'engine', 'capture', 'fused', 'device', 'distributed', 'baseline'),
+    'Measuring': ('generate', 'evaluate', 'answers', 'bits', 'frequency', 'parts', 'interpret'),
+    'What a run leaves, and tells': ('layout', 'seed_folder', 'run_folder', 'checkpoint', 'atomic', 'archive',
+                                     'provenance', 'progress', 'loggers'),
+    'Reading it': ('inference', 'gpt2', 'hub', 'results', 'stats', 'paper', 'figures'),
+    'Many runs': ('sweep',),
+    'Tracing answers to the data': ('trace',),
+    'A page for the browser': ('explore',)}
+
+
+def files() -> str:
+    """What every file is for: the first sentence of its docstring, a list a room."""
+    parts = [('Scripts', sorted(ROOT.glob('*.py'))),
+             ('Scripts that read what runs left', sorted(ROOT.glob('analysis/*.py')))]
+    for room, names in ROOMS.items():
+        found = [path for name in names for path in sorted(ROOT.glob(f'tbtt/{name}.py')) or
+                 sorted(ROOT.glob(f'tbtt/{name}/*.py')) if path.name != '__init__.py']
+        parts.append((room, found))
+    return '\n\n'.join('\n'.join([f'## {title}', *map(line_about, paths)]) for title, paths in parts)
+
+
+def line_about(path: Path) -> str:
+    """- `model.py`: the first sentence of its docstring."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
+    sentence = re.split(r'(?<=[.?])\s', f'{docstring} ', maxsplit=1)[0]
+    return f'- `{path.relative_to(ROOT).as_posix()}`: {" ".join(sentence.split())}'
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
-    'chaos': chaos, 'claims': papers_verdicts, 'controls': control_table, 'crash': crash,
+    'claims': papers_verdicts, 'controls': control_table, 'crash': crash, 'files': files,
     'frequency': frequency, 'memorization': memorization, 'ours': our_verdicts, 'quickstart': quickstart,
     'results': results_table, 'settings': settings, 'speed': speed, 'tables': tables, 'widths': widths}
 
