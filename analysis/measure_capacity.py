@@ -14,8 +14,9 @@ Then asks every finished seed for the probability of each answer, and writes int
                        may show more
     bits_asked.csv     what the paper's tasks ask for
 
-Memorised bits are the sum over answers of max(0, log2 V + log2 p), of V possible answers. Measuring takes
-seconds; the training of a seed takes as long as any. Draw with analysis/plot_bits.py.
+Memorised bits are the sum over answers of max(0, log2 p - log2 q): p is the model's probability of the right
+answer, q how often that answer occurs among all. Measuring takes seconds; the training of a seed takes as
+long as any. Draw with analysis/plot_bits.py.
 """
 import csv
 import io
@@ -24,7 +25,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run, true_or_false    # first: it says what is missing
+from tbtt.cli import Parser, UserError, join_values, run, true_or_false    # first: it says what is missing
 
 import numpy as np
 
@@ -63,16 +64,17 @@ def measure_seed(folder: Path, dataset: Dataset) -> dict:
     return {'n_embd': trained.config.n_embd, 'num_params': trained.num_params, 'seed': int(trained.seeds[0]),
             'iter': trained.iteration, 'answers': len(questions.answers),
             'bits_offered': offered_bits(questions),
-            'bits_memorised': float(memorised_bits(log2_p, questions.values))}
+            'bits_memorised': float(memorised_bits(log2_p, questions.bits))}
 
 
 def measure(sweep: Sweep) -> list[dict]:
-    """A row for each finished seed of a sweep."""
-    rows = []
+    """A row for each seed of a sweep that is finished and did not diverge."""
+    rows, seeds = [], range(sweep.seed, sweep.seed + sweep.num_seeds)
     for each in sweep.runs:
         config = each.config()
         for folder in find_seeds(sweep.folder / each.name):
-            if read_info(folder).get('finished'):
+            info = read_info(folder)
+            if info.get('finished') and info.get('diverged') is None and info.get('seed') in seeds:
                 row = measure_seed(folder, Dataset(config.dataset, config.block_size))
                 rows.append({'sweep': sweep.folder.name, 'run': each.name, **row})
     return rows
@@ -123,13 +125,13 @@ def main() -> None:
                         help='train what is not finished (default: True)')
     parser.add_argument('--sweeps_dir', default='sweeps', help='where sweeps are (default: sweeps)')
     parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
-    args, rest = parser.parse_known_args()
+    args, rest = parser.parse_known_args(join_values(sys.argv[1:], parser))
     if wrong := [text for text in rest if not text.startswith('--') or '=' not in text]:
         parser.error(f'expected --key=value, got {wrong[0]}')
     overrides = dict(text[2:].split('=', 1) for text in rest)
     rows = []
-    for path in args.sweeps:
-        sweep = Sweep(path, overrides, args.sweeps_dir)
+    # All are read before the first is trained: a slip of the keyboard is answered at once.
+    for path, sweep in [(path, Sweep(path, overrides, args.sweeps_dir)) for path in args.sweeps]:
         if args.train:
             train(path, overrides, args.sweeps_dir)
         rows += measure(sweep)

@@ -38,12 +38,11 @@ def read_rows(path: Path) -> Rows:
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise UserError(f'{path}: {error}: write it with analysis/measure_capacity.py') from error
     texts = {'sweep', 'run', 'what'}
-    try:
-        return [{name: cell if name in texts else parse_number(cell or 'nan', str(path))
-                 for name, cell in row.items()} for row in rows]
-    except TypeError:
+    if any(None in row or None in row.values() for row in rows):
         raise UserError(f'{path}: a line has too few or too many fields: write it with '
-                        'analysis/measure_capacity.py') from None
+                        'analysis/measure_capacity.py')
+    return [{name: cell if name in texts else parse_number(cell or 'nan', str(path))
+             for name, cell in row.items()} for row in rows]
 
 
 def name_of(sweep: str) -> str:

@@ -123,11 +123,11 @@ def published_scores(experiment: str, model: str) -> dict[str, float]:
     for task in paper.tasks_of(experiment):
         if task.heldout_group and heldout:
             found |= {task.heldout_group: 100 * heldout[0] / heldout[1],
-                      task.seen_group: seen_percent([found[group] for group in task.scored], heldout)}
+                      task.seen_group: published_seen([found[group] for group in task.scored], heldout)}
     return {group: score for group, score in found.items() if not np.isnan(score)}
 
 
-def seen_percent(scores: list[float], heldout: tuple[int, int]) -> float:
+def published_seen(scores: list[float], heldout: tuple[int, int]) -> float:
     """Percent right of what was seen, from the percent of each operation (of 1,000 answers, held-out ones
     among them)."""
     right, asked = heldout
@@ -421,20 +421,24 @@ def main() -> None:
     """Draw the figures of the summaries that the command line names."""
     parser = Parser(__doc__)
     parser.add_argument('summary', nargs='+', type=Path, help='summary.csv of a sweep')
-    parser.add_argument('--weight_decay', type=float, default=0.0,
-                        help='the runs with this one (default: 0.0)')
+    parser.add_argument('--weight_decay', type=float,
+                        help='the runs with this one (default: that of all runs, of several 0.0)')
     parser.add_argument('--only', choices=FIGURES, help='only this figure (default: all)')
     parser.add_argument('--beside', type=Path, metavar='FOLDER',
                         help='another sweep, with its summary.csv, in grey behind')
     parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
     add_format(parser)
     args = parser.parse_args()
-    rows = chosen(read_summaries(args.summary), args.weight_decay)
+    rows, decay = read_summaries(args.summary), args.weight_decay
+    if decay is None:
+        decays = {row['weight_decay'] for row in rows}
+        decay = decays.pop() if len(decays) == 1 else 0.0
+    rows = chosen(rows, decay)
     if not rows:
-        raise UserError(f'no finished seed of a one-layer model with weight_decay={args.weight_decay:g} in '
+        raise UserError(f'no finished seed of a one-layer model with weight_decay={decay:g} in '
                         f'{", ".join(map(str, args.summary))}: train it with sweep.py '
                         f'config/sweep_capacity.py')
-    beside = chosen(read_summaries([args.beside / 'summary.csv']), args.weight_decay) if args.beside else []
+    beside = chosen(read_summaries([args.beside / 'summary.csv']), decay) if args.beside else []
     for name, figure in draw_all(rows, beside, args.beside.resolve().name if args.beside else '').items():
         if args.only in (None, name.removeprefix('capacity_')):
             output = args.output_dir / f'{name}.{args.format}'

@@ -1,6 +1,7 @@
 """Draw the race between rule, table and order: seen and held-out answers and the order learned in training.
 
-    python analysis/plot_race.py sweeps/race/n_embd=14 sweeps/race/n_embd=28 sweeps/race/n_embd=56
+    python analysis/plot_race.py math_mini_14 math_mini_28
+    python analysis/plot_race.py sweeps/control_line/n_embd=*
     python analysis/plot_race.py math_mini_14 --output_dir=figures --format=svg
 
 Reads results.csv of run folders (of one seed or of many) and writes race.png, a panel a run, smallest width

@@ -10,7 +10,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements-dev.txt
 collect() {
     mkdir -p "$2"
     cp "$1/results.csv" "$2"
-    sed "s#$from/##g" "$1/run.json" > "$2/run.json"
+    local text
+    text=$(cat "$1/run.json")
+    printf '%s\n' "${text//"$from/"/}" > "$2/run.json"
 }
 
 for wd in "" _wd; do
@@ -45,9 +47,18 @@ for summary in "$from"/sweeps/*/summary.csv; do
     case $(basename "$sweep") in
         # What a control answered stands in docs/findings.md; beside the paper's scores it would only mislead.
         control_*) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" --only=training ;;
+        bits_*) ;;    # measured by analysis/measure_capacity.py, see below
         *) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" ;;
     esac
 done
+if [ -f "$from/bits.csv" ]; then
+    mkdir -p results/bits
+    cp "$from"/bits{,_plateau,_asked}.csv results/bits
+    "$python" analysis/plot_bits.py --folder results/bits --output_dir results/bits
+fi
+race=("$from"/sweeps/{arithmetic/n_embd=14_weight_decay=0.0,arithmetic/n_embd=28_weight_decay=0.0}
+      "$from"/sweeps/{control_line/n_embd=28_windows=line,control_fresh/n_embd=28_line_order=fresh})
+[ ! -d "${race[0]}" ] || [ ! -d "${race[3]}" ] || "$python" analysis/plot_race.py "${race[@]}" --output_dir results
 if compgen -G "results/*/summary.csv" > /dev/null; then
     "$python" analysis/make_claims.py results/*/summary.csv > results/claims.md
 fi

@@ -6,7 +6,8 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements-dev.txt
 "$python" -m pytest -q tests/test_captured.py tests/test_engine.py
-"$python" bench.py --device=cuda --full --json > results/bench_gpu.json
+"$python" bench.py --device=cuda --full --json > bench_gpu.tmp    # broken off it leaves no file in results/
+mv bench_gpu.tmp results/bench_gpu.json
 MODELS="mini_14 mini_28 mini_56" bash runs/paper.sh --num_seeds="${NUM_SEEDS:-32}"
 MODELS=mlt bash runs/paper.sh --num_seeds="${MLT_SEEDS:-4}"
 "$python" sweep.py config/sweep_capacity.py

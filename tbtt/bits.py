@@ -11,10 +11,11 @@ from tbtt.tasks import Arithmetic, Capitals
 
 
 class Questions(NamedTuple):
-    """Prompts that were trained on, and the answers dealt to them at random, of `values` possible ones."""
+    """Prompts that were trained on, the answers dealt to them at random, and the bits of each answer for one
+    who knows how often each occurs and not which is whose."""
     prompts: list[str]
     answers: list[str]
-    values: int
+    bits: list[float]
 
 
 def questions_of(dataset: Dataset) -> Questions:
@@ -25,33 +26,40 @@ def questions_of(dataset: Dataset) -> Questions:
     for task in dataset.tasks.values():
         seen = [i for i in range(len(task.prompts)) if not task.is_heldout(i)]
         answers = [task.answers[i] for i in seen]
-        return Questions([task.prompts[i] for i in seen], answers, len(set(answers)))
+        return Questions([task.prompts[i] for i in seen], answers, surprises(answers))
     lines = dataset.codec.decode(dataset.train.tolist()).splitlines(keepends=True)
     alphabet, drawn = dataset.meta['vocab_size'] - 1, len(lines[0]) - 2    # but the first one and the newline
-    return Questions([line[0] for line in lines], [line[1:] for line in lines], alphabet**drawn)
+    return Questions([line[0] for line in lines], [line[1:] for line in lines],
+                     [drawn * math.log2(alphabet)] * len(lines))
 
 
-def memorised_bits(log2_p: np.ndarray, values: int) -> np.ndarray:
-    """Sum over answers of max(0, log2 V + log2 p): by how much the model shortens each answer's code, against
-    one that takes V answers for equally likely. After Morris et al. 2025 (arXiv 2505.24832), an answer at a
-    time.
+def memorised_bits(log2_p: np.ndarray, bits: Sequence[float]) -> np.ndarray:
+    """Sum over answers of max(0, bits + log2 p): by how much the model shortens each answer's code, against
+    one made for how often each answer occurs. After Morris et al. 2025 (arXiv 2505.24832), an answer at a
+    time. Against a code of equal lengths, which knows less, all that a model has learned of frequencies
+    would count too, and more of it the more questions there are.
 
-    log2_p: (..., P) probabilities of the right answers, as logarithms. values: V. -> (...)
+    log2_p: (..., P) probabilities of the right answers, as logarithms. bits: (P,), of `Questions`. -> (...)
     """
-    return np.maximum(0.0, math.log2(values) + log2_p).sum(-1)
+    return np.maximum(0.0, np.asarray(bits) + log2_p).sum(-1)
 
 
 def offered_bits(questions: Questions) -> float:
     """The memorised bits of a model that is the table: it knows, of each prompt, which answers there are."""
     pairs, prompts = Counter(zip(questions.prompts, questions.answers)), Counter(questions.prompts)
     log2_p = [math.log2(pairs[pair] / prompts[pair[0]]) for pair in zip(questions.prompts, questions.answers)]
-    return float(memorised_bits(np.array(log2_p), questions.values))
+    return float(memorised_bits(np.array(log2_p), questions.bits))
+
+
+def surprises(symbols: Sequence) -> list[float]:
+    """Bits of each symbol, in a code made for their own frequencies."""
+    counts = Counter(symbols)
+    return [-math.log2(counts[symbol] / len(symbols)) for symbol in symbols]
 
 
 def entropy_bits(symbols: Sequence) -> float:
     """Bits of all symbols, in a code made for their own frequencies."""
-    counts = Counter(symbols)
-    return sum(-count * math.log2(count / len(symbols)) for count in counts.values())
+    return sum(surprises(symbols))
 
 
 def order_bits(num_lines: int) -> float:

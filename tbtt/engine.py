@@ -158,7 +158,10 @@ class Engine:
         """A step on windows (micro-steps, R, T + 1, B)."""
         gradient, losses = self.gradient(state, windows)
         if self.ranks.split:
-            gradient, losses = self.ranks.all_reduce(gradient, losses)
+            # Not every share predicts as many characters, where lines end within a window.
+            count = (windows[:, :, 1:] >= 0).sum((0, -2, -1)).to(losses.dtype)
+            gradient, losses, count = self.ranks.all_reduce(gradient * count[:, None], losses * count, count)
+            gradient, losses = gradient / count[:, None], losses / count
         return losses, self.update(state, gradient, lr)
 
     def gradient(self, state: State, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -277,6 +280,7 @@ class Engine:
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             for part in ('learn', 'gradient', 'update'):
                 vars(self).pop(part, None)    # the compiled ones, which hide the methods
+            vars(self.batches).pop('cut', None)
             reason = ' '.join(str(error).split())[:200]
             if self.config.compile == 'True':
                 raise UserError(f'compile=True, but this step does not compile here: {reason}') from error

@@ -39,11 +39,19 @@ def table(tmp_path_factory):
 
 
 def test_a_model_that_is_the_table_has_all_bits_and_a_uniform_one_none():
-    assert memorised_bits(np.zeros(100), 28) == pytest.approx(100 * math.log2(28))
-    assert memorised_bits(np.full(100, -math.log2(28)), 28) == pytest.approx(0, abs=1e-9)
-    assert memorised_bits(np.full(100, -50.0), 28) == 0    # worse than a guess is no debt
+    each = [math.log2(28)] * 100
+    assert memorised_bits(np.zeros(100), each) == pytest.approx(100 * math.log2(28))
+    assert memorised_bits(np.full(100, -math.log2(28)), each) == pytest.approx(0, abs=1e-9)
+    assert memorised_bits(np.full(100, -50.0), each) == 0    # worse than a guess is no debt
     half = np.array([[0.0, -20.0], [-1.0, -1.0]])
-    assert memorised_bits(half, 4) == pytest.approx([2, 2])
+    assert memorised_bits(half, [2, 2]) == pytest.approx([2, 2])
+
+
+def test_who_knows_only_how_often_each_answer_occurs_has_memorised_nothing(table):
+    questions = questions_of(table)
+    shares = np.array([questions.answers.count(answer) for answer in questions.answers]) / 50
+    assert len(set(shares)) > 2 and memorised_bits(np.log2(shares), questions.bits) == 0
+    assert offered_bits(questions) == pytest.approx(-np.log2(shares).sum())
 
 
 def forward_of(questions, codec, block_size, knows):
@@ -74,24 +82,24 @@ def test_through_the_windows_of_evaluation_the_table_has_what_is_offered_and_ign
     block_size = 9 if name == 'table' else 6
     windows = AnswerWindows(questions, dataset.codec, block_size, torch.device('cpu'))
     models = [forward_of(questions, dataset.codec, block_size, knows) for knows in (True, False)]
-    found = [memorised_bits(windows.log_answers(model, 2**20)[0] / math.log(2), questions.values)
+    found = [memorised_bits(windows.log_answers(model, 2**20)[0] / math.log(2), questions.bits)
              for model in models]
     assert found[0] == pytest.approx(offered_bits(questions), rel=1e-5) and found[0] > 100
     assert found[1] == 0
 
 
 def test_what_is_offered_is_what_can_be_known():
-    assert offered_bits(Questions(['a', 'b', 'c'], ['1', '2', '1'], 2)) == pytest.approx(3)
+    assert offered_bits(Questions(['a', 'b', 'c'], ['1', '2', '1'], [1, 1, 1])) == pytest.approx(3)
     # Two strings that begin alike: each has half of what follows.
-    assert offered_bits(Questions(['a', 'a', 'c'], ['11', '22', '12'], 4)) == pytest.approx(1 + 1 + 2)
+    assert offered_bits(Questions(['a', 'a', 'c'], ['11', '22', '12'], [2, 2, 2])) == pytest.approx(1 + 1 + 2)
 
 
 def test_questions_are_the_table_without_what_is_held_out_or_the_lines(table, strings, math_data):
-    assert len(questions_of(table).prompts) == 50 and questions_of(table).values == 13
+    assert len(questions_of(table).prompts) == 50 and len(set(questions_of(table).answers)) == 13
     prompts = questions_of(math_data).prompts
     assert len(prompts) == 196 and not {'<5+7=', '<7-5='} & set(prompts)
     found = questions_of(strings)
-    assert found.values == 4**5 and len(found.prompts) == 40 and {len(answer)
+    assert set(found.bits) == {10} and len(found.prompts) == 40 and {len(answer)
                                                                   for answer in found.answers} == {6}
 
 

@@ -4,6 +4,8 @@ import csv
 import pytest
 
 from conftest import run_script
+from tbtt.stats import Threshold
+from tbtt.sweep import controls
 from tbtt.sweep.controls import judge_controls, room_claim
 from tbtt.sweep.summary import read_summaries, row_of_paper, write_summary
 
@@ -73,6 +75,14 @@ def test_the_size_where_the_table_fits_and_where_the_rule_is_lost(fits_from, los
     assert part.verdict == expected, part.ours
 
 
+def test_a_ratio_that_is_small_but_surely_not_one_speaks_against_one_size(monkeypatch):
+    ends = iter([Threshold(1800.0, 1700.0, 1900.0, 1.0), Threshold(1400.0, 1300.0, 1500.0, 1.0)])
+    monkeypatch.setattr(controls, 'find_threshold', lambda *_: next(ends))
+    rows = [row for width in SIZES for row in shuffled(width, 95.0) + rows_of(width, answered=0.0)]
+    part, = room_claim(rows)
+    assert part.verdict == 'does not hold' and part.ours.startswith('0.78 (0.68 to 0.88)')
+
+
 def test_few_seeds_of_one_size_agree_only_so_far():
     rows = [row for width in SIZES
             for row in shuffled(width, 95.0 if width >= 20 else 50.0, 4 if width == 20 else 16)
@@ -91,6 +101,11 @@ def test_two_sizes_are_no_threshold():
 def test_other_pairs(n14, n28, expected):
     assert verdict(11, rows_of(14, answered=n14, heldout='3,8')
                    + rows_of(28, answered=n28, heldout='3,8')) == expected
+
+
+def test_two_pairs_held_out_at_once_are_another_question():
+    rows = rows_of(14, answered=2.0, heldout='3,8;1,2', heldout_questions=8.0)
+    assert verdict(11, rows) == 'not enough runs'
 
 
 def test_a_summary_with_an_axis_of_words_is_read_again(tmp_path, capsys):

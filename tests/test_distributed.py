@@ -76,9 +76,13 @@ def iterations(run):
 
 
 @pytest.mark.slow
-def test_a_batch_split_over_two_processes_gives_the_run_of_one(ranks, tmp_path):
-    alone, = ranks(size=1, dtype='float32', out_dir=tmp_path / 'one')
-    both = ranks(dtype='float32', out_dir=tmp_path / 'two')
+@pytest.mark.parametrize('windows', ['any', 'line'])    # of lines of which not all are as long
+def test_a_batch_split_over_two_processes_gives_the_run_of_one(ranks, tmp_path, datasets, windows):
+    settings = dict(dtype='float32', windows=windows)
+    if windows == 'line':
+        settings |= dict(dataset=datasets['facts_char'], block_size=36)
+    alone, = ranks(size=1, out_dir=tmp_path / 'one', **settings)
+    both = ranks(out_dir=tmp_path / 'two', **settings)
     assert statuses([alone, *both]) == [0, 0, 0], [one.said() for one in both]
     assert 'split over 2 processes' in both[0].said()
     assert close(tmp_path / 'one', tmp_path / 'two')

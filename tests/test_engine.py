@@ -230,6 +230,20 @@ def test_a_compiled_step_gives_the_losses_of_an_eager_one(math_data, monkeypatch
         assert compiled.mode.startswith('eager (')    # and says why
 
 
+def test_where_nothing_compiles_every_part_of_the_step_is_eager(math_data, monkeypatch):
+    def broken(function, **options):
+        def fail(*args):
+            raise RuntimeError('no compiler')
+        return fail
+
+    monkeypatch.setattr('tbtt.engine.Kernel', unavailable)
+    monkeypatch.setattr(torch, 'compile', broken)
+    engine = new_engine(math_data.train, 17, tiny_config(compile='auto', max_iters=30000, windows='line'),
+                        newline=math_data.newline)
+    assert engine.mode.startswith('eager (it does not compile here: no compiler)')
+    assert train(engine, 0, 2).isfinite().all()
+
+
 def test_dropout_goes_on_in_mid_interval_as_if_nothing_had_happened(math_data):
     config = tiny_config(dropout=0.3)
     whole, first, second = (new_engine(math_data.train, 17, config) for _ in range(3))

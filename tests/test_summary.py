@@ -32,6 +32,12 @@ ROW = {'run': 'a', 'folder': 'a/seed_1', 'tasks': 'math', 'heldout': '5,7', 'n_e
        'seed': 1, 'num_params': 1456, 'finished': 1, 'iter': 250}
 
 
+def test_a_summary_of_data_without_tasks_can_be_read(tmp_path):
+    write_summary(tmp_path / 'summary.csv', [{**ROW, 'tasks': '', 'heldout': ''}])
+    row, = read_summaries([tmp_path / 'summary.csv'])
+    assert (row['tasks'], row['n_embd']) == ('', 14)
+
+
 def test_many_may_write_one_summary(tmp_path):
     seeds = range(24)
     for seed in seeds:

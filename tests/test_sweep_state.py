@@ -76,6 +76,14 @@ def test_all_seeds_of_a_job_that_are_not_finished_go_on_as_one_wherever_they_sta
     assert command['--init_from'] == 'resume'
 
 
+def test_seeds_around_one_that_is_finished_go_on_though_none_of_them_is_begun(tmp_path):
+    job = whole_job(tmp_path, 3)
+    state(job.folder / 'seed_2', 20, finished=True)    # by another machine's part of the sweep
+    asked = Asked(finish(job))
+    assert launch.do(job, asked, {}) is None
+    assert (asked.commands[0]['--num_seeds'], asked.commands[0]['--init_from']) == ('3', 'resume')
+
+
 def test_the_last_seed_goes_on_in_its_own_folder_and_one_not_begun_from_the_start(tmp_path):
     job = whole_job(tmp_path, 2)
     state(job.folder / 'seed_1', 20, finished=True)

@@ -2,11 +2,9 @@
 
 A claim is a list of parts, and each part is judged by itself:
 - of what every seed should do, by Wilson's interval of the share that does: it `holds` where the lower end is
-above 80%
-  and `does not hold` where the upper end is below 50%;
+  above 80% and `does not hold` where the upper end is below 50%;
 - of two numbers that should be alike, by the interval of their difference: it `holds` where that lies within
-a margin and
-  `does not hold` where it excludes zero;
+  a margin and `does not hold` where it excludes zero;
 - of a size at which something changes, by a fit over at least four sizes, two on each side of it.
 Few seeds that all say the same `agree so far` or `disagree so far`, and fewer than MIN_SEEDS are `not enough
 runs`.
@@ -37,8 +35,7 @@ MIN_SIZES, MIN_SIDE = 4, 2     # sizes that a threshold takes, and on each side 
 ALL_FACTS = 99.95    # percent, printed as 100.0
 SCORE_MARGIN, SHARE_MARGIN = 3.0, 20.0    # points of answers, and of seeds, that are called no difference
 HOLDS, AGREE, IN_PART, DISAGREE, FAILS, TOO_FEW = ('holds', 'agree so far', 'holds in part',
-                                                   'disagree so far',
-                                                  'does not hold', 'not enough runs')
+                                                   'disagree so far', 'does not hold', 'not enough runs')
 SENTENCES = {HOLDS: 'It holds for {}.', AGREE: 'The few seeds agree so far for {}.',
              IN_PART: 'Some seeds agree and some do not for {}.',
              DISAGREE: 'The few seeds disagree so far for {}.',
@@ -313,10 +310,9 @@ def threshold_part(rows: list[dict], experiment: str, subject: str, when: str, d
                 f'{MIN_SIDE} on each '
                 f'side') if len(levels) else ''
         return Part(subject, when, 'a size', ours, len(seeds), TOO_FEW)
-    verdict = TOO_FEW
-    if found.sure >= (1 + LEVEL) / 2:
-        verdict = settled(HOLDS, fewest_seeds(sizes, shares, direction))
-    return Part(subject, when, 'a size', str(found), len(seeds), verdict)
+    fewest = fewest_seeds(sizes, shares, direction)
+    verdict = settled(HOLDS, fewest) if found.sure >= (1 + LEVEL) / 2 else TOO_FEW
+    return Part(subject, when, 'a size', str(found), fewest, verdict)
 
 
 def judge(rows: list[dict]) -> list[Claim]:
@@ -361,7 +357,8 @@ NOTES = (
     f"asked ten times and answered with six right. Shares of seeds with Wilson's {LEVEL:.0%} interval, means "
     f"± half of Student's, thresholds with that of a bootstrap over seeds. A claim about every seed holds "
     f'where the lower end is above {NEARLY_ALL:.0%} of the seeds, and does not hold where the upper end is '
-    f'below {HALF:.0%}; fewer than {SURE_SEEDS} seeds that say the same agree, or disagree, so far, and '
-    f'fewer than {MIN_SEEDS} are not judged. Called alike are {SCORE_MARGIN:g} points of answers and '
+    f'below {HALF:.0%}. Seeds that all say the same, but are too few for that, agree or disagree so far; so '
+    f'do fewer than {SURE_SEEDS} in any comparison. Fewer than {MIN_SEEDS} are not judged. A threshold has '
+    f'the seeds of the size that has fewest. Called alike are {SCORE_MARGIN:g} points of answers and '
     f'{SHARE_MARGIN:g} of seeds. A threshold takes {MIN_SIZES} sizes, {MIN_SIDE} on each side. Diverged '
     f'seeds are left out.')

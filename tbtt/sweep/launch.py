@@ -97,7 +97,8 @@ def train(job: Job, seeds: list[int], children: Children, env: dict[str, str]) -
              'num_seeds': seeds[-1] - seeds[0] + 1}
     command = [sys.executable, str(ROOT / 'train_with_eval.py'), job.run.base]
     command += [f'--{name}={value}' for name, value in {**job.run.settings, **place}.items()]
-    if any(map(begun, folders)):
+    # Those between them too, which may be finished: the folder of all is not as new as theirs.
+    if any(begun(folder_of_seed(job.folder, seed)) for seed in range(seeds[0], seeds[-1] + 1)):
         command.append('--init_from=resume')
     name = folders[0].name if len(seeds) == 1 else f'seeds_{seeds[0]}-{seeds[-1]}'
     status, line = children.run(command, job.folder / f'{name}.log', env)

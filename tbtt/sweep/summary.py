@@ -31,6 +31,7 @@ from tbtt.results import (
     read_info,
     read_lines,
     read_results,
+    seen_percent,
 )
 from tbtt.tasks import TASKS, Task
 
@@ -42,7 +43,7 @@ PAIR = '5,7'    # that the paper holds out, as in the column `heldout`
 SETTINGS = (*paper.SHAPE, *paper.REGULARISATION, 'max_iters')
 TEXT = {'run', 'folder', 'tasks', 'heldout', 'base', 'data', 'windows', 'line_order'}
 BEFORE = {'windows': 'any', 'line_order': 'fixed'}    # of runs that are older than these settings
-NEVER_BLANK = ('folder', 'tasks', 'n_embd', 'weight_decay', 'seed', 'num_params', 'finished', 'iter')
+NEVER_BLANK = ('folder', 'n_embd', 'weight_decay', 'seed', 'num_params', 'finished', 'iter')
 # How many held-out questions are answered, and when all are; summaries of older versions lack these columns.
 ANSWERED = ('best_{}_answered', 'last_{}_answered', '{}_questions')
 ALL_ANSWERED = ('{}_answered_iter', '{}_lost_iter')
@@ -175,9 +176,7 @@ def task_columns(task: type[Task], results: Results, best: int, last: int) -> di
         row |= {f'{when}_{group}_{what}': results[f'{group}_{what}'][at] for what in ('correct', 'answered')}
     row |= all_answered(results, group)
     if task.seen_group:
-        right, asked = (sum(results[f'{each}_{what}'][last] for each in task.scored)
-                        - np.nan_to_num(results[f'{group}_{what}'][last]) for what in ('correct', 'total'))
-        row[f'last_{task.seen_group}'] = 100 * right / asked
+        row[f'last_{task.seen_group}'] = seen_percent(results, task)[last]
     return row
 
 
