@@ -79,11 +79,14 @@ def draw_missing(axes: Axes, name: str) -> None:
 
 
 def panel_title(model: str, experiment: str, found: list[Path]) -> str:
-    """n14 (1,456 parameters), the number of seeds if there are several, and what they answer of what is held
-    out."""
+    """n14 (1,456 parameters), the number of seeds if there are several, where a run was stopped early, and
+    what is answered of what is held out."""
     recorded = found and read_info(found[0]).get('num_params')
     size = recorded or paper.num_params(paper.run_name(experiment, model))
     title = f'{model} ({size:,} parameters)' + (f', {len(found)} seeds' if len(found) > 1 else '')
+    if len(found) == 1:
+        early = paper.stopped(int(read_seeds(found)[0]['iter'][-1]), read_info(found[0]))
+        title += f', {early}' if early else ''
     heldout = heldout_text(found, experiment)
     return f'{title}\n{heldout}' if heldout else title
 

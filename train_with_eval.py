@@ -97,10 +97,11 @@ class Trainer:
             engine.prepare()
         report.logs.open(folder)
         num_params, made_by = engine.replicas.template.get_num_params(), provenance(self.device)
-        folder.start(num_params=num_params, step=engine.mode, **made_by)
+        dtype = str(self.dtype).removeprefix('torch.')
+        folder.start(num_params=num_params, step=engine.mode, dtype=dtype, **made_by)
         report.start(first, f'{folder.path}: {num_params:,} parameters, {len(engine.seeds)} seed(s), '
                             f'from iteration {first} to {self.config.max_iters} on {made_by["hardware"]}; '
-                            f'the step is {engine.mode}, in {str(self.dtype).removeprefix("torch.")}')
+                            f'the step is {engine.mode}, in {dtype}')
 
     def is_due(self, iteration: int) -> bool:
         """Is there an evaluation at this iteration?"""

@@ -93,8 +93,9 @@ def answered(seeds: list[Row], when: str) -> np.ndarray:
 
 def stopped(seeds: list[Row], iters: int = paper.ITERS) -> str:
     """', stopped at 3,000' for seeds that were trained for less than `iters` steps, else nothing."""
-    last = min(seed['iter'] for seed in seeds)
-    return f', stopped at {last:,}' if last < iters else ''
+    first = min(seeds, key=lambda seed: seed['iter'])
+    text = paper.stopped(int(first['iter']), read_info(first['path']), iters)
+    return f', {text}' if text else ''
 
 
 # --- blocks ---

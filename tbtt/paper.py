@@ -101,6 +101,15 @@ def published() -> dict[tuple[str, str], dict[str, str]]:
             for model in MODELS}
 
 
+def stopped(last: int, info: dict, iters: int = ITERS) -> str:
+    """`stopped at 3,000, bfloat16` of a run whose last evaluation is before `iters`, else nothing. info: what
+    its run.json says"""
+    if last >= iters:
+        return ''
+    dtype = info.get('dtype') or 'float32'
+    return f'stopped at {last:,}' + (f', {dtype}' if dtype != 'float32' else '')
+
+
 def percent_column(score: str) -> str:
     """The column of data/paper_tables.csv that has a score in percent: addition_pct for the group `add`."""
     labels = {group: label for task in TASKS.values() for group, label in task.labels.items()}

@@ -175,8 +175,8 @@ def test_a_grid_has_four_panels_in_the_papers_manner(tmp_path):
     figure = draw_grid('both', tmp_path)
     panels, losses = figure.axes[:4], figure.axes[4:]
     assert [panel.get_title() for panel in panels] == [
-        'n14 (2,142 parameters)', 'n28 (6,636 parameters)', 'n56 (22,680 parameters)',
-        'MLT (10,647,168 parameters)']
+        f'{model} parameters), stopped at 750' for model in (
+            'n14 (2,142', 'n28 (6,636', 'n56 (22,680', 'MLT (10,647,168')]
     for panel, loss in zip(panels, losses):
         assert lines(panel) == {'Addition': ([0, 0.25, 0.5, 0.75], [0, 50, 100, 100]),
                                 'Subtraction': ([0, 0.25, 0.5, 0.75], [0, 10, 90, 99]),
@@ -196,8 +196,14 @@ def test_the_grid_draws_what_was_held_out_and_says_how_many_questions_are_answer
         write_run(tmp_path / f'math_mini_28/seed_{seed}', PERFECT, SLOW, heldout=[0, 0, 0, last])
     one, many, *_ = draw_grid('math', tmp_path).axes
     assert lines(one)['Held-out'][1] == [0, 25, 50, 100]
-    assert one.get_title() == 'n14 (1,456 parameters)\nheld-out 4 of 4 (40/40) at the end'
+    assert one.get_title() == 'n14 (1,456 parameters), stopped at 750\nheld-out 4 of 4 (40/40) at the end'
     assert many.get_title().endswith('3 seeds\n2 of 3 seeds answer all 4 held-out questions')
+
+
+def test_the_grid_says_where_a_run_was_stopped_early(tmp_path):
+    write_run(tmp_path / 'facts_mlt', facts=[0, 100, 200, 300], dtype='bfloat16')
+    assert draw_grid('facts', tmp_path).axes[3].get_title() == (
+        'MLT (10,641,408 parameters), stopped at 750, bfloat16')
 
 
 def test_only_the_right_panels_have_ticks_of_the_loss(tmp_path):

@@ -65,11 +65,13 @@ def test_a_file_without_held_out_columns_leaves_them_blank(tmp_path):
     assert cells('math', tmp_path, 'MLT')['ours, last iteration'] == ['1', '30,000', '98.0', '98.0', '']
 
 
-@pytest.mark.parametrize('last, info', [(29750, {'finished': True}), (30000, {'finished': False}), (500, {})])
-def test_an_unfinished_run_says_so(tmp_path, last, info):
+@pytest.mark.parametrize('last, info, says', [
+    (29750, {'finished': True, 'dtype': 'bfloat16'}, 'stopped at 29,750, bfloat16'),
+    (30000, {'finished': False}, 'unfinished'), (500, {}, 'stopped at 500')])
+def test_an_unfinished_run_says_so(tmp_path, last, info, says):
     write_run(tmp_path / 'math_mini_28', [(last, 980, 980, 0, None)], **info)
     found = cells('math', tmp_path, 'n28')
-    assert 'ours, best evaluation (unfinished)' in found and 'ours, last iteration (unfinished)' in found
+    assert f'ours, best evaluation ({says})' in found and f'ours, last iteration ({says})' in found
 
 
 def test_many_seeds_are_a_mean_with_its_interval_and_a_count_of_perfect_ones(tmp_path):

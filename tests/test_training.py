@@ -111,7 +111,7 @@ def test_the_run_says_what_made_it(run, small_math):
     assert about['seed'] == 4 and about['iter_num'] == 20
     assert about['finished'] is True and about['tasks'] == ['math']
     assert about['versions']['torch'] == torch.__version__
-    assert about['hardware'] and about['step'].startswith('eager')
+    assert about['hardware'] and about['step'].startswith('eager') and about['dtype'] == 'float32'
     assert '--seed=4' in about['command'] and about['num_params'] > 0
 
 
