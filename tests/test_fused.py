@@ -15,9 +15,9 @@ import torch
 from torch.func import functional_call, grad_and_value
 
 from conftest import HERE, TINY, checkpoints, equal_weights, options, tiny_config, train, weights
+from tbtt.batches import texts
 from tbtt.cli import UserError
 from tbtt.config import Config
-from tbtt.dataset import texts
 from tbtt.engine import Engine, ForwardPass
 from tbtt.fused import build, kernel
 from tbtt.fused.build import NotHere
