@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from chaos import Training, forked_sweeps
-from conftest import HERE, TINY, Result, contents, run_script, shell, start
+from conftest import HERE, TINY, Result, contents, run_script, shell
 from tbtt.cli import UserError
 from tbtt.results import read_results
 from tbtt.sweep.launch import Children
@@ -302,16 +302,17 @@ def longer(swept, tmp_path_factory):
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(command, longer, tmp_path, how):
     path = sweep_file(tmp_path, **LONGER)
-    process = start('sweep.py', path, f'--sweeps_dir={tmp_path}', cwd=tmp_path)
+    # Killed, it is one that starts interpreters of their own, as a user's does.
+    sweep = Training(tmp_path / 'log', {}, forked_sweeps().__enter__, fresh=how == signal.SIGKILL,
+                     script='sweep.py', args=(path, f'--sweeps_dir={tmp_path}'))
     run = tmp_path / 'tiny' / 'train_math_mini_14' / 'seed_1337'
     wait_for(lambda: (run / 'results.csv').exists()
              and len((run / 'results.csv').read_text().splitlines()) > 4)
-    child = int(next(Path(f'/proc/{process.pid}/task/{task}/children').read_text().split()[0]
-                     for task in os.listdir(f'/proc/{process.pid}/task')
-                     if Path(f'/proc/{process.pid}/task/{task}/children').read_text()))
-    process.send_signal(how)
-    process.communicate(timeout=60)
-    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
+    child = int(next(Path(f'/proc/{sweep.pid}/task/{task}/children').read_text().split()[0]
+                     for task in os.listdir(f'/proc/{sweep.pid}/task')
+                     if Path(f'/proc/{sweep.pid}/task/{task}/children').read_text()))
+    sweep.kill(how)
+    assert sweep.wait(60) == (-how if how == signal.SIGKILL else 128 + how), sweep.said()
     wait_for(lambda: not alive(child))
     at = len((run / 'results.csv').read_text().splitlines())
     assert at < 42
