@@ -182,7 +182,7 @@ def forked():
 
 
 # Long enough to be caught in the middle.
-LONGER = dict(max_iters=400, eval_interval=10, lr_decay_iters=400)
+LONGER = dict(max_iters=400, eval_interval=20, lr_decay_iters=400)
 
 
 @pytest.fixture(scope='module')
@@ -307,7 +307,7 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(com
                      script='sweep.py', args=(path, f'--sweeps_dir={tmp_path}'))
     run = tmp_path / 'tiny' / 'train_math_mini_14' / 'seed_1337'
     wait_for(lambda: (run / 'results.csv').exists()
-             and len((run / 'results.csv').read_text().splitlines()) > 4)
+             and len((run / 'results.csv').read_text().splitlines()) > 3)
     child = int(next(Path(f'/proc/{sweep.pid}/task/{task}/children').read_text().split()[0]
                      for task in os.listdir(f'/proc/{sweep.pid}/task')
                      if Path(f'/proc/{sweep.pid}/task/{task}/children').read_text()))
@@ -315,7 +315,7 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(com
     assert sweep.wait(60) == (-how if how == signal.SIGKILL else 128 + how), sweep.said()
     wait_for(lambda: not alive(child))
     at = len((run / 'results.csv').read_text().splitlines())
-    assert at < 42
+    assert at < 22
     with forked_sweeps():
         again = command('sweep.py', path, f'--sweeps_dir={tmp_path}')
     assert again.status == 0, again.err
@@ -365,11 +365,11 @@ def rows():
     import glob
     return [len(open(f).read().splitlines()) for f in glob.glob('{folder}/tiny/*/seed_*/results.csv')]
 end = time.time() + 300
-while len(rows()) < 2 or min(rows()) < 4:    # a run is under way on either node
+while len(rows()) < 2 or min(rows()) < 3:    # a run is under way on either node
     assert sweep.poll() is None, (rows(), sweep.stderr.read())
     assert time.time() < end, rows()
     time.sleep(0.05)
-assert max(rows()) < 40, rows()
+assert max(rows()) < 21, rows()
 cluster.remove_node(nodes[0], allow_graceful=False)
 _, err = sweep.communicate(timeout=300)
 print(err, file=sys.stderr)
@@ -382,7 +382,7 @@ sys.exit(sweep.returncode)
 def test_a_ray_cluster_loses_a_node_and_nothing_else(command, tmp_path):
     pytest.importorskip('ray')
     # Both nodes have to be in the middle at once.
-    path = sweep_file(tmp_path, "axes = {'n_embd': [5, 6]}", max_iters=800, eval_interval=20,
+    path = sweep_file(tmp_path, "axes = {'n_embd': [5, 6]}", max_iters=800, eval_interval=40,
                       lr_decay_iters=800)
     program = tmp_path / 'program.py'
     program.write_text(RAY_PROGRAM.format(script=str(HERE / 'sweep.py'), path=str(path),
