@@ -354,7 +354,8 @@ def test_bad_data_options_are_reported_as_failures(command, tmp_path):
 
 RAY_PROGRAM = '''
 import os, sys, time, subprocess
-os.environ.update(RAY_USAGE_STATS_ENABLED='0')
+# A node that was lost is noticed after five of these periods, of three seconds if not told otherwise.
+os.environ.update(RAY_USAGE_STATS_ENABLED='0', RAY_health_check_period_ms='1000')
 import ray
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={{'num_cpus': 0, 'include_dashboard': False}})
