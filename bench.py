@@ -32,9 +32,10 @@ import numpy as np
 import torch
 
 from tbtt import baseline, figures
+from tbtt.batches import texts
 from tbtt.config import ROOT, Config, load_config
 from tbtt.trace.corpus import Corpus
-from tbtt.dataset import Dataset, texts
+from tbtt.dataset import Dataset
 from tbtt.device import autocast, choose_device, choose_dtype
 from tbtt.engine import Engine
 from tbtt.evaluate import NUM_SAMPLES, TEMPERATURE, TOP_K, Evaluator

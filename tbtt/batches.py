@@ -3,9 +3,14 @@ import torch
 
 from tbtt import rng
 from tbtt.cli import UserError
-from tbtt.dataset import texts
 
 NOTHING = -1    # a token where a window has no more text: no target; what is read there does not matter
+
+
+def texts(data: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
+    """data (n,), starts (..., B) -> the `length` tokens from each start on, (..., length, B): the batch is
+    the last axis, as in the model."""
+    return data[starts.unsqueeze(-2) + torch.arange(length, device=data.device)[:, None]]
 
 
 class Batches:

@@ -1,18 +1,22 @@
-"""A dataset on disk: `train.bin` and `val.bin` (uint16 tokens), `meta.pkl` (nanoGPT's codec), and windows."""
+"""A dataset on disk: `train.bin` and `val.bin` (uint16 tokens), `meta.pkl` (nanoGPT's codec)."""
+from __future__ import annotations
+
 import hashlib
 import io
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-import torch
 
 from tbtt.bpe import LARGEST, Bpe
 from tbtt.cli import UserError
 from tbtt.config import ROOT
 from tbtt.tasks import tasks_from
+
+if TYPE_CHECKING:    # it takes a second to load: who only prepares a dataset does without
+    import torch
 
 # Bytes of a meta.pkl. One of 65,536 characters, of a million repeats, or with GPT-2's tokenizer is smaller.
 LARGEST_META = 2**22
@@ -124,6 +128,7 @@ def find_dataset(name: str | Path) -> Path:
 
 def read_tokens(path: Path, vocab_size: int, block_size: int) -> torch.Tensor:
     """A .bin file -> (n,) int64 tensor, at least one window long, every id within the vocabulary."""
+    import torch
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError:
@@ -176,9 +181,3 @@ class Dataset:
             if now[name] != stamp:
                 raise UserError(f'{self.folder / name} changed while training: prepare it as it was, then '
                                 f'--init_from=resume goes on from the last evaluation')
-
-
-def texts(data: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
-    """data (n,), starts (..., B) -> the `length` tokens from each start on, (..., length, B): the batch is
-    the last axis, as in the model."""
-    return data[starts.unsqueeze(-2) + torch.arange(length, device=data.device)[:, None]]

@@ -125,16 +125,22 @@ class ForkedPopen:
     """In place of the subprocess.Popen with which a sweep starts a training: the same in a child of this
     process."""
 
-    def __init__(self, command: list, stdout: io.BufferedWriter, env: dict[str, str], **_: object) -> None:
+    def __init__(self, command: list, stdout: io.BufferedWriter, env: dict[str, str],
+                 preexec_fn: Callable | None, **_: object) -> None:
         def prepare() -> None:
             os.setsid()
             os.environ.update(env)
+            if preexec_fn:
+                preexec_fn()
         _, script, *args = map(str, command)
         self.pid, self.returncode = forked(Path(stdout.name), prepare, script, tuple(args), {}), None
 
     def wait(self) -> int:
         self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
 
 def forked_run(command: list[str], **_: object) -> subprocess.CompletedProcess:

@@ -77,12 +77,25 @@ def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HER
 
 FORKING = ('test_crash.py', 'test_distributed.py', 'test_properties.py', 'test_sweep.py',
            'test_capacity_bits.py', 'test_controls.py', 'test_sweep_plan.py', 'test_sweep_state.py')
+# One waits for half a minute, the others compile, and share the import of torch's compiler.
+LONGEST = ('test_a_ray_cluster_loses_a_node_and_nothing_else',
+           'test_a_compiled_step_gives_the_losses_of_an_eager_one',
+           'test_every_mode_gives_the_losses_of_every_other_over_200_steps',
+           'test_the_compiled_gradient_of_many_tokens_has_the_same_bits_every_time',
+           'test_the_plain_loop_takes_the_same_steps')
 
 
 @pytest.hookimpl(tryfirst=True)    # before the slow ones are left out
 def pytest_collection_modifyitems(items):
-    """Tests that fork come first: a process in which others have started threads may fork into a deadlock."""
+    """Tests that fork come first: a process in which others have started threads may fork into a deadlock.
+    The longest begin what the second process gets of --dist worksteal, so that none is left to the end."""
     items.sort(key=lambda item: item.path.name not in FORKING)
+    longest = sorted((item for item in items if item.name in LONGEST),
+                     key=lambda item: LONGEST.index(item.name))
+    others = [item for item in items if item.name not in LONGEST]
+    at = max(sum(item.path.name in FORKING for item in others),
+             len(items) // int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1)))
+    items[:] = others[:at] + longest + others[at:]
     found = set()
     for item in items:
         test = item.path, getattr(item, 'originalname', None)

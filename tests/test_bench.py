@@ -1,4 +1,5 @@
 """The benchmark measures what it says: its slow twins give the numbers of the fast paths."""
+import functools
 import json
 
 import pytest
@@ -24,7 +25,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize('task', ['math', 'both'])
 def test_the_slow_twin_takes_the_same_steps(folder, task):
     setup = bench.Setup(task, 'n14', folder, CPU)
-    ours, theirs = setup.steps(30), setup.slow_steps(30)
+    ours, theirs = setup.steps(15), setup.slow_steps(15)
     assert ours[-1, 0].item() == pytest.approx(theirs, rel=1e-5)
     weights = setup.replicas.state_dict(setup.replicas.flat[0])
     for name, value in setup.slow_model.state_dict().items():
@@ -32,7 +33,9 @@ def test_the_slow_twin_takes_the_same_steps(folder, task):
 
 
 @pytest.mark.slow
-def test_the_plain_loop_takes_the_same_steps(folder):
+def test_the_plain_loop_takes_the_same_steps(folder, monkeypatch):
+    # Traced as it is for the compiler, which takes ten seconds more and is asked in test_engine.py.
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
     setup = bench.Setup('math', 'n14', folder, CPU)
     plain = setup.plain_loop()
     ours, without = setup.steps(20), setup.plain_steps(plain, 20)

@@ -237,7 +237,7 @@ def test_every_config_of_the_paper_trains(command, datasets, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     smaller = dict(n_layer=2, n_embd=12) if model == 'mlt' else {}
     result = command('train_with_eval.py', f'config/train_{task}_{model}{twin}.py', dataset=datasets[dataset],
-                     max_iters=1, batch_size=4, device='cpu', compile=False, **smaller)
+                     max_iters=1, batch_size=4, eval_iters=1, device='cpu', compile=False, **smaller)
     assert result.status == 0, result.err
     best = {'math': {'math'}, 'facts': {'facts'}, 'both': {'math', 'facts'}}[task] | {'combined'}
     folder = tmp_path / f'{task}_{model}{twin}'

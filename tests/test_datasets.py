@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from conftest import DATASETS, HERE, contents
+from tbtt.batches import texts
 from tbtt.cli import UserError
-from tbtt.dataset import Dataset, texts
+from tbtt.dataset import Dataset
 from tbtt.prepare import check_counts, skew, zipf
 from tbtt.tasks import Arithmetic, Capitals, tasks_from
 

@@ -28,7 +28,7 @@ def largest_difference(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('R, iterations', [(1, 200), (3, 200), (8, 60)])
+@pytest.mark.parametrize('R, iterations', [(1, 100), (3, 100), (8, 40)])
 def test_a_replica_is_the_run_that_its_seed_would_be_alone(math_data, R, iterations):
     config = tiny_config(seed=5, num_seeds=R, n_embd=8, **WD)
     together = new_engine(math_data.train, 17, config)

@@ -1,10 +1,11 @@
 """Memory that runs out is said in one line, with what would fit or what is too large."""
 import math
+import shutil
 
 import pytest
 import torch
 
-from conftest import TINY, contents, tiny_config
+from conftest import TINY, contents, run_script, tiny_config
 from model import GPTConfig
 from tbtt import device
 from tbtt.engine import Engine
@@ -12,15 +13,23 @@ from tbtt.engine import Engine
 CPU = torch.device('cpu')
 
 
+@pytest.fixture(scope='module')
+def begun(small_math, tmp_path_factory):
+    """The folder of a run of three seeds that is at its start."""
+    folder = tmp_path_factory.mktemp('begun') / 'run'
+    assert run_script('train_with_eval.py', dataset=small_math, out_dir=folder,
+                      **TINY | dict(num_seeds=3, max_iters=0)) == 0
+    return folder
+
+
 @pytest.mark.slow_after_first
 @pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory.'), MemoryError(),
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."),
                                    RuntimeError('could not create a primitive')])
 @pytest.mark.parametrize('free', [2**20, 2**40])
-def test_what_would_fit_is_less_than_what_was_asked_for_and_all_is_kept(command, small_math, tmp_path,
+def test_what_would_fit_is_less_than_what_was_asked_for_and_all_is_kept(command, small_math, begun, tmp_path,
                                                                         monkeypatch, error, free):
-    settings = dict(TINY, dataset=small_math, out_dir=tmp_path / 'run', num_seeds=3)
-    assert command('train_with_eval.py', **settings | dict(max_iters=0)).status == 0
+    settings = dict(TINY, dataset=small_math, out_dir=shutil.copytree(begun, tmp_path / 'run'), num_seeds=3)
     before = contents(tmp_path / 'run' / 'seed_1337')
 
     def fails(*_):

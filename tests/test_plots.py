@@ -324,10 +324,10 @@ def test_a_mistake_is_one_line_and_changes_nothing(command, monkeypatch, tmp_pat
 
 
 @pytest.mark.slow
-def test_what_draws_needs_no_torch():
+def test_what_draws_or_prepares_needs_no_torch():
     names = ['plot_results', 'plot_all_models', 'analysis.make_tables', 'analysis.make_claims',
              'analysis.plot_capacity', 'analysis.plot_frequency', 'analysis.plot_trace', 'analysis.plot_race',
-             'analysis.plot_bits', 'analysis.animate']
+             'analysis.plot_bits', 'analysis.animate', 'tbtt.prepare', 'tbtt.text']
     code = 'import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n'
     code += 'sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code, *names], cwd=HERE).returncode == 0

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+
+# It loads its parts, which take a second, when they are first used.
+import scipy
 
 from tbtt.trace.counters import AnyCounter
 from tbtt.trace.examples import Example
@@ -171,7 +173,7 @@ def correlate(data: np.ndarray, models: np.ndarray, example: np.ndarray, seed: i
             return {'not computed': f'{whose} gives all points the same probability'}
     draws = max(min(draws, FEWEST_DRAWS), min(draws, WORK // len(data)))
     weights, which = draw_examples(example, seed, draws)
-    exact = [[stats.spearmanr(data, model), stats.kendalltau(data, model)] for model in models]
+    exact = [[scipy.stats.spearmanr(data, model), scipy.stats.kendalltau(data, model)] for model in models]
     drawn = np.mean([resampled(data, model, weights, which) for model in models], axis=0)    # (2, draws)
     found = {name: {'coefficient': float(np.mean([each[i].statistic for each in exact])),
                     'interval': np.nanpercentile(drawn[i], [50 - LEVEL / 2, 50 + LEVEL / 2]).tolist(),
@@ -211,4 +213,4 @@ def one_sample(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Spearman's and Kendall's (tau-b) coefficients of points (N,); NaN where x or y is constant."""
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan, np.nan
-    return stats.spearmanr(x, y).statistic, stats.kendalltau(x, y).statistic
+    return scipy.stats.spearmanr(x, y).statistic, scipy.stats.kendalltau(x, y).statistic
