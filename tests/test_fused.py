@@ -246,7 +246,7 @@ def test_other_compilers_give_the_same_bits(math_data, compiler, monkeypatch):
     if not shutil.which(compiler):
         pytest.skip(f'{compiler} is not installed')
     if os.path.samefile(shutil.which(compiler), build.find_compiler()):
-        return    # the bits would be compared with themselves
+        pytest.skip(f'{compiler} is the compiler that all other tests use')
     config = tiny_config(compile='fused', **SHAPES['deep'] | WD)
     expected = state_after(config, math_data.train)
     monkeypatch.setenv('CC', compiler)
