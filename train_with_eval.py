@@ -181,8 +181,9 @@ def train_config(config: Config, quiet: bool = False, callback: Callback | None 
 
 
 def train(*configs: str | Path, quiet: bool = False, callback: Callback | None = None,
-          **settings: object) -> RunResults:
-    """Train from Python: config files in their order, over them settings by their names. -> the results
+          **settings: object) -> RunResults | None:
+    """Train from Python: config files in their order, over them settings by their names. -> the results, None
+    with `eval_only`, which prints scores and writes nothing
 
     quiet: print no line a step or an evaluation. callback(iteration, rows) is called once an evaluation is on
     the disk, with a dict a seed: its number as `seed`, and the columns of results.csv that apply. What it
@@ -192,7 +193,7 @@ def train(*configs: str | Path, quiet: bool = False, callback: Callback | None =
     """
     config = resolve(configs, settings)
     train_config(config, quiet, callback)
-    return load_results(config.out_dir)
+    return None if config.eval_only else load_results(config.out_dir)
 
 
 def main() -> int:

@@ -173,7 +173,7 @@ def scores_text(shown: Shown, iteration: int) -> str:
             asked, answered = (mean(shown.results[f'{task.heldout_group}_{what}'])
                                for what in ('questions', 'answered'))
             if asked == asked:
-                parts.append(f'{group_label(task.heldout_group)} {answered:.2g} of {asked:.0f}')
+                parts.append(f'{group_label(task.heldout_group)} {round(answered, 1):g} of {asked:.0f}')
     return '     '.join(parts)
 
 
@@ -205,11 +205,13 @@ def draw_table(axes: Axes, shown: Shown, asked: Asked, sign: str) -> Show:
 
     def show(iteration: int) -> None:
         at = row_at(shown.iters, iteration)
+        known = iteration >= shown.iters[0]    # before, no answers were kept
         shades = np.full(mesh.get_array().shape, np.nan)
-        shades[a, b] = asked.shade[at, which]
+        shades[a, b] = asked.shade[at, which] if known else np.nan
         mesh.set_array(np.ma.masked_invalid(shades))
         for i, text in texts.items():
-            text.set(text=str(asked.said[at, i])[:3], color='white' if asked.shade[at, i] > 0.6 else 'black')
+            text.set(text=str(asked.said[at, i])[:3] if known else '',
+                     color='white' if asked.shade[at, i] > 0.6 else 'black')
     return show
 
 

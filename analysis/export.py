@@ -33,14 +33,12 @@ from tbtt.figures import markdown_table
 from tbtt.inference import find_checkpoints, load_model
 from tbtt.results import counted_groups, group_label, last_row, read_info, read_results
 from tbtt.layout import LATEST, RESULTS
-from tbtt.seed_folder import best_of
+from tbtt.seed_folder import MAY_CHANGE, best_of
 
 TOLERANCE = 1e-9    # of the largest logit, in float64: rounding is far below, the smallest mistake far above
 # Settings that say where a run was made, not how: they stay out of the model card.
-OF_THE_MACHINE = {
-    'out_dir', 'init_from', 'overwrite', 'device', 'compile', 'backend', 'num_seeds', 'eval_only',
-    'log_interval', 'wandb_log', 'wandb_project', 'wandb_run_name', 'tensorboard_log',
-    'always_save_checkpoint'}
+OF_THE_MACHINE = MAY_CHANGE - {'dataset', 'dtype', 'max_iters'} | {'num_seeds', 'backend',
+                                                                   'always_save_checkpoint'}
 
 
 class Source(NamedTuple):

@@ -394,8 +394,8 @@ def chosen(rows: Rows, decay: float) -> Rows:
 
 
 def usual(rows: Rows) -> Rows:
-    """Those with the paper's pair held out, or without arithmetic."""
-    return [row for row in rows if row.get('heldout') in (PAIR, '', None)]
+    """Those with the paper's pair held out, or without arithmetic, where nothing is."""
+    return [row for row in rows if row.get('heldout') == PAIR or 'math' not in row['tasks'].split('+')]
 
 
 def draw_all(rows: Rows, beside: Rows, name: str) -> dict[str, Figure]:
@@ -439,11 +439,16 @@ def main() -> None:
                         f'{", ".join(map(str, args.summary))}: train it with sweep.py '
                         f'config/sweep_capacity.py')
     beside = chosen(read_summaries([args.beside / 'summary.csv']), decay) if args.beside else []
-    for name, figure in draw_all(rows, beside, args.beside.resolve().name if args.beside else '').items():
-        if args.only in (None, name.removeprefix('capacity_')):
-            output = args.output_dir / f'{name}.{args.format}'
-            save(figure, output)
-            print(f'wrote {output}')
+    figures = draw_all(rows, beside, args.beside.resolve().name if args.beside else '')
+    drawn = {name: figure for name, figure in figures.items()
+             if args.only in (None, name.removeprefix('capacity_'))}
+    if not drawn:
+        raise UserError(f'{", ".join(map(str, args.summary))}: nothing in it to draw'
+                        + (f' with --only={args.only}' if args.only else ''))
+    for name, figure in drawn.items():
+        output = args.output_dir / f'{name}.{args.format}'
+        save(figure, output)
+        print(f'wrote {output}')
 
 
 if __name__ == '__main__':

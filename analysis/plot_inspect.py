@@ -212,10 +212,13 @@ def numbers() -> list[tuple[str, str, dict[str, dict]]]:
 
 def curves(rows: Rows, x: str, column: str) -> tuple[np.ndarray, np.ndarray]:
     """A column against another, as far as it is there. -> (T,) sorted values of x; (R, T), a row a seed"""
-    places, seeds = (sorted({row[name] for row in rows}) for name in (x, 'seed'))
+    # Runs of different widths share a row a seed; of the same width each has rows of its own.
+    shared = len({(row['seed'], row[x]) for row in rows}) == len(rows)
+    owners = [row['seed'] if shared else (row['run'], row['seed']) for row in rows]
+    places, seeds = sorted({row[x] for row in rows}), sorted(set(owners))
     values = np.full((len(seeds), len(places)), np.nan)
-    for row in rows:
-        values[seeds.index(row['seed']), places.index(row[x])] = row.get(column, np.nan)
+    for owner, row in zip(owners, rows):
+        values[seeds.index(owner), places.index(row[x])] = row.get(column, np.nan)
     return np.array(places), values
 
 

@@ -46,6 +46,7 @@ for summary in "$from"/sweeps/*/summary.csv; do
     fi
     case $(basename "$sweep") in
         # What a control answered stands in docs/findings.md; beside the paper's scores it would only mislead.
+        control_pairs) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" --only=heldout ;;
         control_*) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" --only=training ;;
         bits_*) ;;    # measured by analysis/measure_capacity.py, see below
         *) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" ;;

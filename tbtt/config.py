@@ -213,15 +213,24 @@ def errors_with_line(path: Path) -> Iterator[None]:
 def names_in(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
     """Execute a config file with the names `before` (name -> value) in sight. -> those that it sets anew
 
-    Names with a leading underscore, imported modules and functions are the file's own business. Raises
-    `UserError` with the line for whatever the file raises.
+    Names with a leading underscore, imported modules, functions and classes are the file's own business.
+    Raises `UserError` with the line for whatever the file raises.
     """
     namespace = dict(before)
     with errors_with_line(path):
-        exec(compile(path.read_bytes(), str(path), 'exec'), namespace)
+        tree = ast.parse(path.read_bytes(), str(path))
+        exec(compile(tree, str(path), 'exec'), namespace)
+    # A name that is set to what it was has the same value, and for small numbers the same object.
+    stored = names_stored(tree)
     return {name: value for name, value in namespace.items()
-            if not name.startswith('_') and not isinstance(value, (types.ModuleType, types.FunctionType))
-            and (name not in before or value is not before[name])}
+            if not name.startswith('_') and not isinstance(value, types.ModuleType) and not callable(value)
+            and (name in stored or name not in before or value is not before[name])}
+
+
+def names_stored(tree: ast.AST) -> set[str]:
+    """The names to which the code assigns."""
+    return {node.id for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 @dataclass(frozen=True)
@@ -243,9 +252,7 @@ class ConfigFile:
         bases = [node.value.value for node in tree.body
                  if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
                  and [ast.unparse(target) for target in node.targets] == ['base']]
-        names = {node.id for node in ast.walk(tree)
-                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-        return cls(path, bases[-1] if bases else None, not names.isdisjoint(nanogpt.FOREIGN))
+        return cls(path, bases[-1] if bases else None, not names_stored(tree).isdisjoint(nanogpt.FOREIGN))
 
     def execute(self, config: Config, say: Callable[[str], None]) -> None:
         """Execute the file over `config`, in place. say: takes a line on what is read otherwise than written.

@@ -130,8 +130,9 @@ class AnswerWindows:
     def __init__(self, task: Task, codec: Codec, block_size: int, device: torch.device) -> None:
         windows, places = {}, []    # (prompt, start) -> column; (column, position, token, prompt)
         for i, (prompt, answer) in enumerate(zip(task.prompts, task.answers)):
-            text = codec.encode(prompt + answer)
-            for at in range(len(prompt), len(text)):
+            before = codec.encode(prompt)
+            text = before + codec.encode(answer)
+            for at in range(len(before), len(text)):
                 start = max(0, at - block_size)
                 column = windows.setdefault((i, start), (len(windows), text[start:start + block_size]))[0]
                 places.append((column, at - 1 - start, text[at], i))

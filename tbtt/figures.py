@@ -114,7 +114,9 @@ def iterations_axis(axes: Axes, last: int) -> None:
     """An axis of iterations up to the last one, with most room for the first thousands, in which a rule comes
     and goes."""
     axes.set_xscale('symlog', **FIRST_THOUSANDS)
-    ticks = [tick for tick in (0, 500, 1000, 2000, 5000, 10000, 30000) if tick <= last] or [0, last]
+    ticks = [tick for tick in (0, 500, 1000, 2000, 5000, 10000, 30000) if tick <= last]
+    if last > 1.5 * ticks[-1]:
+        ticks.append(last)
     axes.set_xticks(ticks, [short(tick) for tick in ticks], minor=False)
     axes.minorticks_off()
     axes.set(xlim=(0, max(last, 1)), xlabel='Iteration')

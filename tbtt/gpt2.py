@@ -78,6 +78,8 @@ def from_weights(theirs: dict[str, torch.Tensor], path: Path) -> dict[str, torch
     plain = {'transformer.' + name.removeprefix('transformer.'): value.float()
              for name, value in theirs.items()
              if not name.endswith(('.attn.bias', '.attn.masked_bias')) and name != HEAD}    # causal masks
+    if HEAD in theirs:    # of two names of one weight a file may have either
+        plain.setdefault(EMBEDDING, theirs[HEAD].float())
     if HEAD in theirs and not torch.equal(theirs[HEAD].float(), plain[EMBEDDING]):
         raise UserError(f'{path}: its head is not its embedding, as it is in a model here')
     weights = {name: value.T.contiguous() if value.dim() == 2 and name not in (EMBEDDING, POSITIONS)
@@ -93,7 +95,12 @@ def read_gpt2(name: str, download: bool = False) -> GPT:
     path = hub.get(name, 'config.json', download)
     settings = read_json(path)
     index = hub.find(name, INDEX, False)
-    files = sorted(set(read_json(index).get('weight_map', {}).values())) if index else [WEIGHTS]
+    files = [WEIGHTS]
+    if index:
+        places = read_json(index).get('weight_map')
+        if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+            raise UserError(f'{index} is damaged: it has no weight_map of names and files')
+        files = sorted(set(places.values()))
     safetensors, weights = study_package('safetensors.torch'), {}
     for file in files:
         place = hub.get(name, file, download)

@@ -93,9 +93,10 @@ class Trained:
         self.iteration, self.trained_on = checkpoint['iter_num'], checkpoint['config'].get('dataset')
         self.digest = checkpoint.get('data')    # of that dataset; nanoGPT's checkpoints have none
         self.device = choose_device(device)
-        # On a GPU in the arithmetic of the run, whose own evaluation this repeats.
-        asked = checkpoint['config'].get('dtype', 'auto') if self.device.type == 'cuda' else 'auto'
-        self.dtype = choose_dtype(asked, self.device)
+        # In the arithmetic of the run, whose own evaluation this repeats; a CPU has no float16.
+        asked = checkpoint['config'].get('dtype', 'auto')
+        asked = 'auto' if asked == 'float16' and self.device.type != 'cuda' else asked
+        self.dtype = choose_dtype(asked, self.device, self.config.n_embd)
         self.replicas = Replicas([model], self.device)
         seed = checkpoint['config'].get('seed', 1337) if seed is None else seed
         self.seeds = torch.tensor([seed], device=self.device)

@@ -143,7 +143,8 @@ def arithmetic_of(trained: Trained) -> Arithmetic:
     task = task or Arithmetic()
     try:
         for text in (*task.prompts, *task.answers):
-            trained.codec.encode(text)
+            if len(trained.codec.encode(text)) != len(text):
+                raise UserError('its tokens are no characters')
     except UserError as error:
         raise UserError(f'{trained.path} has no arithmetic: {error}') from error
     longest = max(task.prompts, key=len)

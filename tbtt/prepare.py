@@ -68,7 +68,7 @@ def zipf(num: int, exponent: float, total: int) -> list[int]:
 
 def skew(task: Task, exponent: float, total: int, seed: int) -> Task:
     """The task with repeats: those of `zipf`, dealt at random to the prompts that are not held out."""
-    seen = task.groups().get('seen', range(len(task.prompts)))
+    seen = task.groups().get(task.seen_group, range(len(task.prompts)))
     counts = zipf(len(seen), exponent, total)
     # A stream of its own for each task: the facts have the same frequencies with and without arithmetic.
     random.Random(f'{seed} {task.name}').shuffle(counts)

@@ -9,10 +9,9 @@ from tbtt.cli import InvalidSetting
 from tbtt.config import FIELDS, Config, set_value
 from tbtt.layout import LATEST, RESULTS, seed_folders
 from tbtt.results import read_info
-from tbtt.seed_folder import MAY_CHANGE
 
 # Of the machine and of what is wanted now, not of the run.
-NOT_OF_A_RUN = MAY_CHANGE - {'dataset', 'max_iters'} | {'num_seeds'}
+NOT_OF_A_RUN = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'device', 'compile', 'num_seeds'}
 
 
 def settings_of_run(folder: Path) -> dict[str, Any]:

@@ -396,7 +396,7 @@ class RunFolder:
         info = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **self.metadata,
                 'iter_num': iteration, 'finished': seed.is_complete(self.config.max_iters),
                 'diverged': seed.diverged if seed.closed else None,
-                'seconds': round(seed.seconds, 1), 'config': seed.config}
+                'seconds': round(seed.seconds, 3), 'config': seed.config}
         return (json.dumps(info, indent=1) + '\n').encode()
 
     def flush(self) -> None:

@@ -9,6 +9,7 @@ whoever holds a checkpoint can ask what it was trained for (`tasks_from`).
 """
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -272,9 +273,17 @@ def tasks_from(descriptions: dict[str, dict], path: str | Path) -> dict[str, Tas
 
 
 def read_facts(path: str | Path) -> list[tuple[str, str]]:
-    """A CSV with the columns country and capital -> pairs. Raises `UserError` where a row lacks one."""
-    with open(path, newline='', encoding='utf-8') as file:
+    """A CSV with the columns country and capital -> pairs. Raises `UserError` where a row lacks one, or a
+    country comes twice."""
+    with open(path, newline='', encoding='utf-8-sig') as file:
         rows = list(csv.DictReader(file))
-    if not rows or not all(row.get('country') and row.get('capital') for row in rows):
+    facts = [tuple((row.get(name) or '').strip() for name in ('country', 'capital')) for row in rows]
+    if not facts or not all(all(fact) for fact in facts):
         raise UserError(f'{Path(path)}: expected the columns country and capital, both filled in every row')
-    return [(row['country'], row['capital']) for row in rows]
+    countries = Counter(country for country, _ in facts)
+    if twice := [country for country, count in countries.items() if count > 1]:
+        raise UserError(f'{Path(path)}: {twice[0]} is there twice: one capital a country can be asked')
+    if too_long := [capital for _, capital in facts if len(capital) > Capitals.max_new_tokens]:
+        raise UserError(f'{Path(path)}: {too_long[0]}: an answer has at most {Capitals.max_new_tokens} '
+                        'characters')
+    return facts

@@ -101,7 +101,7 @@ def prepare_text(script: str, doc: str) -> None:
     """Prepare text files by the command line of `script`."""
     parser = Parser(doc)
     parser.add_argument('--input', nargs='+', action='extend', required=True, type=Path, metavar='FILE',
-                        help='text in UTF-8; several are joined in this order')
+                        help='text in UTF-8; several are joined in this order, those without --input last')
     parser.add_argument('more', nargs='*', type=Path, metavar='FILE', help='more of --input=FILE')
     parser.add_argument('--tokens', choices=('char', 'gpt2'), default='char',
                         help="characters, or GPT-2's byte-level BPE (default: char)")

@@ -56,6 +56,13 @@ def test_a_config_file_states_the_papers_numbers(task, model):
     assert re.findall(r'[\d.]+%|\d+/\d+', first) == numbers
 
 
+def test_what_a_file_imports_is_its_own_and_what_it_sets_is_given_even_where_it_is_the_default(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text('from math import sqrt\nfrom pathlib import Path\n'
+                    'n_layer = 1\nseed = int(sqrt(1337**2))\n')
+    assert load_config([str(path)], {}).given == {'n_layer', 'seed'}
+
+
 # Files that build on others.
 
 @pytest.fixture

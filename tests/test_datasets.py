@@ -15,7 +15,7 @@ from tbtt.batches import texts
 from tbtt.cli import UserError
 from tbtt.dataset import Dataset
 from tbtt.prepare import check_counts, skew, zipf
-from tbtt.tasks import Arithmetic, Capitals, tasks_from
+from tbtt.tasks import Arithmetic, Capitals, read_facts, tasks_from
 
 
 def text_of(folder, split='train'):
@@ -34,6 +34,20 @@ def prepare(command, tmp_path):
         assert result.status == 0, result.err
         return tmp_path / folder
     return run
+
+
+def test_facts_are_read_without_what_an_editor_adds(tmp_path):
+    (tmp_path / 'facts.csv').write_text('\ufeffcountry,capital\n Peru, Lima \n')
+    assert read_facts(tmp_path / 'facts.csv') == [('Peru', 'Lima')]
+
+
+@pytest.mark.parametrize('rows, says', [('Peru,Lima\nPeru,Cuzco\n', 'Peru is there twice'),
+                                        ('Peru, \n', 'both filled'),
+                                        ('Peru,Santiago del Valle Hermoso\n', 'at most 20 characters')])
+def test_facts_that_cannot_be_asked_are_refused(tmp_path, rows, says):
+    (tmp_path / 'facts.csv').write_text(f'country,capital\n{rows}')
+    with pytest.raises(UserError, match=says):
+        read_facts(tmp_path / 'facts.csv')
 
 
 @pytest.mark.parametrize('name, lines, characters, vocabulary', [

@@ -426,6 +426,15 @@ def refusal(data: torch.Tensor, **more) -> str:
     return reason
 
 
+def test_what_goes_wrong_in_a_thread_is_raised():
+    def work(i: int, granted: int) -> None:
+        if i:
+            raise MemoryError('in another thread')
+
+    with pytest.raises(MemoryError, match='another thread'):
+        kernel.in_threads(work, 2)
+
+
 @pytest.mark.slow
 def test_what_it_has_not_is_trained_in_another_mode_that_says_so(math_data):
     assert 'dropout' in refusal(math_data.train, dropout=0.1)

@@ -385,6 +385,8 @@ def test_numbers_go_against_width_where_no_seed_has_two_checkpoints():
             for answers in ('true', 'shuffled') for width in (28, 14) for seed in (0, 1)]
     x, values = curves(rows[:4], 'n_embd', 'seen_right')
     assert x.tolist() == [14, 28] and values.tolist() == [[0.14, 0.28]] * 2
+    twins = [dict(row, run=f'{row["run"]}_wd', seen_right=0.5) for row in rows[:4]]
+    assert curves(rows[:4] + twins, 'n_embd', 'seen_right')[1].shape == (8, 2)    # none hides another
     figure = draw_numbers(rows)
     line = figure.axes[0].lines[0]
     assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([14, 28], [0.14, 0.28])

@@ -19,6 +19,7 @@ from conftest import LEARNS, TINY, contents, equal_weights, load, tiny_config
 from tbtt.atomic import COMMIT, half_made, recover, remove_leftovers, write_files, write_folders
 from tbtt.provenance import commit
 from tbtt.results import best_row, read_results
+from train_with_eval import resolve
 
 SCRIPT = 'train_with_eval.py'
 LATEST = {'ckpt.pt', 'results.csv', 'answers.npz', 'run.json', '.lock'}
@@ -201,6 +202,13 @@ def test_a_run_prolonged_is_the_longer_run(run):
     whole = run('whole', max_iters=30)
     run('part')
     assert same_run(whole, run('part', init_from='resume', max_iters=30))
+
+
+def test_a_resumed_run_keeps_and_logs_what_it_kept_and_logged(run):
+    folder = run('a', keep_checkpoints=10, dtype='bfloat16', log_interval=5)
+    config = resolve([], dict(out_dir=str(folder), init_from='resume', device='cpu'))
+    assert (config.keep_checkpoints, config.dtype, config.log_interval) == (10, 'bfloat16', 5)
+    assert config.compile == 'auto'    # that is of the machine
 
 
 def test_resuming_a_finished_run_changes_nothing(run):

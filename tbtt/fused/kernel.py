@@ -78,12 +78,15 @@ class Workspace(Memory):
 
 def in_threads(work: Callable[[int, int], None], threads: int) -> None:
     """work(i, n) in threads i of n at the same time, this one among them; n is smaller where the system
-    grants fewer."""
-    go, others, granted = threading.Event(), [], [1]
+    grants fewer. Raises what one of them raised, such as that memory runs out."""
+    go, others, granted, errors = threading.Event(), [], [1], []
 
     def wait_and_work(i: int) -> None:
         go.wait()
-        work(i, granted[0])
+        try:
+            work(i, granted[0])
+        except (RuntimeError, MemoryError) as error:
+            errors.append(error)
 
     try:
         for i in range(1, threads):
@@ -96,6 +99,8 @@ def in_threads(work: Callable[[int, int], None], threads: int) -> None:
     work(0, granted[0])
     for thread in others:
         thread.join()
+    if errors:
+        raise errors[0]
 
 
 class Kernel:

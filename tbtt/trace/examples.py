@@ -32,7 +32,7 @@ def task_examples(tasks: dict[str, Task]) -> list[Example]:
     held out of training is a task of its own."""
     found = []
     for name, task in tasks.items():
-        heldout = set(task.groups().get('heldout', ()))
+        heldout = set(task.groups().get(task.heldout_group, ()))
         found += [Example(f'{name} held-out' if i in heldout else name, prompt, answer.strip(), prompt)
                   for i, (prompt, answer) in enumerate(zip(task.prompts, task.answers))]
     return found

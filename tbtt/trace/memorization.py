@@ -166,6 +166,8 @@ def correlate(data: np.ndarray, models: np.ndarray, example: np.ndarray, seed: i
     """
     if len(data) < FEWEST:
         return {'not computed': f'{len(data)} points are too few, {FEWEST} are needed'}
+    if len(np.unique(example)) < 2:    # their interval is drawn from examples
+        return {'not computed': 'all points are of one example'}
     for values, whose in [(data, 'the data'), *((model, 'the model') for model in models)]:
         if not np.isfinite(values).all():
             return {'not computed': f'a log-probability by {whose} is not finite'}

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tbtt.bpe import Bpe
+from tbtt.checkpoint import read_checkpoint
 from tbtt.cli import UserError, study_package
 from tbtt.device import choose_device
 from tbtt.evaluate import AnswerWindows
@@ -26,8 +28,14 @@ MAX_LOGITS = 2**27    # of a forward pass of theirs: half a gigabyte
 class OurModel:
     """A checkpoint of a run."""
 
-    def __init__(self, path: Path, name: str, device: str) -> None:
-        self.trained = load_model(path, device)
+    def __init__(self, path: Path, name: str, device: str, dataset: str | None = None) -> None:
+        """dataset: with the characters of a checkpoint that carries none. Raises `UserError` for one of
+        GPT-2's tokens."""
+        checkpoint = read_checkpoint(path)
+        self.trained = load_model(path, device, dataset=None if 'meta' in checkpoint else dataset)
+        if isinstance(self.trained.codec, Bpe):
+            raise UserError(f"{path} was trained on GPT-2's tokens, and a run is traced by its characters: "
+                            'export it with analysis/export.py, then name it with --model')
         self.name, self.parameters, self.seed = name, self.trained.num_params, int(self.trained.seeds[0])
         self.language = Characters(self.trained.codec)
 

@@ -119,7 +119,7 @@ def indexed_source(files: Sequence[str | Path], separator: int | None, language:
 def load_models(args: Namespace) -> Iterator[tuple[str, list[OurModel] | list[TransformersModel]]]:
     """Yields (name, its seeds: a list of models)"""
     for folder in args.out_dir:
-        yield folder, [OurModel(seed / args.ckpt, folder, args.device)
+        yield folder, [OurModel(seed / args.ckpt, folder, args.device, args.dataset)
                        for seed in find_checkpoints(folder, args.ckpt)]
     for name in args.model:
         yield name, [TransformersModel(name, args.device, args.download)]
