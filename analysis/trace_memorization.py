@@ -99,6 +99,10 @@ def check(args: argparse.Namespace) -> None:
         if bool(getattr(args, name)) != bool(args.model):
             raise UserError(f'--{name} goes with --model: '
                             f'{"name its files" if args.model else "a run has its own"}')
+    for name, default in [('task', None), ('separator', None), ('template', TEMPLATE)] if args.out_dir else [
+            ('dataset', None), ('ckpt', LATEST)]:
+        if getattr(args, name) != default:
+            raise UserError(f'--{name} goes with --{"model" if args.out_dir else "out_dir"}')
     if (args.embedding_model is None) != (args.threshold is None):
         raise UserError('--embedding_model and --threshold go together')
     if args.threshold is not None and not -1 <= args.threshold <= 1:

@@ -48,9 +48,9 @@ def read_frequency(path: str | Path) -> list[Recall]:
         run, parameters, seed, task, question, *numbers = cells
         parameters, seed, occurrences, recalled = (parse_number(cell, f'{path}: line {line}')
                                                    for cell in (parameters, seed, *numbers))
-        if not (occurrences >= 1 and 0 <= recalled <= 100):
-            raise UserError(f'{path}: line {line}: expected occurrences of at least 1 and 0 to 100 percent '
-                            f'recalled')
+        if not (np.isfinite([parameters, seed]).all() and occurrences >= 1 and 0 <= recalled <= 100):
+            raise UserError(f'{path}: line {line}: expected parameters, a seed, occurrences of at least 1 '
+                            f'and 0 to 100 percent recalled')
         rows.append(Recall(run, int(parameters), int(seed), task, question, int(occurrences), recalled))
     return rows
 

@@ -110,8 +110,7 @@ def read_lines(path: str | Path, mend: str = 'train the run first or name anothe
     except OSError as error:
         raise UserError(f'{path}: {error.strerror}: {mend}') from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f'{path}: line 1: this is no CSV text: give a results.csv of a training '
-                        f'run') from error
+        raise UserError(f'{path}: line 1: this is no CSV text: {mend}') from error
     # Its last number may lack digits.
     if lines and not text.endswith('\n') and len(lines[-1][1]) == len(lines[0][1]):
         raise UserError(f'{path}: line {reader.line_num} is cut off: complete or delete it')

@@ -122,7 +122,8 @@ def test_another_table_is_drawn_in_grey_behind():
     (','.join(frequency.Recall._fields) + '\na,10,1,facts,q,many,50\n',
      "line 2: expected a number, got 'many'"),
     (','.join(frequency.Recall._fields) + '\na,10,1,facts,q,0,50\n',
-     'line 2: expected occurrences of at least 1'),
+     'line 2: expected parameters, a seed, occurrences of at least 1'),
+    (','.join(frequency.Recall._fields) + '\na,10,nan,facts,q,1,50\n', 'line 2: expected parameters, a seed'),
     (','.join(frequency.Recall._fields) + '\na,10,1\n', 'line 2 has 3 of 7 fields')])
 def test_a_damaged_table_is_one_line(tmp_path, capsys, text, says):
     (tmp_path / 'frequency.csv').write_text(text)

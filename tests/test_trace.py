@@ -161,6 +161,8 @@ def test_both_engines_trace_a_dataset_of_ours_alike(command, learned, small_math
     ([], 'either runs with --out_dir or models'),
     (['--out_dir=a', '--model=b'], 'either runs with --out_dir or models'),
     (['--out_dir=a', '--corpus=b.txt'], 'a run has its own'),
+    (['--out_dir=a', '--separator=0'], '--separator goes with --model'),
+    (['--model=a', '--corpus=b.txt', '--examples=c.jsonl', '--ckpt=d.pt'], '--ckpt goes with --out_dir'),
     (['--model=b', '--examples=c'], 'name its files'),
     (['--out_dir=a', '--threshold=0.5'], 'go together'),
     (['--out_dir=a', '--embedding_model=e', '--threshold=5'], 'from -1 to 1'),
