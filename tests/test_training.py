@@ -205,10 +205,9 @@ def test_a_run_prolonged_is_the_longer_run(run):
 
 
 def test_a_resumed_run_keeps_and_logs_what_it_kept_and_logged(run):
-    folder = run('a', keep_checkpoints=10, dtype='bfloat16', log_interval=5)
+    folder = run('a', keep_checkpoints=10, dtype='bfloat16', log_interval=5)    # a machine may lack the dtype
     config = resolve([], dict(out_dir=str(folder), init_from='resume', device='cpu'))
-    assert (config.keep_checkpoints, config.dtype, config.log_interval) == (10, 'bfloat16', 5)
-    assert config.compile == 'auto'    # that is of the machine
+    assert (config.keep_checkpoints, config.dtype, config.log_interval) == (10, 'auto', 5)
 
 
 def test_resuming_a_finished_run_changes_nothing(run):
