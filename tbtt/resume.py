@@ -11,8 +11,8 @@ from tbtt.layout import LATEST, RESULTS, seed_folders
 from tbtt.results import read_info
 
 # Of the machine and of what is wanted now, not of the run.
-NOT_OF_A_RUN = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'device', 'dtype', 'compile', 'keep_answers',
-                'num_seeds'}
+NOT_OF_A_RUN = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'device', 'dtype', 'compile',
+                'keep_answers', 'num_seeds'}
 
 
 def settings_of_run(folder: Path) -> dict[str, Any]:
