@@ -1,6 +1,6 @@
 # Table 2, row MLT (arithmetic). The paper: addition 98%, subtraction 98%, held-out 0/40.
 # Ours: addition 98.0%, subtraction 98.0%, held-out 0.0 of 4 (1 seed, stopped at 3,000, bfloat16, best evaluation).
-# Time: 127 min (1 seed; AMD EPYC, 2 threads; compiled (not fused: dtype is bfloat16, it has float32)).
+# Time: not measured.
 base = 'config/train_math_mini_14.py'
 out_dir = 'math_mlt'
 n_layer = n_head = 6
