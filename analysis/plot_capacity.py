@@ -338,7 +338,8 @@ def draw_heldout(rows: Rows) -> Figure:
     """Held-out answers at the end, a column a set of held-out pairs, a marker a width, a faint dot a seed."""
     sets = sorted({row['heldout'] for row in rows}, key=lambda pairs: (pairs.count(';'), pairs))
     widths = sorted({row['n_embd'] for row in rows})
-    figure = Figure(figsize=(2.4 + 0.55 * len(sets), 4.8), layout='constrained')
+    # Wide enough for the legend, however few pairs there are.
+    figure = Figure(figsize=(max(5.0, 2.4 + 0.55 * len(sets)), 4.8), layout='constrained')
     axes = figure.subplots()
     sizes = [next(row['num_params'] for row in rows if row['n_embd'] == width) for width in widths]
     for i, (width, style) in enumerate(zip(widths, model_looks(sizes))):

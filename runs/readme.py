@@ -91,10 +91,11 @@ def answered(seeds: list[Row], when: str) -> np.ndarray:
     return np.where(np.isnan(recorded), values(seeds, f'{when}_heldout_correct') / NUM_SAMPLES, recorded)
 
 
-def stopped(seeds: list[Row], iters: int = paper.ITERS) -> str:
-    """', stopped at 3,000' for seeds that were trained for less than `iters` steps, else nothing."""
+def stopped(seeds: list[Row], iters: int = paper.ITERS, dtype: bool = True) -> str:
+    """', stopped at 3,000, bfloat16' for seeds that were trained for less than `iters` steps, else nothing.
+    dtype: is it said too?"""
     first = min(seeds, key=lambda seed: seed['iter'])
-    text = paper.stopped(int(first['iter']), read_info(first['path']), iters)
+    text = paper.stopped(int(first['iter']), read_info(first['path']) if dtype else {}, iters)
     return f', {text}' if text else ''
 
 
@@ -347,7 +348,7 @@ def scores(seeds: list[Row], iters: int) -> str:
     if (total := seeds[0]['heldout_total']) is not None:
         parts.append(f'held-out {answered(seeds, "best").mean():.1f} of {total / NUM_SAMPLES:.0f}')
     who = '1 seed' if len(seeds) == 1 else f'mean of {len(seeds)} seeds'
-    return f'{", ".join(parts)} ({who}{stopped(seeds, iters)}, best evaluation).'
+    return f'{", ".join(parts)} ({who}{stopped(seeds, iters, dtype=False)}, best evaluation).'
 
 
 def time_taken(seeds: list[Row]) -> str:
