@@ -106,9 +106,11 @@ def our_cells(source: str, evaluation: str, folder: Path, experiment: str) -> li
 
     mark = ''
     if unfinished:
-        early = paper.stopped(int(seeds[0]['iter'][-1]), read_info(find_seeds(folder)[0]))
-        mark = f' ({unfinished} of {len(seeds)} seeds unfinished)' if len(seeds) > 1 else (
-            f' ({early or "unfinished"})')
+        why = f'{unfinished} of {len(seeds)} seeds unfinished'
+        if len(seeds) == 1:
+            early = paper.stopped(int(seeds[0]['iter'][-1]), read_info(find_seeds(folder)[0]))
+            why = early or 'unfinished'
+        mark = f' ({why})'
     scores = [heldout_cell(*(pick(f'{name}_{what}') for what in ('correct', 'total', 'answered')))
               if name in heldout_names(experiment) else score_cell(pick(f'{name}_acc'))
               for name in score_names(experiment)]
