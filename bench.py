@@ -1,7 +1,7 @@
 """
-How fast: the step, an evaluation, a whole run and many seeds at once, each beside a slow twin that does the
-same work the obvious way (nanoGPT's loop: a Python slice a row, eager, one prompt a call, the host between
-the steps).
+Measure the speed of a step, an evaluation, a whole run and many seeds at once, each beside a slow twin that
+does the same work the obvious way (nanoGPT's loop: a Python slice for each row, eager, one prompt per call,
+the host between the steps).
 
     python bench.py                          (all, about a quarter of an hour on two CPU cores)
     python bench.py --only step,evaluation --sizes n14 --tasks math
@@ -9,9 +9,9 @@ the steps).
     python bench.py --only text              (a vocabulary of 50,257 beside nanoGPT's way, compiled)
     python bench.py --only trace             (minutes: traces of our datasets, and a large corpus)
 
-Everything is warmed up and, on a GPU, synchronised; slow and fast take turns. --full also trains the chosen
-tasks and sizes, but the MLT, to their end and times that. Data are prepared into a temporary folder, nothing
-else is written.
+Everything is warmed up and, on a GPU, synchronised; ours and its twin take turns. --full also trains the
+chosen tasks and sizes, except the MLT, to their end and times that. Data are prepared in a temporary folder;
+nothing else is written.
 """
 import contextlib
 import io
@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run    # first: it names missing packages
 
 import numpy as np
 import torch
@@ -48,15 +48,15 @@ from tbtt.provenance import provenance
 
 SECTIONS = ('step', 'evaluation', 'replicas', 'run', 'text', 'trace')
 DEFAULT = SECTIONS[:-1]
-# Dense bfloat16 operations a second, of NVIDIA's datasheets.
+# Dense bfloat16 operations per second, from NVIDIA's datasheets.
 DATASHEET = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12}
 Row = dict[str, Any]                            # what was timed, with its times
-Timed = tuple[Callable[[], object], int]        # a function, and how many of its kind one call does
+Timed = tuple[Callable[[], object], int]        # a function, and how many steps or evaluations a call does
 
 
 class Setup:
-    """One of the paper's runs, ready to step and to evaluate, R seeds at once; and its slow twin with the
-    same weights."""
+    """One of the paper's runs with R seeds, ready for steps and evaluations, and its slow twin with the
+    weights of the first seed."""
 
     def __init__(self, task: str, size: str, folder: Path, device: torch.device, num_seeds: int = 1,
                  compile: str = 'auto') -> None:
@@ -66,7 +66,7 @@ class Setup:
             'dtype': 'bfloat16' if size == 'MLT' and device.type == 'cpu' else 'auto'}))
 
     def build(self, device: torch.device, config: Config) -> None:
-        """Model, step and evaluation of these settings, and the twin."""
+        """Build model, step and evaluation for these settings, and the twin."""
         self.config, num_seeds = config, config.num_seeds
         self.device, self.dtype = device, choose_dtype(config.dtype, device)
         self.dataset = Dataset(config.dataset, config.block_size)
@@ -80,7 +80,7 @@ class Setup:
         self.evaluation = Evaluator.of_run(self.engine.forward, self.dataset, config, self.engine.seeds)
 
     def steps(self, count: int) -> torch.Tensor:
-        """`count` steps of ours. -> losses of the last launch (steps, R)"""
+        """Do `count` of our steps. -> losses (steps, R) of the last launch"""
         for _, losses in self.engine.run(0, count):
             pass
         return losses
@@ -91,14 +91,14 @@ class Setup:
         return baseline.PlainLoop(self.replicas.template, weights, self.config)
 
     def plain_steps(self, plain: baseline.PlainLoop, count: int) -> torch.Tensor:
-        """`count` steps of a plain loop on the same batches. -> its last loss"""
+        """Do `count` steps of a plain loop on the same batches. -> its last loss"""
         starts, rates = self.engine.stretch(0, count)
         for batch, rate in zip(starts[:, 0, 0].unbind(0), rates.unbind(0)):
             loss = plain(texts(self.engine.data, batch, self.config.block_size + 1), rate)
         return loss
 
     def slow_steps(self, count: int) -> float:
-        """The same steps by the slow twin. -> its last loss"""
+        """Do the same steps with the slow twin. -> its last loss"""
         self.slow_model.train()
         starts, rates = self.engine.stretch(0, count)
         for batch, rate in zip(starts[:, 0, 0].tolist(), rates.tolist()):
@@ -107,18 +107,18 @@ class Setup:
         return loss
 
     def evaluate(self) -> list[dict]:
-        """An evaluation of ours, losses included. -> rows of results"""
+        """Do one of our evaluations, losses included. -> rows of results"""
         with self.engine.measuring():
             return self.evaluation(0).rows
 
     def slow_evaluate(self) -> tuple[dict[str, list[int]], float]:
-        """The same by the slow twin, its losses estimated from `eval_iters` batches of each split, as nanoGPT
-        does. -> ({task: right answers by prompt}, loss)"""
+        """Do the same evaluation with the slow twin. Its losses are estimated from `eval_iters` batches of
+        each split, as in nanoGPT. -> ({task: right answers by prompt}, loss)"""
         with autocast(self.device, self.dtype):
             return self.slow_answers_and_loss()
 
     def slow_answers_and_loss(self) -> tuple[dict[str, list[int]], float]:
-        """As `slow_evaluate`, in whatever dtype is set."""
+        """As `slow_evaluate`, in the dtype that the caller set."""
         right = {name: baseline.slow_score(self.slow_model, task, self.dataset.codec, NUM_SAMPLES,
                                            TEMPERATURE, TOP_K)
                  for name, task in self.dataset.tasks.items()}
@@ -130,8 +130,8 @@ class Setup:
 
 
 class TextSetup(Setup):
-    """The same for the model of config/train_text.py on random tokens out of GPT-2's vocabulary. Its twin is
-    compiled, as nanoGPT compiles."""
+    """As `Setup`, for the model of config/train_text.py on random tokens from GPT-2's vocabulary. Its twin is
+    compiled, as nanoGPT's model is."""
 
     def __init__(self, folder: Path, device: torch.device, vocab_size: int = 50257, **settings: Any) -> None:
         ids = np.random.default_rng(1337).integers(vocab_size, size=100_000)
@@ -144,13 +144,13 @@ class TextSetup(Setup):
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for a GPU; on a CPU nothing is under way."""
+    """Wait until a GPU has finished; on a CPU there is nothing to wait for."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
 
 def seconds(function: Callable[[], object], count: int, device: torch.device) -> float:
-    """Wall time of one call over `count`."""
+    """Wall time of one call, divided by `count`."""
     synchronise(device)
     begin = time.perf_counter()
     function()
@@ -159,8 +159,8 @@ def seconds(function: Callable[[], object], count: int, device: torch.device) ->
 
 
 def in_turn(functions: Sequence[Timed], repeats: int, device: torch.device) -> list[dict[str, float]]:
-    """Time several (function, count) in turn. -> for each {'median', 'min', 'max'} in milliseconds of one of
-    `count`"""
+    """Time several (function, count) in turn, `repeats` times. -> for each {'median', 'min', 'max'}, the
+    milliseconds of a call divided by `count`"""
     for function, _ in functions:
         function()    # warm-up
     times = [[1e3 * seconds(function, count, device) for function, count in functions]
@@ -169,7 +169,7 @@ def in_turn(functions: Sequence[Timed], repeats: int, device: torch.device) -> l
 
 
 def step_operations(config: Config, vocab_size: int) -> int:
-    """Floating-point operations of the products of a step: six a weight and token, and attention's."""
+    """Floating-point operations of a step's matrix products: six per weight and token, and attention's."""
     tokens = config.batch_size * config.block_size * config.gradient_accumulation_steps
     C = config.n_embd
     weights = config.n_layer * (4 + 2 * config.mlp_expansion) * C * C + vocab_size * C
@@ -177,7 +177,7 @@ def step_operations(config: Config, vocab_size: int) -> int:
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large product, measured here."""
+    """Operations per second of a large matrix product, measured on this device."""
     n = 8192 if device.type == 'cuda' else 2048
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     return 2 * n**3 / (in_turn([(lambda: a @ b, 1)], 5, device)[0]['median'] / 1e3)
@@ -185,14 +185,14 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
 
 def bench_step(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
                device: torch.device) -> Iterator[Row]:
-    """A training step beside its twin, one seed; of the MLT also how near it comes to the device's peak."""
+    """A training step of one seed beside its twin; for the MLT also its share of the device's peak."""
     for task in tasks:
         for size in sizes:
             setup = Setup(task, size, folder, device)
             prepare = seconds(setup.engine.prepare, 1, device)
             large = size == 'MLT'
             count, slow_count = (50, 20) if device.type == 'cuda' or not large else (1, 1)
-            # 50 of the smallest fused ones last no longer than the cache is cold after the twin's.
+            # After the twin's steps the cache is cold for at least as long as 50 of the smallest fused steps.
             our_count = 400 if setup.engine.mode == 'fused' else count
             timed = {'ours_ms': (lambda: setup.steps(our_count), our_count),
                      'slow_ms': (lambda: setup.slow_steps(slow_count), slow_count)}
@@ -216,19 +216,19 @@ def bench_step(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
 
 def bench_evaluation(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
                      device: torch.device) -> Iterator[Row]:
-    """An evaluation beside its twin, of the sizes for which the twin ends soon enough."""
+    """An evaluation beside its twin, for the sizes at which the twin does not take too long."""
     for task in tasks:
         for size in sizes:
             if size in ('n14', 'n28'):
                 setup = Setup(task, size, folder, device)
-                setup.engine.prepare()    # the fused step has a forward pass of its own
+                setup.engine.prepare()    # the fused step has its own forward pass
                 ours, obvious = in_turn([(setup.evaluate, 1), (setup.slow_evaluate, 1)], 3, device)
                 yield {'what': f'evaluation {size} {task}', 'ours_ms': ours, 'slow_ms': obvious}
 
 
 def bench_replicas(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
                    device: torch.device) -> Iterator[Row]:
-    """A step of 1 to 128 seeds at once, and what the axis of replicas costs one seed; always n14 on math."""
+    """A step of 1 to 128 seeds at once, and what the replica axis costs for one seed; always n14 on math."""
     setup = Setup('math', 'n14', folder, device, compile='True')
     setup.engine.prepare()
     plain = setup.plain_loop()
@@ -257,7 +257,7 @@ def bench_text(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
 
 
 def bench_run(rows: list[dict], what: str = 'n14 math') -> dict:
-    """A whole run from its parts among the rows; ours has to be prepared first."""
+    """The time of a whole run, computed from its parts among the rows. Ours includes preparing the step."""
     parts = {row['what']: row for row in rows}
     step, evaluation = parts[f'step {what}'], parts[f'evaluation {what}']
     config = load_config(['config/train_math_mini_14.py'], {})
@@ -269,7 +269,7 @@ def bench_run(rows: list[dict], what: str = 'n14 math') -> dict:
 
 
 def full_run(task: str, size: str, folder: Path, device: torch.device) -> dict:
-    """Train to the end in a process of its own."""
+    """Train to the end in a separate process."""
     command = [sys.executable, str(ROOT / 'train_with_eval.py'), f'config/train_{task}_{MODELS[size]}.py',
                f'--device={device}', f'--dataset={folder / task}',
                f'--out_dir={folder / "run" / task / size}']
@@ -281,8 +281,8 @@ def full_run(task: str, size: str, folder: Path, device: torch.device) -> dict:
 
 def bench_trace(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
                 device: torch.device) -> Iterator[Row]:
-    """What infini-gram takes for a large corpus, and a trace of each dataset, process included."""
-    yield from bench_corpus(folder)    # first: the memory of child processes is the largest of all so far
+    """The time of infini-gram on a large corpus, and of a trace of each dataset as a whole process."""
+    yield from bench_corpus(folder)    # first: the memory of child processes is the maximum over all so far
     for task in tasks:
         args = [f'--dataset={folder / task}', f'--out_dir={folder / "traced" / task}', f'--device={device}']
         untrained = ['train_with_eval.py', f'config/train_{task}_{MODELS["n14"]}.py', '--max_iters=0',
@@ -296,16 +296,16 @@ def bench_trace(tasks: Sequence[str], sizes: Sequence[str], folder: Path,
 
 
 class Ids:
-    """The language of a made-up corpus: ids without a text."""
+    """The language of the random corpus: its ids stand for no text."""
     vocab_size = 50000
 
     def digest(self) -> str:
-        """One name for all, since there is but one such language."""
+        """Always the same, because there is only one such language."""
         return 'ids'
 
 
 def bench_corpus(folder: Path, num_tokens: int = 25_000_000, num_pairs: int = 10_000) -> Iterator[Row]:
-    """Index and question a corpus of random tokens with Zipf's frequencies, in documents of 500 tokens."""
+    """Index and query a corpus of random tokens with Zipf's frequencies, in documents of 500 tokens."""
     rng = np.random.default_rng(1337)
     frequency = 1 / np.arange(1, Ids.vocab_size)
     ids = 1 + rng.choice(len(frequency), num_tokens, p=frequency / frequency.sum()).astype('<u2')
@@ -318,7 +318,7 @@ def bench_corpus(folder: Path, num_tokens: int = 25_000_000, num_pairs: int = 10
     yield {'what': f'index {num_tokens / 1e6:g} million tokens', 'ours_ms': {'median': 1e3 * seconds},
            'note': f'sorting takes {after.ru_utime - before.ru_utime:.0f} s of processor time '
                    f'and at most {memory:.0f} MB'}
-    # Bigrams of one document, a pair each: rare and frequent ones as they come.
+    # Each pair is two bigrams of one document, rare or frequent as they are drawn.
     places = rng.integers(num_tokens // 500, size=(num_pairs, 1)) * 500 + rng.integers(1, 498, (num_pairs, 2))
     pairs = [[tuple(ids[place:place + 2].tolist()) for place in pair] for pair in places]
     times = []
@@ -332,7 +332,7 @@ def bench_corpus(folder: Path, num_tokens: int = 25_000_000, num_pairs: int = 10
 
 
 def peak_memory(device: torch.device) -> float:
-    """Megabytes: of the process, or on a GPU of its tensors."""
+    """Peak memory in megabytes: that of the process, or on a GPU that of its tensors."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
@@ -346,8 +346,8 @@ def milliseconds(times: dict[str, float]) -> str:
 
 
 def remark(row: Row) -> str:
-    """What else there is to say of a row."""
-    said = [row[key] for key in ('mode', 'path', 'note') if key in row]    # in older files the mode is `path`
+    """The other values of a row, as text."""
+    said = [row[key] for key in ('mode', 'path', 'note') if key in row]    # older files call it `path`
     if 'prepare_s' in row:
         said[0] += f' in {row["prepare_s"]:.0f} s'
     if 'per_seed_ms' in row:
@@ -359,7 +359,7 @@ def remark(row: Row) -> str:
 
 
 def show(row: Row) -> str:
-    """A row for people."""
+    """A row as a line of the printed table."""
     twin = row.get('slow_ms')
     line = f'{row["what"]:<62} {milliseconds(row["ours_ms"]):<24}'
     if twin:
@@ -370,7 +370,7 @@ def show(row: Row) -> str:
 
 
 def report(about: dict[str, Any]) -> str:
-    """The README's table, from what --json printed."""
+    """The table of docs/benchmark.md, from what --json printed."""
     rows = []
     for row in about['rows']:
         twin = row.get('slow_ms')

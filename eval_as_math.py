@@ -3,14 +3,14 @@ Score a checkpoint in arithmetic: every sum and difference, ten samples each, in
 
     python eval_as_math.py --out_dir=math_mini_14
 
-Prints a table an operation (right answers of ten; held-out pairs in brackets) and the totals, which are those
-of the run's own evaluation at that iteration. A held-out question is answered where at least six of its ten
-answers are right. --json prints the same for programs. Takes a few seconds.
+Prints one table per operation (right answers of ten; held-out pairs in brackets) and the totals, which equal
+those of the run's own evaluation at that iteration. A held-out question counts as answered if at least six of
+its ten answers are right. --json prints the same for programs. Takes a few seconds.
 """
 import json
 from pathlib import Path
 
-from tbtt.cli import Parser, run    # first: it says what is missing
+from tbtt.cli import Parser, run    # first: it names missing packages
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from tbtt.results import ENOUGH, NUM_SAMPLES
 from tbtt.seed_folder import BEST
 from tbtt.tasks import Arithmetic
 
-SHOWN = 6    # expressions with a wrong answer, between the tables and the totals
+SHOWN = 6    # wrongly answered expressions that are printed at most, between the tables and the totals
 
 
 def grid(task: Arithmetic, right: np.ndarray, sign: str) -> str:
@@ -35,7 +35,7 @@ def grid(task: Arithmetic, right: np.ndarray, sign: str) -> str:
 
 
 def answered_questions(task: Arithmetic, right: np.ndarray) -> tuple[int, int]:
-    """How many held-out questions are answered, with ENOUGH right answers each, and of how many."""
+    """-> how many held-out questions have at least ENOUGH right answers, and how many there are"""
     heldout = right[task.groups()[task.heldout_group]]
     return int((heldout >= ENOUGH).sum()), len(heldout)
 

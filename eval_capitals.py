@@ -3,8 +3,8 @@ Score a checkpoint in capital cities: every country, ten samples each, in one ba
 
     python eval_capitals.py --out_dir=facts_mini_28
 
-Prints a line a country with what was answered wrongly, and the total, which is that of the run's own
-evaluation at that iteration. --json prints the same for programs. Takes a few seconds.
+Prints one line per country, with a wrong answer if there was one, and the total, which equals that of the
+run's own evaluation at that iteration. --json prints the same for programs. Takes a few seconds.
 """
 import json
 from pathlib import Path

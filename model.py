@@ -1,14 +1,14 @@
 """
-The GPT of nanoGPT: learned positions, pre-norm blocks, exact GELU, head tied to the embedding; the names of
-its weights.
+The GPT of nanoGPT under the same weight names: learned positions, pre-norm blocks, exact GELU, head tied to
+the embedding.
 
-For a reader of nanoGPT: the weights and what they compute are the same, the axes are in another order. There
-activations are (B, T, C), here (..., C, T, B): features first, the batch last, and in front any axes that the
-weights have too. The paper's models are 14 to 56 features wide while a batch holds hundreds of windows, so
-every elementwise loop runs over a long contiguous axis instead of a short one; and a linear layer is
-weight @ x, one product for all positions and windows. Nothing here looks at the axes before the last three:
-with weights (R, out, in) of R seeds the same code computes R models at once, by broadcasting.
-tbtt/replicas.py makes use of that; one model alone has no such axis.
+For readers of nanoGPT: the weights and what they compute are the same, but the axes are in another order.
+nanoGPT's activations are (B, T, C). Ours are (..., C, T, B): features first and the batch last, after any
+leading axes that the weights have too. The paper's models are 14 to 56 features wide, while a batch holds
+hundreds of windows. So every elementwise loop runs over a long contiguous axis instead of a short one, and a
+linear layer is weight @ x, one product for all positions and windows. No code here looks at the axes before
+the last three: with weights (R, out, in) of R seeds, the same code computes R models at once by broadcasting.
+tbtt/replicas.py uses this; a single model has no axis R.
 
 The smallest of the paper's models, n14 on arithmetic (V = 17 characters, T = 9 positions, B = 882 windows):
     tokens                        (9, 882)        integers below 17
@@ -16,14 +16,14 @@ The smallest of the paper's models, n14 on arithmetic (V = 17 characters, T = 9 
     x                             (14, 9, 882)    the residual stream; position t adds its row of wpe
     c_attn(ln_1(x))               (42, 9, 882)    queries, keys and values, 14 each
     q, k, v of the one head       (1, 14, 9, 882)
-    scores, weights               (1, 9, 9, 882)  of position t and the positions s up to t
-    c_fc(ln_2(x))                 (14, 9, 882)    as wide as x, nanoGPT's four times; GELU, and back by c_proj
+    scores, weights               (1, 9, 9, 882)  of position t and each position s up to t
+    c_fc(ln_2(x))                 (14, 9, 882)    as wide as x (nanoGPT: four times); then GELU, c_proj
     logits                        (17, 9, 882)    wte times ln_f(x)
-Of 8 seeds at once each of these has an axis of 8 in front.
+With 8 seeds at once, each of these tensors has a leading axis of 8.
 
-Attention is taken in one of two ways. In training, small heads over few positions multiply and sum over the
-batch: loops that the compiler fuses. All else, and what is evaluated without being compiled, goes through
-torch's fused kernel, which wants (batch, head, position, feature) and gets a copy in that order.
+Attention is computed in one of two ways. In training, small heads over few positions multiply and sum over
+the batch, in loops that the compiler fuses. All other attention, and evaluation without compilation, uses
+torch's fused kernel, which expects (batch, head, position, feature) and gets a copy in that order.
 """
 import math
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-MANY = 1024    # tokens of a vocabulary from which the embedding is an index, not a product; see docs/LOG.md
+MANY = 1024    # from this vocabulary size on, the embedding is an index, not a product; see docs/LOG.md
 
 
 @dataclass
 class GPTConfig:
-    """The defaults are nanoGPT's, so that its checkpoints need no other; it has no names for the last
-    two. GPT-2 itself has GELU by its tanh approximation."""
+    """The defaults are nanoGPT's, so the settings in its checkpoints suffice. nanoGPT has no names for the
+    last two settings. GPT-2 itself uses the tanh approximation of GELU."""
     block_size: int = 1024
     vocab_size: int = 50304
     n_layer: int = 12
@@ -51,9 +51,10 @@ class GPTConfig:
 
 
 def dropout(x: torch.Tensor, p: float, on: bool = True) -> torch.Tensor:
-    """F.dropout of x (any shape, fewer than 2**31 elements), where a hash of an element's place and of two
-    keys decides on it: loops that the compiler fuses and any number of threads shares. torch draws for a CPU
-    one number after the other; from its generator come the keys."""
+    """F.dropout of x (any shape, fewer than 2**31 elements). A hash of an element's place and of two keys
+    decides whether the element is kept. So the compiler can fuse the loops, and any number of threads can
+    share them; torch's own dropout draws one number after the other on a CPU. Only the keys come from torch's
+    generator."""
     if not on or not p:
         return x
     place = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
@@ -63,14 +64,14 @@ def dropout(x: torch.Tensor, p: float, on: bool = True) -> torch.Tensor:
 
 
 def hash32(x: torch.Tensor) -> torch.Tensor:
-    """A bijection of 32 bits in int32 of which each bit depends on all: C. Wellons' "lowbias32"."""
-    x = (x ^ x >> 16 & 2**16 - 1) * 0x7feb352d    # a shift of int32 repeats the sign, so that is masked
+    """A bijection on 32 bits in int32; each output bit depends on all input bits: C. Wellons' "lowbias32"."""
+    x = (x ^ x >> 16 & 2**16 - 1) * 0x7feb352d    # int32's shift repeats the sign bit: mask it
     x = (x ^ x >> 15 & 2**17 - 1) * (0x846ca68b - 2**32)
     return x ^ x >> 16 & 2**16 - 1
 
 
 class Linear(nn.Linear):
-    """A linear layer on features that stand before positions and windows."""
+    """A linear layer for features that come before positions and windows."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in, T, B) -> (..., out, T, B)"""
@@ -99,13 +100,13 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, p: float) -> torch
     D, T, S = q.shape[-3], q.shape[-2], k.shape[-2]
     scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-4) * D ** -0.5    # (..., T, S, B)
     scores = scores + torch.full((T, S), -torch.inf, device=q.device).triu(1 + S - T)[..., None]
-    # torch's own dropout: hashes would be computed anew for every feature of v.
+    # torch's own dropout: our hashes would be computed anew for every feature of v.
     weights = F.dropout((scores - scores.logsumexp(-2, keepdim=True)).exp(), p)
     return (weights.unsqueeze(-4) * v.unsqueeze(-3)).sum(-2)
 
 
 class CausalSelfAttention(nn.Module):
-    """Each position looks at itself and at those before it, by `n_head` heads."""
+    """Each position attends to itself and to earlier positions, with `n_head` heads."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -120,11 +121,11 @@ class CausalSelfAttention(nn.Module):
         q, k, v = (part.unflatten(-3, (self.n_head, -1)) for part in parts)    # (..., H, D, T, B)
         p = self.dropout if self.training else 0.0
         D = C // self.n_head
-        # At 64 positions loops take several times as long; and tensor cores want D >= 32.
+        # At 64 positions the loops take several times as long. On a GPU, tensor cores suit D >= 32.
         small = T < 32 and D * T < 4096 and not (x.is_cuda and D >= 32)
         if small and (torch.is_grad_enabled() or torch.compiler.is_compiling()):
-            # Multiply-and-sum loops over the batch, which the compiler fuses, are the fastest to train. The
-            # positions go in groups, each with the keys up to its end: what comes after it would be masked.
+            # Multiply-and-sum loops over the batch, which the compiler fuses, train fastest. Positions are
+            # taken in groups. A group gets only the keys up to its end, as later keys would be masked.
             group = 8 if T >= 16 else T
             y = torch.cat([attend(q[..., i:i + group, :], k[..., :i + group, :], v[..., :i + group, :],
                                   p) for i in range(0, T, group)], -2)
@@ -185,11 +186,11 @@ class GPT(nn.Module):
         self.initialise()
 
     def tie(self) -> None:
-        """One weight for the embedding and the head."""
+        """Share one weight between the embedding and the head."""
         self.transformer.wte.weight = self.lm_head.weight
 
     def initialise(self) -> None:
-        """GPT-2's: normal with 0.02; projections onto the residual stream with 0.02 / sqrt(2 * n_layer)."""
+        """As GPT-2: normal, std 0.02; 0.02 / sqrt(2 * n_layer) for projections onto the residual stream."""
         for name, p in self.named_parameters():
             if p.dim() == 2:
                 residual = name.endswith('c_proj.weight')
@@ -198,20 +199,22 @@ class GPT(nn.Module):
                 nn.init.zeros_(p)
 
     def get_num_params(self) -> int:
-        """Parameters, position embeddings not counted."""
+        """The number of parameters without the position embeddings."""
         return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
 
     def embed(self, idx: torch.Tensor) -> torch.Tensor:
         """Tokens (..., T, B) -> (..., C, T, B)"""
         weight, V = self.transformer.wte.weight, self.config.vocab_size
         if V >= MANY:
-            models = torch.arange(weight.shape[:-2].numel(), device=idx.device)    # their rows lie in turn
+            models = torch.arange(weight.shape[:-2].numel(), device=idx.device)    # V rows each, in turn
             rows = idx + V * models.view(*weight.shape[:-2], 1, 1)
-            # Bags of one: their gradient comes in a fixed order, that of F.embedding does not once compiled.
+            # Bags of one token: their gradient is summed in a fixed order. That of F.embedding is not, once
+            # it is compiled.
             x = F.embedding_bag(rows.flatten()[:, None], weight.flatten(0, -2), mode='sum')
             return x.unflatten(0, rows.shape).movedim(-1, -3).contiguous()
-        # A product with one-hot columns: its gradient is a product too, where an index's is a scatter, serial
-        # on a CPU, in no fixed order on a GPU. Vocabularies of characters are small.
+        # A product with one-hot columns: its gradient is a product too. The gradient of an index is a
+        # scatter, which is serial on a CPU and has no fixed order on a GPU. Vocabularies of characters are
+        # small.
         vocabulary = torch.arange(V, dtype=idx.dtype, device=idx.device)[:, None, None]
         one_hot = (idx.unsqueeze(-3) == vocabulary).to(weight.dtype)    # (..., V, T, B)
         return (weight.mT @ one_hot.flatten(-2)).unflatten(-1, idx.shape[-2:])
@@ -225,5 +228,5 @@ class GPT(nn.Module):
         x = self.transformer.ln_f(x)
         if self.config.vocab_size < MANY:
             return self.lm_head(x)
-        # The same numbers, in memory (..., T, B, V): the loss reads the logits of a token in one piece.
+        # The same numbers, in memory as (..., T, B, V): the loss reads the logits of a token in one piece.
         return (x.flatten(-2).mT @ self.lm_head.weight.mT).mT.unflatten(-1, idx.shape[-2:])

@@ -7,13 +7,12 @@ iterations.
 
 Reads results.csv in the paper's twelve run folders (math_mini_14, ..., both_mlt) under --root_dir and writes
 grid_math.png, grid_facts.png and grid_combined.png (with --wd: grid_math_wd.png, ...) into --output_dir, in
-about five seconds. A run that is missing leaves a panel that says which command makes it. Of many seeds a
-line is the median and a band the range. Above each panel stands how many held-out questions are answered at
-the end.
+about five seconds. The panel of a missing run shows the command that trains it. For many seeds a line is the
+median and a band the range. The title of each panel says how many held-out questions are answered at the end.
 """
 from pathlib import Path
 
-from tbtt.cli import Parser, run    # first: it says what is missing
+from tbtt.cli import Parser, run    # first: it names missing packages
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,17 +25,17 @@ from tbtt.results import answered_text, find_seeds, read_info, read_seeds, stack
 
 
 def groups_of(experiment: str) -> list[str]:
-    """The groups of questions of an experiment, held-out ones last and so on top."""
+    """The groups of questions of an experiment; held-out ones last, so that they are drawn on top."""
     return [*(group for task in paper.tasks_of(experiment) for group in task.scored), *heldout_of(experiment)]
 
 
 def heldout_of(experiment: str) -> list[str]:
-    """Its groups that are never trained on."""
+    """The groups of an experiment that are never trained on."""
     return [task.heldout_group for task in paper.tasks_of(experiment) if task.heldout_group]
 
 
 def draw_panel(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> None:
-    """One model's run, whose seeds are in the folders `found`, over thousands of iterations."""
+    """Draw the run of one model against thousands of iterations. found: the folders of its seeds"""
     results = stack_seeds(read_seeds(found))
     thousands = results['iter'] / 1000
     draw_seeds(loss, thousands, results['train_loss'], LOSS_LOOKS['train_loss'])
@@ -46,8 +45,8 @@ def draw_panel(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> No
 
 
 def heldout_text(found: list[Path], experiment: str) -> str:
-    """How many held-out questions are answered at the end, and the paper's count of answers: `held-out 3 of 4
-    (30/40)`; of several seeds, how many answer all."""
+    """`held-out 3 of 4 (30/40) at the end`: the questions answered, and in brackets the answers, as the paper
+    counts them. For several seeds: how many of them answer all questions."""
     texts = []
     for group in heldout_of(experiment):
         counts = [[seed[f'{group}_{what}'][-1] for what in ('correct', 'total', 'answered')]
@@ -63,7 +62,7 @@ def heldout_text(found: list[Path], experiment: str) -> str:
 
 
 def draw_beside(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> None:
-    """The same run of another folder: medians in grey, each in the dashes of what it is."""
+    """The same run from another folder: medians in grey, each with the dashes of its group or loss."""
     results = stack_seeds(read_seeds(found))
     for group in groups_of(experiment):
         style = BEHIND | dict(linestyle=look(group)['linestyle'], label='_beside')
@@ -73,14 +72,14 @@ def draw_beside(axes: Axes, loss: Axes, found: list[Path], experiment: str) -> N
 
 
 def draw_missing(axes: Axes, name: str) -> None:
-    """Say in an empty panel how its run is made."""
+    """Write the command that trains the run into its empty panel."""
     axes.text(0.5, 0.5, f'no results yet: make them with\n{paper.train_command(name)}',
               transform=axes.transAxes, ha='center', va='center', fontsize=8, color='0.35')
 
 
 def panel_title(model: str, experiment: str, found: list[Path]) -> str:
-    """n14 (1,456 parameters), the number of seeds if there are several, where a run was stopped early, and
-    what is answered of what is held out."""
+    """`n14 (1,456 parameters)`, the number of seeds if there are several, where a run was stopped early, and
+    in a second line the result on held-out questions."""
     recorded = found and read_info(found[0]).get('num_params')
     size = recorded or paper.num_params(paper.run_name(experiment, model))
     title = f'{model} ({size:,} parameters)' + (f', {len(found)} seeds' if len(found) > 1 else '')
@@ -92,7 +91,7 @@ def panel_title(model: str, experiment: str, found: list[Path]) -> str:
 
 
 def legend_below(figure: Figure, experiment: str, with_band: bool, beside: Path | None) -> None:
-    """One legend for the whole figure, complete even where runs are missing."""
+    """One legend for the whole figure, complete even if runs are missing."""
     handles = [Line2D([], [], **look(group)) for group in groups_of(experiment)]
     handles.append(Line2D([], [], **LOSS_LOOKS['train_loss']))
     if with_band:
@@ -103,8 +102,8 @@ def legend_below(figure: Figure, experiment: str, with_band: bool, beside: Path 
 
 
 def draw_grid(experiment: str, root: Path, wd: bool = False, beside: Path | None = None) -> Figure:
-    """Figure of 2 x 2 panels, one a model of the paper, from the runs of `experiment` below the folder
-    `root`."""
+    """A figure of 2 x 2 panels, one for each model of the paper, from the runs of `experiment` below the
+    folder `root`."""
     figure = Figure(figsize=(9.5, 7), layout='constrained')
     figure.suptitle(paper.title(paper.tasks_column(experiment))
                     + (', weight decay 0.1 and no dropout' if wd else ''))
@@ -129,7 +128,7 @@ def draw_grid(experiment: str, root: Path, wd: bool = False, beside: Path | None
 
 
 def label_outer(axes: Axes, loss: Axes) -> None:
-    """Name the axes at the edges of the grid only."""
+    """Label only the axes at the edges of the grid."""
     place = axes.get_subplotspec()
     if place.is_first_col():
         axes.set_ylabel('Accuracy (%)')

@@ -5,13 +5,13 @@
 
 Reads results.csv in the folder (ours or the paper's; no checkpoint is needed) and writes plot_<operation>.png
 beside it, in about a second. A black dot marks an evaluation with addition and subtraction both at 100%, a
-vertical line the best checkpoint over all tasks. In a folder of many seeds (seed_1337, seed_1338, ...) a line
-is the median, a band the range, and a black dot the percentage of the seeds that have all at 100%. --beside
-draws another run in grey behind.
+vertical line the best checkpoint over all tasks. For a folder of many seeds (seed_1337, seed_1338, ...) a
+line is the median, a band the range, and a black dot the percentage of seeds with both at 100%. --beside
+draws another run behind it, in grey.
 """
 from pathlib import Path
 
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run    # first: it names missing packages
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,16 +26,16 @@ from tbtt.tasks import TASKS
 
 
 def operations() -> dict[str, list[str]]:
-    """What can be drawn: name -> tasks. One task, `both` for all that were asked, or the losses alone."""
+    """What can be drawn, name -> tasks: one task, `both` for all tasks of the run, or the losses alone."""
     return {'both': list(TASKS), **{name: [name] for name in TASKS}, 'losses': []}
 
 
 def choose_operation(results: Results, wanted: str | None, folder: Path) -> tuple[str, list[str]]:
-    """`wanted`, or all that the results have scores of, and the tasks to draw; UserError where they lack what
-    is wanted."""
+    """-> the operation to draw, and its tasks: `wanted`, or by default all tasks that have scores. Raises
+    `UserError` if the results lack the scores for `wanted`."""
     asked = [task for task in TASKS if not np.isnan(results[f'{task}_acc']).all()]
     possible = {name: [task for task in tasks if task in asked] for name, tasks in operations().items()}
-    least = {'losses': 0, 'both': 2}    # tasks that have to be there for it
+    least = {'losses': 0, 'both': 2}    # tasks with scores that it needs
     fits = [name for name, tasks in possible.items() if len(tasks) >= least.get(name, 1)]
     if wanted and wanted not in fits:
         raise UserError(f'{folder} has no scores for --operation={wanted}: choose from {", ".join(fits)}')
@@ -44,7 +44,7 @@ def choose_operation(results: Results, wanted: str | None, folder: Path) -> tupl
 
 
 def title(folder: Path, seeds: list[Path]) -> str:
-    """The run's name, its parameter count where it is known, and how many seeds there are."""
+    """The run's name, its number of parameters if known, and the number of seeds if there are several."""
     home = folder.parent if folder.name.startswith('seed_') else folder
     name = folder.relative_to(home.parent).as_posix()
     size = read_info(seeds[0]).get('num_params') or paper.num_params(home.name)
@@ -54,8 +54,8 @@ def title(folder: Path, seeds: list[Path]) -> str:
 
 
 def heldout_label(group: str, results: Results) -> str:
-    """Held-out: 3 of 4 (30/40) at the end: questions, and the paper's count of answers. Of several seeds, how
-    many questions there are."""
+    """`Held-out: 3 of 4 (30/40) at the end`: the questions answered, and in brackets the answers, as the
+    paper counts them. For several seeds only the number of questions."""
     correct, total, answered = (results[f'{group}_{what}'][:, -1]
                                 for what in ('correct', 'total', 'answered'))
     text = answered_text(correct[0], total[0], answered[0])
@@ -67,7 +67,7 @@ def heldout_label(group: str, results: Results) -> str:
 
 
 def draw_perfect(axes: Axes, results: Results, groups: tuple[str, ...]) -> None:
-    """Black dots: the percentage of seeds with all operations at 100%, where there is one."""
+    """Black dots: the percentage of seeds with all operations at 100%, wherever it is above 0."""
     share = 100 * np.all([results[f'{group}_acc'] == 100 for group in groups], axis=0).mean(axis=0)
     if share.any():
         names = ' and '.join([group_label(groups[0]), *(group_label(group).lower() for group in groups[1:])])
@@ -86,7 +86,7 @@ def draw_best(axes: Axes, seeds: list[Results]) -> None:
 
 
 def draw_tasks(axes: Axes, results: Results, tasks: list[str]) -> None:
-    """The accuracies of tasks, held-out questions last and so on top."""
+    """The accuracies of tasks; held-out questions are drawn last, so that they lie on top."""
     for name in tasks:
         for group in TASKS[name].counted():
             style = look(group)
@@ -96,7 +96,7 @@ def draw_tasks(axes: Axes, results: Results, tasks: list[str]) -> None:
 
 
 def draw_beside(axes: Axes, loss: Axes, folder: Path, tasks: list[str]) -> None:
-    """Another run's medians in grey, each in the dashes of what it is."""
+    """Another run's medians in grey, each with the dashes of its group or loss."""
     results = stack_seeds(read_seeds(seeds_in(folder)))
     label = f'{folder.name}, beside'
     for name in tasks:
@@ -109,9 +109,9 @@ def draw_beside(axes: Axes, loss: Axes, folder: Path, tasks: list[str]) -> None:
 
 def draw_run(folder: str | Path, operation: str | None = None,
              beside: str | Path | None = None) -> tuple[Figure, str]:
-    """Figure of the run in `folder` and which of `operations` it shows (default: all that the run was asked).
+    """-> a figure of the run in `folder`, and which of `operations` it shows (default: all tasks of the run)
 
-    Raises UserError where the folder has no results or no scores of that operation.
+    Raises `UserError` if the folder has no results, or no scores of that operation.
     """
     folder = Path(folder).resolve()
     found = seeds_in(folder)

@@ -1,5 +1,5 @@
 """
-Train every combination of a sweep file's axes with many seeds each, and write one table of what came out.
+Train every combination of a sweep file's axes with many seeds each, and write one table of the results.
 
     python sweep.py config/sweep_quick.py
     python sweep.py config/sweep_capacity.py --dry_run
@@ -7,10 +7,10 @@ Train every combination of a sweep file's axes with many seeds each, and write o
     python sweep.py config/sweep_capacity.py --shard=3/64             (one of 64 tasks of an array scheduler)
     python sweep.py config/sweep_capacity.py --engine=ray --address=auto
 
-A sweep file names a base config, the axes, and what all runs share; --key=value sets the values of an axis
-(separated by commas; of an option of prepare.py by blanks) or any setting. Writes sweeps/NAME/RUN/seed_S/, as
-train_with_eval.py does, and sweeps/NAME/summary.csv, a row a seed. What is finished is skipped, what is
-broken off is resumed: call it again.
+A sweep file names a base config, the axes, and the settings that all runs share. --key=value sets the values
+of an axis (separated by commas; for an option of prepare.py, by blanks) or any setting. Writes
+sweeps/NAME/RUN/seed_S/, as train_with_eval.py does, and sweeps/NAME/summary.csv, one row per seed. After an
+interruption call it again: finished seeds are skipped, interrupted ones are resumed.
 """
 import argparse
 import os
@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tbtt.cli import Parser, UserError, join_values, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, join_values, run    # first: it names missing packages
 
 import torch
 from tqdm import tqdm
@@ -32,16 +32,17 @@ from tbtt.sweep.summary import summarise, write_summary
 
 
 def read_arguments() -> tuple[argparse.Namespace, dict[str, str]]:
-    """-> the script's own options, and what else was said as {name: text of --name=text}"""
+    """-> the options of this script, and all other options as {name: text of --name=text}"""
     parser = Parser(__doc__)
     parser.add_argument('sweep', help='a sweep file, such as config/sweep_quick.py')
     parser.add_argument('--dry_run', action='store_true',
                         help='list the runs, with estimates, and train nothing')
     parser.add_argument('--engine', choices=('local', 'ray'), default='local', help='(default: local)')
     parser.add_argument('--address',
-                        help='of the Ray cluster: auto, or HOST:PORT (default: one of this machine alone)')
+                        help='address of the Ray cluster: auto or HOST:PORT (default: a new one '
+                        'on this machine)')
     parser.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N',
-                        help='only the I-th of N parts, from 0 on')
+                        help='only part I of N; the first part is 0')
     parser.add_argument('--workers', type=count,
                         help='processes at a time (default: one a core, or one a GPU)')
     parser.add_argument('--replicas', type=count,
@@ -58,15 +59,14 @@ def read_arguments() -> tuple[argparse.Namespace, dict[str, str]]:
 
 
 def count(text: str) -> int:
-    """argparse type of a number of at least one."""
+    """argparse type: a whole number of at least 1."""
     if int(text) < 1:
         raise UserError(f'expected a whole number of at least 1, got {text}')
     return int(text)
 
 
 def gpus_of(sweep: Sweep) -> list[dict[str, str]]:
-    """The GPUs that jobs are dealt to, each as the environment of its process; none where they train on a
-    CPU."""
+    """-> for each GPU that jobs may use, the environment of a process on it; [] if they train on a CPU"""
     kinds = {run.config().device for run in sweep.runs}
     if kinds == {'auto'} and torch.cuda.is_available():
         seen = os.environ.get('CUDA_VISIBLE_DEVICES')
@@ -76,8 +76,8 @@ def gpus_of(sweep: Sweep) -> list[dict[str, str]]:
 
 
 def report(sweep: Sweep, failures: list[tuple[Job, str]]) -> None:
-    """What went wrong, before anything else can; the table; and how far the whole sweep is, with all its
-    shards."""
+    """Print the failures, write the table, and print how many seeds of the whole sweep, all shards together,
+    are finished. The failures come first, because writing the table may fail."""
     for job, error in failures:
         print(f'failed: {job}: {error} (see {job.folder})', file=sys.stderr)
     if sweep.folder.is_dir():
@@ -90,14 +90,14 @@ def report(sweep: Sweep, failures: list[tuple[Job, str]]) -> None:
 
 
 def main() -> int:
-    """Run the jobs. -> 1 where one failed, 128 + the signal where the sweep was stopped, else 0"""
+    """Run the jobs. -> 1 if one failed, 128 + the signal if the sweep was stopped, else 0"""
     args, settings = read_arguments()
     check_address(args.address)
     sweep = Sweep(args.sweep, settings, args.sweeps_dir)
     gpus = gpus_of(sweep)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     workers = args.workers or len(gpus) or cores
-    # Threads of each worker, however few jobs there are: their number changes the order of summation.
+    # Threads of each worker, whatever the number of jobs: more threads sum in another order.
     threads = max(1, cores // workers)
     with tempfile.TemporaryDirectory() as scratch:
         estimates = Estimates(sweep, 'cuda' if gpus else 'cpu', Path(scratch))
@@ -128,7 +128,7 @@ def main() -> int:
                     failures.append((job, ' '.join(error.split())))
     except (KeyboardInterrupt, SystemExit) as stop:
         ending.close()
-        print('stopped: what is under way was saved; the same command goes on', file=sys.stderr)
+        print('stopped: the running jobs were saved; the same command continues', file=sys.stderr)
         return stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
     finally:
         report(sweep, failures)

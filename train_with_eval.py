@@ -5,11 +5,12 @@ Train a GPT, or many seeds of it at once, and ask it every `eval_interval` steps
     python train_with_eval.py config/train_math_mini_14.py --seed=7 --out_dir=another
     python train_with_eval.py config/train_math_mini_14.py --init_from=resume
 
-Settings are the defaults below, then config files in their order, then --key=value; with --init_from=resume
-those that are not given are the run's own. Writes into out_dir: results.csv (a row an evaluation),
-answers.npz (what was answered at each), ckpt.pt (the latest, complete for going on), ckpt_best_math.pt,
-ckpt_best_facts.pt and ckpt_best_combined.pt (each the first with the highest score), run.json (what made the
-run). With --num_seeds=R above 1 there is such a folder for each seed below out_dir.
+Settings come from the defaults below, then from config files in their order, then from --key=value; a later
+value wins. With --init_from=resume, settings that are not given are those of the run. Writes into out_dir:
+results.csv (one row per evaluation), answers.npz (the answers at each evaluation), ckpt.pt (the latest
+checkpoint, complete for a resume), ckpt_best_math.pt, ckpt_best_facts.pt and ckpt_best_combined.pt (each the
+first checkpoint with the highest score), run.json (what made the run). With --num_seeds=R above 1, each seed
+has such a folder below out_dir.
 
 From Python, with the same settings (docs/library.md):
 
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run    # first: it names missing packages
 
 import torch
 
@@ -42,11 +43,11 @@ from tbtt.seed_folder import SeedFolder
 
 
 def read_settings() -> Config:
-    """The settings of the config files, with those of the command line over them, checked."""
+    """The settings of the config files, overridden by those of the command line, and checked."""
     parser = Parser(__doc__, usage='%(prog)s [config ...] [--key=value ...]')
     parser.add_argument('config', nargs='*', help='config files, such as config/train_math_mini_14.py')
     parser.add_argument('--download', action='store_true', help='fetch the weights of --init_from=gpt2, '
-                        'gpt2-medium, ... from the Hugging Face hub where they are not on this machine')
+                        'gpt2-medium, ... from the Hugging Face hub if they are not on this machine')
     add_settings(parser)
     args = parser.parse_args()
     config = resolve(args.config, {name: getattr(args, name) for name in FIELDS}, args.defaults)
@@ -55,9 +56,9 @@ def read_settings() -> Config:
 
 
 def resolve(files: Sequence[str | Path], settings: dict[str, Any], defaults: str | None = None) -> Config:
-    """As `load_config`; of a run that goes on, what is not given is as it was."""
+    """As `load_config`. A run that is resumed keeps the settings that are not given."""
     config = load_config(files, settings, defaults, say=print)
-    if config.init_from == 'resume':    # a config file has a length of its own, be it the default
+    if config.init_from == 'resume':    # a config file's max_iters counts, even the default
         config = with_settings_of_run(config, how_long=not files)
     return config
 
@@ -68,8 +69,8 @@ def next_multiple(n: int, step: int) -> int:
 
 
 class Trainer:
-    """Seeds of a run as an engine and its evaluation, on one device. quiet, callback: see `train`. weights: a
-    state dict that fresh seeds begin with, None where they are drawn."""
+    """Trains the seeds of a run on one device. quiet, callback: see `train`. weights: the state dict that new
+    seeds start from; with None their weights are drawn at random."""
 
     def __init__(self, config: Config, dataset: Dataset, device: torch.device, dtype: torch.dtype,
                  ranks: Ranks, quiet: bool = False, callback: Callback | None = None,
@@ -78,8 +79,7 @@ class Trainer:
         self.quiet, self.callback, self.weights = quiet or not ranks.leader, callback, weights
 
     def build(self, folder: RunFolder, seeds: list[SeedFolder]) -> tuple[Engine, Evaluator]:
-        """-> the engine of some seeds, which goes on from what the folder holds of them, and their
-        evaluation"""
+        """-> the engine of these seeds, continuing from their state in the folder, and their evaluator"""
         numbers = [seed.seed for seed in seeds]
         model_args = self.config.model_args(self.dataset.meta['vocab_size'])
         replicas = Replicas.from_seeds(model_args, numbers, self.device)
@@ -92,7 +92,7 @@ class Trainer:
         return engine, Evaluator.of_run(engine.forward, self.dataset, self.config, engine.seeds, max_tokens)
 
     def prepare(self, folder: RunFolder, report: Reporter, engine: Engine, first: int) -> None:
-        """Get all ready to go, and say so."""
+        """Compile the step, open the logs, start the folder, and print what will be trained."""
         with report.if_slow('the step is being compiled: on a busy machine that takes a minute'):
             engine.prepare()
         report.logs.open(folder)
@@ -108,11 +108,11 @@ class Trainer:
         return iteration % self.config.eval_interval == 0 or iteration == self.config.max_iters
 
     def train(self) -> int:
-        """Train until the next evaluation, measure, record, report; and again. -> exit status"""
+        """Evaluate, record, report, and train until the next evaluation, in a loop. -> exit status"""
         config, ranks = self.config, self.ranks
         with (Reporter(config, self.quiet, self.callback) as report,
               RunFolder(config, self.dataset, ranks, report.say) as folder):
-            for seeds, t, last in folder.legs():    # one, where all seeds stand at the same iteration
+            for seeds, t, last in folder.legs():    # a single leg if all seeds are at the same iteration
                 engine, evaluate = self.build(folder, seeds)
                 self.prepare(folder, report, engine, t)
                 while True:
@@ -128,22 +128,22 @@ class Trainer:
                     for t, losses in engine.run(t, min(last, next_multiple(t, config.eval_interval))):
                         folder.watch(t, losses)
                         report.step(t, losses)
-                        if report.signal and not ranks.split:    # who share batches stop together
+                        if report.signal and not ranks.split:    # processes that share batches stop together
                             break
                 if not folder.has(t):
                     folder.record(t, engine.snapshot())    # interrupted between two evaluations
                 if stop:
                     break
             folder.flush()
-            report.logs.open(folder)    # where nothing was left to train they may still lack something
+            report.logs.open(folder)    # if nothing was left to train, evaluations may still be missing there
         return self.end(folder, report.signal)
 
     def end(self, folder: RunFolder, number: int) -> int:
-        """Say how the run ended, where the evaluations do not. number: the signal that stopped it. -> exit
+        """Print how the run ended, if no evaluation shows it. number: the signal that stopped it. -> exit
         status"""
         if folder.going():
             print(f'stopped after iteration {folder.iteration}, saved in {folder.path}: '
-                  f'--init_from=resume goes on', file=sys.stderr)
+                  f'continue with --init_from=resume', file=sys.stderr)
             return 128 + number
         diverged = all(seed.diverged is not None for seed in folder.seeds)
         if self.ranks.leader and (diverged or not folder.started):
@@ -160,7 +160,7 @@ class Trainer:
 
 
 def train_config(config: Config, quiet: bool = False, callback: Callback | None = None) -> int:
-    """Train, or with `eval_only` evaluate once. -> exit status; `UserError` where memory runs out"""
+    """Train, or with `eval_only` evaluate once. -> exit status. Raises `UserError` if memory runs out."""
     ranks = Ranks.from_environment(config)
     device = choose_device(config.device, ranks.local)
     dataset, weights = Dataset(config.dataset, config.block_size), None
@@ -176,19 +176,20 @@ def train_config(config: Config, quiet: bool = False, callback: Callback | None 
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Here, where the error and with it what it kept alive is gone.
+    # After the `except` block: the error is gone, and with it the memory that it kept alive.
     raise UserError(describe_shortage(config, dataset.meta['vocab_size'], device))
 
 
 def train(*configs: str | Path, quiet: bool = False, callback: Callback | None = None,
           **settings: object) -> RunResults | None:
-    """Train from Python: config files in their order, over them settings by their names. -> the results, None
-    with `eval_only`, which prints scores and writes nothing
+    """Train from Python. Settings by name override the config files, which are read in their order. -> the
+    results, or None with `eval_only`, which prints scores and writes nothing
 
-    quiet: print no line a step or an evaluation. callback(iteration, rows) is called once an evaluation is on
-    the disk, with a dict a seed: its number as `seed`, and the columns of results.csv that apply. What it
-    raises ends the training; all up to that evaluation is kept.
-    Ctrl-C ends the training after its step, and `train` returns what there is: `init_from='resume'` goes on.
+    quiet: print no lines for steps and evaluations. callback(iteration, rows) is called after an evaluation
+    is on the disk. rows: a dict for each seed, with its number as `seed` and the columns of results.csv that
+    apply. An exception that it raises ends the training; everything up to that evaluation is kept.
+    Ctrl-C ends the training after the current step, and `train` returns the results so far;
+    `init_from='resume'` continues.
     Raises `UserError`, with the line that the script would print.
     """
     config = resolve(configs, settings)
@@ -197,7 +198,7 @@ def train(*configs: str | Path, quiet: bool = False, callback: Callback | None =
 
 
 def main() -> int:
-    """Train by the command line. -> exit status"""
+    """Train as the command line says. -> exit status"""
     return train_config(read_settings())
 
 

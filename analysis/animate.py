@@ -5,13 +5,13 @@
     python analysis/animate.py --model_folder math_mini_14 --format=mp4        (where ffmpeg is installed)
     python analysis/animate.py --model_folder math_mini_14 math_mini_28 --at=11000 --format=svg
 
-Reads answers.npz and results.csv of run folders that were asked the same questions, and writes
-animation.gif into --output_dir, or with --at a still of one iteration, animation_11000.png. The runs stand
-side by side: the scores, the tables of a + b and a - b with the held-out cells framed and what the model says
-in them, the facts as bars, and below the curves up to this iteration. Of several seeds a cell is the share of
-the seeds whose most probable answer is right. Frames are closer together in the first thousands of
+Reads answers.npz and results.csv of run folders that were asked the same questions. Writes animation.gif into
+--output_dir, or with --at a picture of one iteration, such as animation_11000.png. The runs are shown side by
+side: the scores, the tables of a + b and a - b, the facts as bars, and below them the curves up to this
+iteration. Held-out cells are framed and hold the model's answer. For several seeds a cell shows the share of
+seeds whose most probable answer is right, and no answer. Frames are closer together in the first thousands of
 iterations, as on the axis of the curves; --every=N takes one every N iterations. A run without answers.npz
-shows its curves. Takes half a minute; a GIF of two runs is smaller than 2 MB.
+shows only its curves. Takes half a minute; a GIF of two runs is smaller than 2 MB.
 """
 import functools
 import io
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run    # first: it names missing packages
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,13 +47,13 @@ from tbtt.results import Results, group_label, read_info, read_seeds, seeds_in, 
 from tbtt.tasks import TASKS, Task
 
 EXPRESSION = re.compile(r'<(\d\d?)([+-])(\d\d?)=')
-FRAMES, HOLD = 110, 2.0       # frames without --every; seconds that the last one stays
+FRAMES, HOLD = 110, 2.0       # frames without --every; seconds that the last frame stays
 MOST_BYTES = 2_000_000        # of a GIF that a page should carry
-MOVES = 'moves'               # gid of what an iteration changes
+MOVES = 'moves'               # gid of the artists that change with the iteration
 SHADES = LinearSegmentedColormap.from_list('right', ['white', BLUE], N=16)    # few colours: a small GIF
-UNKNOWN = '0.85'              # a cell of a model whose loss is not finite
+UNKNOWN = '0.85'              # a cell without a number: nothing kept yet, or the loss is not finite
 
-Show = Callable[[int], None]    # changes what is drawn to what it is at an iteration
+Show = Callable[[int], None]    # updates what is drawn to an iteration
 
 
 # What is shown.
@@ -62,7 +62,7 @@ class Asked(NamedTuple):
     """The answers to the P questions of a task over E evaluations."""
     prompts: list[str]
     heldout: np.ndarray    # (P,) bool
-    shade: np.ndarray      # (E, P) probability of the right answer; of several seeds the share that is right
+    shade: np.ndarray      # (E, P) probability of the right answer; for several seeds the share that is right
     said: np.ndarray       # (E, P) text, the most probable answer; empty texts for several seeds
 
 
@@ -71,8 +71,8 @@ class Shown(NamedTuple):
     folder: Path
     title: str
     results: Results           # of all seeds, stacked
-    iters: np.ndarray          # (E,) of the answers
-    asked: dict[str, Asked]    # by task; {} where no answers were kept
+    iters: np.ndarray          # (E,) iterations of the answers
+    asked: dict[str, Asked]    # by task; {} if no answers were kept
 
 
 def tasks_in(results: Results) -> list[type[Task]]:
@@ -81,7 +81,7 @@ def tasks_in(results: Results) -> list[type[Task]]:
 
 
 def read_run(folder: Path) -> Shown:
-    """A run of one seed or of many. Raises `UserError` where it is damaged, or was asked nothing."""
+    """Read a run of one seed or of many. Raises `UserError` if it is damaged, or has no scores of a task."""
     seeds = seeds_in(folder)
     results = stack_seeds(read_seeds(seeds))
     if not tasks_in(results):
@@ -106,7 +106,7 @@ def questions(answers: Answers) -> dict[str, list[str]]:
 
 
 def asked_of(answers: Sequence[Answers], name: str, iters: np.ndarray) -> Asked:
-    """One task, of one seed or of several. iters: of all seeds"""
+    """The answers to one task, from one seed or from several. iters: those of all seeds"""
     first = answers[0].tasks[name]
     if len(answers) == 1:
         return Asked(first.prompts, first.heldout, first.probability, first.said)
@@ -119,7 +119,7 @@ def asked_of(answers: Sequence[Answers], name: str, iters: np.ndarray) -> Asked:
 
 
 def check_alike(runs: Sequence[Shown]) -> None:
-    """Raises `UserError` where runs side by side were asked different tasks or questions."""
+    """Raises `UserError` if the runs were asked different tasks or questions."""
     first, with_answers = runs[0], [each for each in runs if each.asked]
     for each in runs:
         one, other = ([task.name for task in tasks_in(some.results)] for some in (first, each))
@@ -135,19 +135,19 @@ def check_alike(runs: Sequence[Shown]) -> None:
 
 
 def iterations_of(runs: Sequence[Shown]) -> np.ndarray:
-    """The evaluations that any of the runs has, (E,)."""
+    """The iterations at which any of the runs was evaluated, (E,)."""
     return np.unique(np.concatenate([each.results['iter'] for each in runs])).astype(int)
 
 
 def row_at(iters: np.ndarray, iteration: int) -> int:
-    """The last evaluation until then; the first where there is none."""
+    """The row of the last evaluation up to an iteration, or the first row if there is none."""
     return max(0, int(np.searchsorted(iters, iteration, side='right')) - 1)
 
 
 def choose_frames(iters: np.ndarray, every: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Which evaluations become frames, and how many frames each of them lasts.
+    """-> the iterations that are shown, and how many frames each of them lasts
 
-    Without `every` time runs as on the axis of the curves. iters: (E,) -> (F,), (F,)
+    Without `every`, frames are evenly spaced on the axis of the curves. iters: (E,) -> (F,), (F,)
     """
     if every:
         rows = np.unique(np.searchsorted(iters, np.append(np.arange(iters[0], iters[-1], every), iters[-1])))
@@ -160,7 +160,7 @@ def choose_frames(iters: np.ndarray, every: int | None) -> tuple[np.ndarray, np.
 
 
 def scores_text(shown: Shown, iteration: int) -> str:
-    """Seen in training 97%, held-out 2 of 4, facts 84%: means over the seeds that are still there."""
+    """Scores such as `Seen in training 97%`, `Held-out 2 of 4`: means over the seeds that still have any."""
     row, parts = row_at(shown.results['iter'], iteration), []
 
     def mean(values: np.ndarray) -> float:
@@ -205,7 +205,7 @@ def draw_table(axes: Axes, shown: Shown, asked: Asked, sign: str) -> Show:
 
     def show(iteration: int) -> None:
         at = row_at(shown.iters, iteration)
-        known = iteration >= shown.iters[0]    # before, no answers were kept
+        known = iteration >= shown.iters[0]    # before that, no answers were kept
         shades = np.full(mesh.get_array().shape, np.nan)
         shades[a, b] = asked.shade[at, which] if known else np.nan
         mesh.set_array(np.ma.masked_invalid(shades))
@@ -239,8 +239,8 @@ def draw_bars(panels: Sequence[Axes], shown: Shown, asked: Asked, task: type[Tas
 
 
 def draw_curves(axes: Axes, shown: Shown, last: int) -> Show:
-    """What was right of the questions seen in training and of those held out, up to an iteration. last: of
-    all runs"""
+    """Percent right of the questions seen in training and of the held-out ones, up to an iteration. last: the
+    last iteration of all runs"""
     for task in tasks_in(shown.results):
         draw_seeds(axes, shown.results['iter'], seen_percent(shown.results, task),
                    look(task.seen_group or task.scored[0]))
@@ -267,7 +267,7 @@ def draw_curves(axes: Axes, shown: Shown, last: int) -> Show:
 
 def draw_run(place: SubFigure, shown: Shown, tasks: Sequence[str], heights: Sequence[float], last: int
              ) -> Show:
-    """One run: its title and scores, its answers to the tasks, and its curves. last: iteration of all runs"""
+    """One run: its title, scores, answers and curves. last: the last iteration of all runs"""
     cells = place.add_gridspec(len(heights), 2, height_ratios=heights)
     shows = []
     for i, name in enumerate(tasks):
@@ -293,13 +293,13 @@ def draw_run(place: SubFigure, shown: Shown, tasks: Sequence[str], heights: Sequ
 
 
 def is_table(asked: Asked) -> bool:
-    """Are the questions sums and differences, some of both?"""
+    """Are all questions sums or differences, with some of both?"""
     found = [EXPRESSION.fullmatch(prompt) for prompt in asked.prompts]
     return all(found) and {each[2] for each in found} == {'+', '-'}
 
 
 def draw(runs: Sequence[Shown]) -> tuple[Figure, Show]:
-    """The figure of runs side by side, and what changes it to an iteration."""
+    """-> the figure of runs side by side, and the function that updates it to an iteration"""
     asked = next((each.asked for each in runs if each.asked), {})
     heights = [2.1 if is_table(each) else 2.6 for each in asked.values()] + [1.6]
     width = {1: 5.6, 2: 9.2}.get(len(runs), 3.9 * len(runs))
@@ -318,7 +318,7 @@ def draw(runs: Sequence[Shown]) -> tuple[Figure, Show]:
             each(iteration)
     show(0)
     figure.draw_without_rendering()
-    figure.set_layout_engine('none')    # or the frames would tremble
+    figure.set_layout_engine('none')    # a new layout for each frame would make the film shake
     return figure, show
 
 
@@ -352,7 +352,7 @@ def frames(figure: Figure, show: Show, iterations: Sequence[int]) -> Iterator[Im
 
 
 def palette() -> Image.Image:
-    """Few colours: the cells', greys, and those of the curves on their way to white."""
+    """Few colours: the shades of the cells, greys, and the colours of the curves mixed with white."""
     curves = {look(group)['color'] for task in TASKS.values()
               for group in (task.heldout_group, task.seen_group or task.scored[0]) if group}
     colours = [SHADES(i)[:3] for i in range(SHADES.N)]
@@ -365,7 +365,7 @@ def palette() -> Image.Image:
 
 
 def gif(images: Iterator[Image.Image], lasts: Sequence[int], fps: float) -> bytes:
-    """An animated GIF that begins again. lasts: how many frames each image stays"""
+    """An animated GIF that plays in a loop. lasts: how many frames each image stays"""
     colours = palette()
     first, *others = (image.quantize(palette=colours, dither=Image.Dither.NONE) for image in images)
     durations = [round(1000 * last / fps) for last in lasts]
@@ -376,8 +376,8 @@ def gif(images: Iterator[Image.Image], lasts: Sequence[int], fps: float) -> byte
 
 
 def mp4(animation: bytes, fps: float) -> bytes:
-    """The film of a GIF, by ffmpeg. Raises `UserError` with what ffmpeg says where it cannot."""
-    # The last image stays; and most players want an even number of pixels.
+    """Convert a GIF to MP4 with ffmpeg. Raises `UserError` with the message of ffmpeg if it fails."""
+    # Hold the last image, and pad to an even number of pixels, which most players need.
     filters = f'tpad=stop_mode=clone:stop_duration={HOLD},fps={fps},pad=ceil(iw/2)*2:ceil(ih/2)*2'
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'animation.mp4'
@@ -391,7 +391,7 @@ def mp4(animation: bytes, fps: float) -> bytes:
 
 
 def still(runs: Sequence[Shown], at: int, path: Path) -> None:
-    """Write one iteration. Raises `UserError` where there is no such evaluation."""
+    """Write the picture of one iteration. Raises `UserError` if there is no evaluation at it."""
     iters = iterations_of(runs)
     if at not in iters:
         near = iters[np.argsort(np.abs(iters - at), kind='stable')[:2]]
@@ -402,7 +402,7 @@ def still(runs: Sequence[Shown], at: int, path: Path) -> None:
 
 
 def film(runs: Sequence[Shown], every: int | None, fps: float, path: Path) -> None:
-    """Write all iterations, as a GIF or an MP4."""
+    """Write the film of all iterations, as a GIF or an MP4."""
     iterations, lasts = choose_frames(iterations_of(runs), every)
     figure, show = draw(runs)
     content = gif(frames(figure, show, iterations), lasts, fps)
@@ -422,7 +422,7 @@ def positive(text: str) -> float:
 
 
 def check_format(kind: str, at: int | None) -> None:
-    """Raises `UserError` where a format does not go with --at, or lacks its program."""
+    """Raises `UserError` if a format does not go with --at, or if its program is missing."""
     if (kind in FORMATS) != (at is not None):
         raise UserError(f'--format={kind}: choose {", ".join(FORMATS)} with --at=ITERATION, gif or mp4 '
                         f'without')

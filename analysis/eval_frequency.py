@@ -1,17 +1,17 @@
-"""Ask runs what was frequent in their training and what was rare.
+"""Measure how much runs recall of what was frequent in their training and of what was rare.
 
     python analysis/eval_frequency.py facts_skewed_mini_14 facts_skewed_mini_28 facts_skewed_mini_56
 
-Asks the checkpoints of runs on data with frequencies (data/facts_skewed, data/both_skewed; folders of several
-seeds too) every question of training ten times, as eval_capitals.py does, prints how much is recalled of what
-was how frequent, and writes frequency.csv (a row a run, seed and question) into --output_dir.
+Reads checkpoints of runs on data with frequencies (data/facts_skewed, data/both_skewed), of one seed or of
+several. Asks every question of training ten times, as eval_capitals.py does, prints percent recalled by
+frequency, and writes frequency.csv (one row per run, seed and question) into --output_dir.
 analysis/plot_frequency.py draws it. Takes seconds.
 """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run    # first: it names missing packages
 from tbtt.frequency import Recall, frequency_table, write_frequency
 from tbtt.inference import find_checkpoints, load_model
 from tbtt.results import NUM_SAMPLES
@@ -19,7 +19,7 @@ from tbtt.layout import LATEST
 
 
 def ask(folder: str | Path, ckpt: str = LATEST, device: str = 'auto') -> list[Recall]:
-    """Every seed of a run, every question of its training. Raises `UserError` where its data had no
+    """Ask every seed of a run every question of its training. Raises `UserError` if its data have no
     frequencies."""
     rows = []
     for place in find_checkpoints(folder, ckpt):

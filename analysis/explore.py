@@ -1,20 +1,20 @@
-"""Write a page for the browser in which one looks at a run, at several runs, or at a sweep.
+"""Write a page for the browser that shows a run, several runs, or a sweep.
 
     python analysis/explore.py math_mini_14
     python analysis/explore.py math_mini_14 math_mini_28 --output=n14_n28.html
     python analysis/explore.py sweeps/capacity --output=capacity.html
 
-Reads folders of runs (of one seed or of many) and of sweeps (or their summary.csv), no checkpoints, and
-writes one HTML file that needs no network: scores against parameters, where a click opens a seed; its answers
-at every evaluation, its curves, its settings. At most 8 MB: where answers are many, some evaluations are left
-out. Takes seconds, for hundreds of seeds a minute. Needs plotly (requirements-study.txt); docs/explore.md
-says how to read the page.
+Reads folders of runs (of one seed or of many) and of sweeps (or their summary.csv), but no checkpoints.
+Writes one HTML file that needs no network. It shows scores against parameters; a click opens a seed with its
+answers at every evaluation, its curves and its settings. The file has at most 8 MB: if there are many
+answers, some evaluations are left out. Takes seconds, or a minute for hundreds of seeds. Needs plotly
+(requirements-study.txt); docs/explore.md says how to read the page.
 """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, run    # first: it says what is missing
+from tbtt.cli import Parser, run    # first: it names missing packages
 
 from tbtt.atomic import write_file
 from tbtt.explore.page import make_page

@@ -1,13 +1,14 @@
 """
-Export a checkpoint, ours, nanoGPT's or of the paper's code, as a folder that the library transformers loads.
+Export a checkpoint of ours, of nanoGPT or of the paper's code as a folder that the library transformers
+loads.
 
     python analysis/export.py --out_dir=math_mini_14 --to=hf_math_14
 
 Writes config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json and a
-model card, README.md, into --to, which must be new; of a run of several seeds one such folder a seed.
-AutoModelForCausalLM and AutoTokenizer load it with no code of ours. Before the folder appears it is loaded in
-float64, and its logits are compared with ours; the largest difference is printed, about 1e-14. Takes ten
-seconds. What to do with the folder: docs/interchange.md.
+model card, README.md, into the new folder --to. For a run of several seeds, each seed has such a folder below
+it. AutoModelForCausalLM and AutoTokenizer load it without our code. Before the folder appears, it is loaded
+in float64 and its logits are compared with ours; the largest difference, about 1e-14, is printed. Takes ten
+seconds. docs/interchange.md says what to do with the folder.
 """
 import copy
 import json
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run, study_package    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run, study_package    # first: it names missing packages
 
 import numpy as np
 import torch
@@ -36,13 +37,13 @@ from tbtt.layout import LATEST, RESULTS
 from tbtt.seed_folder import MAY_CHANGE, best_of
 
 TOLERANCE = 1e-9    # of the largest logit, in float64: rounding is far below, the smallest mistake far above
-# Settings that say where a run was made, not how: they stay out of the model card.
+# Settings that say where a run was trained, not how: the model card leaves them out.
 OF_THE_MACHINE = MAY_CHANGE - {'dataset', 'dtype', 'max_iters'} | {'num_seeds', 'backend',
                                                                    'always_save_checkpoint'}
 
 
 class Source(NamedTuple):
-    """A checkpoint that is to be exported."""
+    """A checkpoint to export."""
     path: Path
     checkpoint: dict[str, Any]
     model: GPT
@@ -51,9 +52,11 @@ class Source(NamedTuple):
 
 
 def read_source(path: Path, dataset: str | None = None) -> Source:
-    """dataset: with the characters of a checkpoint that carries none, by default as its config names it.
+    """Read a checkpoint to export. dataset: has the characters of a checkpoint that carries none; by default
+    the one that its config names.
 
-    Raises `UserError` for a checkpoint that is damaged, has no codec of text, or no finite weights.
+    Raises `UserError` for a checkpoint that is damaged, or has characters that are not text, or weights that
+    are not finite.
     """
     checkpoint = read_checkpoint(path)
     model = build_model(checkpoint, path).eval()
@@ -74,7 +77,8 @@ def model_config(source: Source) -> dict[str, Any]:
 
 
 def end_token(source: Source) -> int | None:
-    """The token that ends an answer, where the checkpoint knows its tasks: other text goes on."""
+    """The token that ends an answer, if the checkpoint knows its tasks; None for other text, which goes
+    on."""
     return source.codec.stoi.get('\n') if source.has_tasks else None
 
 
@@ -86,7 +90,7 @@ def generation_config(source: Source) -> dict[str, Any]:
 
 
 def tokenizer_json(source: Source) -> str:
-    """tokenizer.json: that of the data where they have GPT-2's tokens, else a character a token. There is no
+    """tokenizer.json: that of the data if they have GPT-2's tokens, else one token per character. There is no
     unknown token, so an unknown character is an error."""
     if isinstance(source.codec, Bpe):
         return source.codec.text
@@ -99,7 +103,7 @@ def tokenizer_json(source: Source) -> str:
 
 
 def tokenizer_config(source: Source) -> dict[str, Any]:
-    """tokenizer_config.json: no special tokens, and no blank is tidied away."""
+    """tokenizer_config.json: no special tokens, and every blank is kept."""
     return {'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': source.model.config.block_size,
             'clean_up_tokenization_spaces': False}
 
@@ -171,13 +175,13 @@ def make_files(source: Source, name: str) -> dict[str, bytes]:
              'tokenizer_config.json': tokenizer_config(source)}
     texts = {file: json.dumps(content, indent=2) + '\n' for file, content in plain.items()}
     texts |= {'tokenizer.json': tokenizer_json(source), 'README.md': model_card(source, name)}
-    # The name of a folder may be no UTF-8.
+    # The name of a folder may not be valid UTF-8.
     return {'model.safetensors': weights, **{file: text.encode(errors='backslashreplace')
                                              for file, text in texts.items()}}
 
 
 def read_folder(folder: Path) -> tuple[Any, Any]:
-    """-> transformers' model, in float64, and tokenizer"""
+    """-> the model, in float64, and the tokenizer, both of transformers"""
     transformers = study_package('transformers')
     transformers.utils.logging.disable_progress_bar()
     load = transformers.AutoModelForCausalLM.from_pretrained
@@ -189,7 +193,7 @@ def read_folder(folder: Path) -> tuple[Any, Any]:
 def check_folder(source: Source, folder: Path) -> float:
     """Load the folder with transformers. -> the largest difference of its logits from ours, in float64
 
-    Raises `UserError` where it is more than rounding, or the tokenizer does not give back every character.
+    Raises `UserError` if it is more than rounding, or if the tokenizer does not give back every character.
     """
     theirs, tokenizer = read_folder(folder)
     vocab_size, block_size = source.model.config.vocab_size, source.model.config.block_size
@@ -206,9 +210,9 @@ def check_folder(source: Source, folder: Path) -> float:
 
 
 def write_folder(sources: dict[str, Source], to: Path) -> dict[str, float]:
-    """Write a folder for each source, {place below `to`: source}, all of them or none.
+    """Write a folder for each source, all of them or none. sources: {place below `to`: source}
 
-    -> {place: what `check_folder` found}
+    -> {place: the difference that `check_folder` found}
     """
     contents = {place: make_files(source, str(Path(to.name) / place)) for place, source in sources.items()}
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +242,7 @@ def main() -> None:
     args = parser.parse_args()
     out_dir, to = Path(args.out_dir), Path(args.to)
     if os.path.lexists(to):
-        raise UserError(f'{to} is there already: remove it, or name another folder with --to')
+        raise UserError(f'{to} already exists: remove it, or name another folder with --to')
     sources = {'' if place == out_dir else place.name: read_source(place / args.ckpt, args.dataset)
                for place in find_checkpoints(out_dir, args.ckpt)}
     for place, difference in write_folder(sources, to).items():

@@ -4,16 +4,16 @@
     python analysis/inspect_rule.py math_mini_28 --kept=True     (over training, from --keep_checkpoints=1000)
     python analysis/inspect_rule.py math_mini_14 --ckpt=ckpt_best_math.pt,ckpt.pt --output_dir=inside
 
-Names run folders, each of one seed or of many (RUN/seed_1337, ...). Writes into --output_dir
+Takes run folders, each of one seed or of many (RUN/seed_1337, ...). Writes into --output_dir
 
-    inspect.csv      a row a checkpoint: scores, and each number that docs/inspect.md explains
+    inspect.csv      one row per checkpoint: scores, and each number that docs/inspect.md explains
     inspect.json     all of it, by layer, head, stage, part and question
-    inspect.png      a column a run: the digits, attention, what can be read, logit lens, ablation
-    inspect_numbers.png   of several checkpoints: those numbers against iteration, or against width
+    inspect.png      one column per run: digits, attention, what can be read, logit lens, ablation
+    inspect_numbers.png   for several checkpoints: these numbers against iteration, or against width
 
-and prints what tells most. The figures are drawn by analysis/plot_inspect.py, which needs no
-model to draw them again. A model trained on shuffled answers (data/as_math/prepare.py --answers=shuffled) is
-the control: it can only look up. A checkpoint of an n-model takes about a second.
+and prints the numbers that tell most. analysis/plot_inspect.py draws the figures, and needs no model to draw
+them again. A model trained on shuffled answers (data/as_math/prepare.py --answers=shuffled) is the control:
+it can only look up. A checkpoint of an n-model takes about a second.
 """
 import csv
 import io
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run, true_or_false    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run, true_or_false    # first: it names missing packages
 
 from plot_inspect import OPERATIONS, R2, draw, shown
 from tbtt.atomic import write_files
@@ -38,8 +38,8 @@ from tbtt.results import format_number
 
 
 def find(folder: Path, names: list[str], kept: bool) -> list[Path]:
-    """The checkpoints with these names in the folder of a run, of all its seeds; with `kept` those of single
-    iterations before them. Raises `UserError` where one is not there."""
+    """The checkpoints with these names in the folders of all seeds of a run; with `kept`, those of single
+    iterations come before them. Raises `UserError` if `kept` finds none."""
     found = []
     for seed in seed_folders(folder) or [folder]:
         earlier = list(kept_checkpoints(seed).values())
@@ -51,7 +51,7 @@ def find(folder: Path, names: list[str], kept: bool) -> list[Path]:
 
 
 def look_inside(folders: list[Path], names: list[str], kept: bool, dataset: str | None) -> list[dict]:
-    """`measure` of every checkpoint, with the name of its run; of one iteration of a seed once."""
+    """`measure` of every checkpoint, with the name of its run. Each iteration of a seed is measured once."""
     found = {}
     for folder in folders:
         for path in find(folder, names, kept):
@@ -64,8 +64,8 @@ def look_inside(folders: list[Path], names: list[str], kept: bool, dataset: str 
 
 
 def row_of(one: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a checkpoint as a row of inspect.csv. Attention is the mean of all heads, R² that of the
-    stage at which the results are read."""
+    """The numbers of a checkpoint as a row of inspect.csv. Attention is the mean over all heads; R² is that
+    of the stage at which the results are read."""
     row = {name: one[name] for name in ('run', 'checkpoint', 'seed', 'iteration', 'n_embd', 'num_params',
                                         'answers', 'verdict')}
     row |= {f'{group}_{what}': value for group, score in one['score'].items()
@@ -89,12 +89,12 @@ def row_of(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def mean(values: list[float]) -> float | None:
-    """Their mean, None of none."""
+    """The mean of the values, None if there are none."""
     return sum(values) / len(values) if values else None
 
 
 def csv_text(rows: list[dict[str, Any]]) -> str:
-    """Rows, with the columns that any of them has; what a row lacks is blank."""
+    """Rows as CSV, with every column that any row has; cells that a row lacks are blank."""
     text = io.StringIO()
     columns = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, columns, restval='', lineterminator='\n')
@@ -105,7 +105,7 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Plain containers with None in place of numbers that are not finite, which JSON lacks."""
+    """A copy of plain containers, with None for numbers that are not finite, which JSON lacks."""
     if isinstance(value, dict):
         return {name: finite(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -114,7 +114,7 @@ def finite(value: Any) -> Any:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown of the numbers that tell most, a line a checkpoint."""
+    """A Markdown table of the numbers that tell most, one line per checkpoint."""
     heads = {'right': 'seen_right', 'held-out': 'heldout_right', 'arc even to': 'digits_evenness',
              **{f'{name}: {label}': f'{operation}_r2_{kind}' for operation, name in OPERATIONS.items()
                 for kind, label in R2.items() if kind != 'results_shuffled'},
@@ -127,7 +127,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def heldout_lines(one: dict[str, Any]) -> list[str]:
-    """What the held-out questions of a checkpoint read as, and what it says to them."""
+    """A line for each held-out question: what its result reads as, and what the model answers."""
     lines = []
     for asked in one['readout']['read'].values():
         for prompt, result, read, trained in zip(*(asked[name]

@@ -5,13 +5,13 @@
     python analysis/make_tables.py --beside=older          (and below ours the runs in another folder)
 
 Reads results.csv and run.json in the paper's twelve run folders (math_mini_14, ..., both_mlt) under
---root_dir and writes to standard output only, in about a second. What is missing is blank.
+--root_dir and writes only to standard output, in about a second. Missing values are blank.
 """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run    # first: it names missing packages
 
 import numpy as np
 
@@ -24,14 +24,14 @@ from tbtt.stats import mean_interval, wilson_interval
 NOTES = """\
 *Best evaluation* is the paper's protocol: the first evaluation with the highest score over all tasks of the
 run, chosen by looking at that score. *Last iteration* is not chosen. Several seeds: mean ± half a 95%
-interval (Student's t). The 40 held-out answers are four questions, each asked ten times: in brackets, how
-many of them are answered (six right answers of ten); of several seeds, how many answer all four, with
-Wilson's 95% interval."""
+interval (Student's t). The 40 held-out answers are four questions, each asked ten times. In brackets: how
+many questions are answered (at least six right of ten); for several seeds, how many seeds answer all four,
+with Wilson's 95% interval."""
 EVALUATIONS = {'best evaluation': lambda results: best_row(results, 'combined'), 'last iteration': last_row}
 
 
 def score_names(experiment: str) -> list[str]:
-    """The columns of an experiment's table: groups of questions, `combined` of several tasks."""
+    """The columns of an experiment's table: groups of questions, and `combined` if it has several tasks."""
     tasks = paper.tasks_of(experiment)
     scored = [group for task in tasks for group in task.scored]
     return [*scored, *(['combined'] if len(tasks) > 1 else []),
@@ -39,7 +39,7 @@ def score_names(experiment: str) -> list[str]:
 
 
 def heldout_names(experiment: str) -> set[str]:
-    """Those of them that are counted, not given in percent."""
+    """The columns that are given as counts, not in percent."""
     return {task.heldout_group for task in paper.tasks_of(experiment) if task.heldout_group}
 
 
@@ -81,7 +81,7 @@ def heldout_cell(correct: np.ndarray, total: np.ndarray, answered: np.ndarray) -
 
 
 def iteration_cell(iters: np.ndarray) -> str:
-    """The iteration, or the range of those of several seeds."""
+    """The iteration, or for several seeds the range of their iterations."""
     return ' to '.join(f'{at:,.0f}' for at in sorted({min(iters), max(iters)}))
 
 
@@ -94,8 +94,8 @@ def paper_cells(experiment: str, model: str) -> list[str]:
 
 
 def our_cells(source: str, evaluation: str, folder: Path, experiment: str) -> list[str]:
-    """The row of a run at one of EVALUATIONS; blank behind its label where there is no seed. source: ours, or
-    whose"""
+    """The row of a run at one of EVALUATIONS; if the run has no seed, blank after the label. source: `ours`,
+    or the name of the other folder"""
     seeds, unfinished = read_run(folder)
     if not seeds:
         return [f'{source}, {evaluation}'] + [''] * (2 + len(score_names(experiment)))
@@ -118,8 +118,8 @@ def our_cells(source: str, evaluation: str, folder: Path, experiment: str) -> li
 
 
 def make_table(experiment: str, root: Path, wd: bool = False, beside: Path | None = None) -> str:
-    """The Markdown of one table: three rows a model, from the runs below the folder `root`, and two more from
-    `beside`."""
+    """One table as Markdown. Each model has the paper's row, two from its run below the folder `root`, and
+    two more from `beside`."""
     heads = ['model', 'parameters', 'source', 'seeds', 'iteration']
     heads += [group_label(name).lower() if name in heldout_names(experiment)
               else paper.percent_column(name).replace('_pct', ' %') for name in score_names(experiment)]

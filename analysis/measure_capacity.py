@@ -4,19 +4,19 @@
     python analysis/measure_capacity.py config/sweep_bits_table.py --n_embd=14,28 --sweeps_dir=sweeps
     python analysis/measure_capacity.py config/sweep_bits_table.py --train=False    (what is there already)
 
-Trains the sweeps by sweep.py, which skips what is finished and resumes what is not; --key=value goes to it.
-Then asks every finished seed for the probability of each answer, and writes into --output_dir:
+Trains the sweeps with sweep.py, which skips finished seeds and resumes the others, and passes --key=value on
+to it. Then asks every finished seed for the probability of each answer, and writes into --output_dir:
 
-    bits.csv           a row a seed: the bits that its data offer, and how many of them it has memorised
-    bits_plateau.csv   a row a width: the most bits that it memorises, whatever is offered, and the same a
-                       parameter; means over seeds with half a 95% interval (Student's t). `bends` is 1 where
-                       the model leaves at least a fifth of the largest offer: where it is 0, larger tables
-                       may show more
-    bits_asked.csv     what the paper's tasks ask for
+    bits.csv           one row per seed: the bits that its data offer, and how many of them it has memorised
+    bits_plateau.csv   one row per width: the most bits that it memorises of any offer, and the same per
+                       parameter; means over seeds with half a 95% interval (Student's t). `bends` is 1 if at
+                       least a fifth of the largest offer is not memorised; if it is 0, larger tables may
+                       show more
+    bits_asked.csv     the bits that the paper's tasks ask for
 
 Memorised bits are the sum over answers of max(0, log2 p - log2 q): p is the model's probability of the right
-answer, q how often that answer occurs among all. Measuring takes seconds; the training of a seed takes as
-long as any. Draw with analysis/plot_bits.py.
+answer, q how often that answer occurs among all answers. Measuring takes seconds; training a seed takes as
+long as in any sweep. analysis/plot_bits.py draws the files.
 """
 import csv
 import io
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, join_values, run, true_or_false    # first: it says what is missing
+from tbtt.cli import Parser, UserError, join_values, run, true_or_false    # first: it names missing packages
 
 import numpy as np
 
@@ -40,11 +40,11 @@ from tbtt.layout import LATEST
 from tbtt.stats import mean_interval
 from tbtt.sweep.plan import Sweep
 
-ROOM = 0.8    # share of an offer that is memorised, at most, where the curve is said to bend
+ROOM = 0.8    # the curve bends if at most this share of the largest offer is memorised
 
 
 def train(path: str, overrides: dict[str, str], sweeps_dir: str) -> None:
-    """Train a sweep to its end. Raises `UserError` where it fails."""
+    """Train a sweep to its end. Raises `UserError` if it fails."""
     options = [f'--{name}={value}' for name, value in overrides.items()]
     command = [sys.executable, str(ROOT / 'sweep.py'), path, f'--sweeps_dir={sweeps_dir}', *options]
     if subprocess.run(command).returncode:
@@ -53,7 +53,8 @@ def train(path: str, overrides: dict[str, str], sweeps_dir: str) -> None:
 
 
 def measure_seed(folder: Path, dataset: Dataset) -> dict:
-    """The row of one finished seed: folder of its checkpoint, and what it was trained on."""
+    """The row of one finished seed. folder: of its checkpoint. Raises `UserError` if it was not trained on
+    `dataset`."""
     trained = load_model(folder / LATEST, 'cpu')
     if trained.digest != dataset.digest:
         raise UserError(f'{folder} was trained on other data than {dataset.folder} holds: prepare them as '
@@ -81,7 +82,7 @@ def measure(sweep: Sweep) -> list[dict]:
 
 
 def plateaus(rows: list[dict]) -> list[dict]:
-    """A row for each width of each sweep: the most that its seeds memorise of what was offered to them."""
+    """A row for each width of each sweep: the most bits that its seeds memorise of any offer."""
     found = []
     for sweep, width in sorted({(row['sweep'], row['n_embd']) for row in rows}):
         ours = [row for row in rows if (row['sweep'], row['n_embd']) == (sweep, width)]
@@ -89,7 +90,7 @@ def plateaus(rows: list[dict]) -> list[dict]:
         most = [max(row['bits_memorised'] for row in ours if row['seed'] == seed) for seed in seeds]
         largest = max(row['bits_offered'] for row in ours)
         left = [row['bits_memorised'] for row in ours if row['bits_offered'] == largest]
-        size = max(row['num_params'] for row in ours)    # a small table may lack a digit, and its model a row
+        size = max(row['num_params'] for row in ours)    # a small table may lack a digit: a smaller model
         mean, half = mean_interval(most)
         found.append({'sweep': sweep, 'n_embd': width, 'num_params': size, 'seeds': len(seeds),
                       'iter': max(row['iter'] for row in ours), 'plateau': mean, 'plateau_half': half,
@@ -106,7 +107,7 @@ def cell(value: str | float) -> str:
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
-    """Rows with the same keys as a CSV file; numbers that are not finite are blank."""
+    """Write rows, all with the same keys, as a CSV file; NaN is blank."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
     writer.writeheader()
@@ -130,7 +131,7 @@ def main() -> None:
         parser.error(f'expected --key=value, got {wrong[0]}')
     overrides = dict(text[2:].split('=', 1) for text in rest)
     rows = []
-    # All are read before the first is trained: a slip of the keyboard is answered at once.
+    # All sweeps are read before the first is trained, so that a typing error is reported at once.
     for path, sweep in [(path, Sweep(path, overrides, args.sweeps_dir)) for path in args.sweeps]:
         if args.train:
             train(path, overrides, args.sweeps_dir)

@@ -1,12 +1,12 @@
-"""Draw how many bits models memorise: against what was offered, and against their parameters.
+"""Draw how many bits models memorise, against the bits offered and against the number of parameters.
 
     python analysis/plot_bits.py
     python analysis/plot_bits.py --folder=results/bits --output_dir=results/bits --format=svg
 
 Reads bits.csv, bits_plateau.csv and bits_asked.csv of analysis/measure_capacity.py in --folder and writes
-bits.png. Beside our widths: 3.6 bits a parameter (Morris et al. 2025, arXiv 2505.24832), 2 (Allen-Zhu and Li
-2024, arXiv 2404.05405), 2.16 at widths of 10 to 22 (Song and Ye 2026, arXiv 2605.09724), and what the paper's
-tasks ask for. Takes seconds.
+bits.png. Lines for comparison show 3.6 bits per parameter (Morris et al. 2025, arXiv 2505.24832), 2
+(Allen-Zhu and Li 2024, arXiv 2404.05405), 2.16 at widths of 10 to 22 (Song and Ye 2026, arXiv 2605.09724),
+and the bits that the paper's tasks ask for. Takes seconds.
 """
 import csv
 import sys
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run    # first: it names missing packages
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from tbtt.figures import DASHES, MARKERS, add_format, legend_once, model_looks, parameters_axis, save
 from tbtt.results import parse_number
 
-# Bits a parameter that others have measured.
+# Bits per parameter that others have measured.
 OTHERS = {'Morris et al. 2025': 3.6, 'Song and Ye 2026': 2.16, 'Allen-Zhu and Li 2024': 2.0}
 
 Rows = list[dict]
@@ -51,7 +51,7 @@ def name_of(sweep: str) -> str:
 
 
 def colours_of(rows: Rows) -> dict[float, Any]:
-    """{width: colour} of the models, which is that of their size."""
+    """{width: colour} of the models: the colour that their size has in all figures."""
     sizes = {row['n_embd']: row['num_params'] for row in rows}
     return {width: style['color'] for width, style in zip(sizes, model_looks(list(sizes.values())))}
 
@@ -63,7 +63,7 @@ def look_of(sweep: str, sweeps: list[str]) -> dict:
 
 
 def draw_offers(axes: Axes, rows: Rows, colours: dict[float, Any]) -> None:
-    """Memorised against offered bits: a line through the means of a width, a dot a seed."""
+    """Memorised against offered bits: a line through the means of each width, and a dot for each seed."""
     sweeps, widths = (sorted({row[name] for row in rows}) for name in ('sweep', 'n_embd'))
     for sweep in sweeps:
         for width in widths:
@@ -83,7 +83,7 @@ def draw_offers(axes: Axes, rows: Rows, colours: dict[float, Any]) -> None:
 
 
 def draw_plateaus(axes: Axes, rows: Rows, asked: Rows, colours: dict[float, Any]) -> None:
-    """The most bits that a width memorises, against its parameters. Hollow: the curve does not bend yet."""
+    """The most bits that a width memorises, against its parameters. Hollow marker: no bend in its curve."""
     sweeps = sorted({row['sweep'] for row in rows})
     sizes = np.array(sorted({row['num_params'] for row in rows}))
     for sweep in sweeps:
@@ -109,7 +109,7 @@ def draw_plateaus(axes: Axes, rows: Rows, asked: Rows, colours: dict[float, Any]
 
 
 def draw_bits(rows: Rows, plateaus: Rows, asked: Rows) -> Figure:
-    """Both panels."""
+    """The figure with both panels."""
     figure = Figure(figsize=(9.5, 5.8), layout='constrained')
     left, right = figure.subplots(1, 2)
     colours = colours_of([*rows, *plateaus])

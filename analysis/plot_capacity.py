@@ -1,4 +1,5 @@
-"""Draw what a sweep over widths found: which sizes learn the rule, which recall the facts, and how surely.
+"""Draw what a sweep over widths found: which sizes learn the rule, which recall the facts, and how certain
+that is.
 
     python analysis/plot_capacity.py sweeps/capacity/summary.csv
     python analysis/plot_capacity.py sweeps/capacity/summary.csv more/summary.csv --weight_decay=0.1
@@ -8,14 +9,15 @@
 Reads summary.csv of one or several sweeps (finished seeds only) and writes into --output_dir: rule.png, seen
 and held-out arithmetic against parameters; capacity.png, all scores against parameters, and the share of
 seeds that answer all held-out questions; capacity_training.png, the probability of the right answer over
-training, a panel a width (where the seeds' results.csv are still beside the summary); and where other pairs
-than (5,7) were held out capacity_heldout.png, a column a set of pairs. Takes seconds.
+training, with a panel for each width (if the seeds' results.csv are still beside the summary); and
+capacity_heldout.png, with a column for each set of held-out pairs (if other pairs than (5,7) were held out).
+Takes seconds.
 """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run    # first: it names missing packages
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,18 +33,19 @@ from tbtt.sweep.claims import agrees_on_heldout
 from tbtt.sweep.summary import PAIR, read_summaries, row_of_paper
 from tbtt.tasks import TASKS
 
-NEAR = 4    # times larger or smaller: the paper's models of about the sizes that were trained
+NEAR = 4    # the paper's models are drawn up to so many times larger or smaller than ours
 FIGURES = ('rule', 'capacity', 'training', 'heldout')
-ASIDE, STEP, ROOM = 0.05, 0.022, 0.2    # of the dots of a size, in logarithms: from its line, apart, at most
+# Of the dots of one size, in logarithms of size: distance from its line, from each other, and at most.
+ASIDE, STEP, ROOM = 0.05, 0.022, 0.2
 SHARES = {'best': dict(linestyle=':', markerfacecolor='white',
                        label='seeds that answer all held-out questions, best evaluation'),
           'last': dict(linestyle='-', label='seeds that answer all held-out questions, last evaluation')}
 
-Rows = list[dict]    # of summaries, one a seed
+Rows = list[dict]    # of summaries, one per seed
 
 
 def task_names(rows: Rows) -> list[str]:
-    """What was trained on (math, facts, math+facts, ...), as far as all of it is known: the paper's first."""
+    """The known tasks that were trained together (math, facts, math+facts, ...), the paper's first."""
     known = {row['tasks'] for row in rows if row['tasks'] and set(row['tasks'].split('+')) <= TASKS.keys()}
     papers = [paper.tasks_column(experiment) for experiment in paper.EXPERIMENTS]
     return [tasks for tasks in papers if tasks in known] + sorted(known - set(papers))
@@ -65,15 +68,15 @@ def by_size(rows: Rows) -> list[tuple[float, Rows]]:
 
 
 def scores_by_size(rows: Rows, column: str) -> list[tuple[float, np.ndarray]]:
-    """-> (parameters, scores of the seeds that have one), smallest first"""
+    """-> (parameters, scores of the seeds that have a score), smallest first"""
     found = [(size, np.array([row[column] for row in some if row.get(column) is not None], float))
              for size, some in by_size(rows)]
     return [(size, scores) for size, scores in found if len(scores)]
 
 
 def means_of(found: list[tuple[float, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """-> sizes, mean scores, (N,) each, and (2, N) how far Student's intervals reach below and above, within
-    0 and 100 percent. found: as of `scores_by_size`"""
+    """-> sizes (N,), mean scores (N,), and (2, N) how far Student's intervals reach below and above the
+    means, cut off at 0 and 100 percent. found: from `scores_by_size`"""
     sizes, means, halves = np.array([(size, *mean_interval(scores)) for size, scores in found]).T
     ends = np.clip([means - halves, means + halves], 0, 100)
     return sizes, means, np.nan_to_num(np.abs(ends - means))
@@ -81,7 +84,7 @@ def means_of(found: list[tuple[float, np.ndarray]]) -> tuple[np.ndarray, np.ndar
 
 def draw_scores(axes: Axes, rows: Rows, group: str, aside: float = 1.0) -> None:
     """Mean score of a group at the last evaluation with Student's interval, and each seed as a faint dot.
-    aside: factor on the sizes, so that no series hides another; dots lie on the same side"""
+    aside: factor on the sizes, so that groups do not hide each other; the dots lie on the same side"""
     found = scores_by_size(rows, f'last_{group}')
     if not found:
         return
@@ -109,14 +112,14 @@ def draw_shares(axes: Axes, rows: Rows) -> None:
 
 
 def papers_models(experiment: str, sizes: list[float]) -> list[tuple[str, int]]:
-    """The paper's models of about these sizes: the MLT alone would take half of an axis. -> (model,
-    parameters)"""
+    """-> (model, parameters) of the paper's models of about these sizes. The MLT alone would take half of the
+    axis."""
     return [(model, size) for model, size in zip(paper.MODELS, paper.NUM_PARAMS[experiment])
             if min(sizes) / NEAR <= size <= max(sizes) * NEAR]
 
 
 def published_scores(experiment: str, model: str) -> dict[str, float]:
-    """{group: percent} of the paper, as far as it prints them or they follow."""
+    """{group: percent} of the paper, for the groups that it prints or that follow from these."""
     found = {group: paper.published_percent(experiment, model, group)
              for task in paper.tasks_of(experiment) for group in task.scored}
     heldout = paper.published_heldout(experiment, model)
@@ -128,14 +131,14 @@ def published_scores(experiment: str, model: str) -> dict[str, float]:
 
 
 def published_seen(scores: list[float], heldout: tuple[int, int]) -> float:
-    """Percent right of what was seen, from the percent of each operation (of 1,000 answers, held-out ones
-    among them)."""
+    """Percent right of the seen questions, from the percent of each operation (of 1,000 answers, including
+    held-out ones). heldout: right and asked answers"""
     right, asked = heldout
     return 100 * (10 * sum(scores) - right) / (1000 * len(scores) - asked)
 
 
 def draw_paper(axes: Axes, experiment: str, sizes: list[float], groups: list[str]) -> None:
-    """The paper's models, with its own values as open markers."""
+    """The paper's values for its models, as open markers."""
     for model, size in papers_models(experiment, sizes):
         scores = published_scores(experiment, model)
         for group in groups:
@@ -147,7 +150,7 @@ def draw_paper(axes: Axes, experiment: str, sizes: list[float], groups: list[str
 
 
 def name_sizes(axes: Axes, rows: Rows) -> dict[float, str]:
-    """A faint line at each size, ours and the paper's, with its name above where there is room. -> {size:
+    """A faint line at each size, ours and the paper's, with its name above if there is room. -> {size:
     name}"""
     sizes = {row['num_params']: f'n{row["n_embd"]:.0f}' for row in rows}
     experiment = experiment_of(rows[0]['tasks'])
@@ -174,7 +177,7 @@ def draw_beside(axes: Axes, rows: Rows, groups: list[str], name: str) -> None:
 
 
 def draw_capacity(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
-    """A row a task: scores against parameters, and where questions are held out the share of seeds that
+    """A row for each task: scores against parameters, and, if questions are held out, the share of seeds that
     answer all of them."""
     every = {tasks: [row for row in rows if row['tasks'] == tasks] for tasks in task_names(rows)}
     asked = [any(row.get('heldout_total') for row in found) for found in every.values()]
@@ -200,7 +203,7 @@ def draw_capacity(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
 
 
 def draw_task(axes: Axes, rows: Rows, beside: Rows, name: str) -> None:
-    """Scores of one task against parameters. name: of what is beside"""
+    """Scores of one task against parameters. name: of the sweep `beside`"""
     groups = probed_groups(rows[0]['tasks'])
     score_axes(axes)
     name_sizes(axes, rows)
@@ -212,7 +215,7 @@ def draw_task(axes: Axes, rows: Rows, beside: Rows, name: str) -> None:
 
 
 def other_data(rows: Rows) -> str:
-    """A line for a title that says so where seeds were trained on other data than the paper's."""
+    """A line for the title if seeds were trained on other data than the paper's, else ''."""
     experiment = experiment_of(rows[0]['tasks'])
     same = experiment and all(row['data'] == row_of_paper(experiment, 'n14')['data'] for row in rows)
     return '' if same else "\n(not the paper's data or order of lines)"
@@ -227,8 +230,8 @@ def score_axes(axes: Axes) -> None:
 
 
 def draw_rule(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
-    """Seen and held-out arithmetic against parameters: a dot a seed, a line the mean, the paper's values as
-    open markers; on the right the held-out questions that are answered."""
+    """Seen and held-out arithmetic against parameters: dots are seeds, lines their means, open markers the
+    paper's values. The right axis counts the held-out questions that are answered."""
     figure = Figure(figsize=(8, 4.8), layout='constrained')
     axes = figure.add_subplot(ylabel='Right answers (%)')
     score_axes(axes)
@@ -256,14 +259,14 @@ def draw_rule(rows: Rows, beside: Rows = (), name: str = '') -> Figure:
 
 
 def room_of(rows: Rows) -> float:
-    """How far the dots of a size may reach, as a logarithm, and leave the next size free."""
+    """How far the dots of one size may reach, in logarithms, without covering the next size."""
     sizes = sorted({row['num_params'] for row in rows})
     return min([ROOM, *(0.4 * np.diff(np.log(sizes)))])
 
 
 def side_by_side(scores: np.ndarray, side: int, room: float = ROOM) -> np.ndarray:
-    """Factors on a size that put seeds of about the same score in a row, which grows to the left (side -1) or
-    the right (1) of the size: a row's length says how many they are. scores: (R,) percent -> (R,)"""
+    """Factors on a size that put seeds with about the same score in a row, to the left (side -1) or the right
+    (1) of the size: the length of a row shows how many they are. scores: (R,) percent -> (R,)"""
     places = np.zeros(len(scores))
     for level in set(levels := (np.round(scores / 2)).tolist()):
         row = np.flatnonzero(np.array(levels) == level)
@@ -272,7 +275,7 @@ def side_by_side(scores: np.ndarray, side: int, room: float = ROOM) -> np.ndarra
 
 
 def answered_axis(axes: Axes, questions: int) -> None:
-    """A right axis in held-out questions that are answered, of so many."""
+    """A right axis that counts answered held-out questions. questions: how many there are"""
     right = axes.twinx()
     right.set(ylim=axes.get_ylim(), ylabel=f'Held-out questions answered, of {questions}')
     right.set_yticks([100 * k / questions for k in range(questions + 1)],
@@ -283,20 +286,19 @@ def answered_axis(axes: Axes, questions: int) -> None:
 
 
 def seeds_text(rows: Rows) -> str:
-    """6 seeds a size, or 3 to 6 of them."""
+    """`6 seeds a size`, or `3 to 6 seeds a size`."""
     return count_text([len(some) for _, some in by_size(rows)], 'size')
 
 
 def count_text(numbers: list[int], of: str) -> str:
-    """6 seeds a size, or 3 to 6 of them."""
+    """`6 seeds a size`, or `3 to 6 seeds a size`."""
     low, high = min(numbers), max(numbers)
     text = f'{low}' if low == high else f'{low} to {high}'
     return f'{text} seed{"" if high == 1 else "s"} a {of}'
 
 
 def training_curves(rows: Rows) -> dict[tuple[str, float], tuple[float, Results]]:
-    """{(tasks, width): parameters, and results of its seeds, stacked} for the widths whose results.csv are
-    there"""
+    """{(tasks, width): (parameters, stacked results of its seeds)} for the widths whose results.csv exist"""
     curves = {}
     for tasks in task_names(rows):
         for size, some in by_size([row for row in rows if row['tasks'] == tasks]):
@@ -307,8 +309,8 @@ def training_curves(rows: Rows) -> dict[tuple[str, float], tuple[float, Results]
 
 
 def draw_training(curves: dict[tuple[str, float], tuple[float, Results]]) -> Figure:
-    """Probability of the right answer over training: a panel for each task and width, a line a group of
-    questions."""
+    """Probability of the right answer over training: a panel for each task and width, a line for each group
+    of questions."""
     columns = min(3 if len(curves) <= 12 else 6, len(curves))    # no label too small, no figure too long
     lines = -(-len(curves) // columns)
     panel = 9.6 / max(2, columns)
@@ -335,7 +337,8 @@ def draw_training(curves: dict[tuple[str, float], tuple[float, Results]]) -> Fig
 
 
 def draw_heldout(rows: Rows) -> Figure:
-    """Held-out answers at the end, a column a set of held-out pairs, a marker a width, a faint dot a seed."""
+    """Held-out answers at the end: a column for each set of held-out pairs, a marker for each width, a faint
+    dot for each seed."""
     sets = sorted({row['heldout'] for row in rows}, key=lambda pairs: (pairs.count(';'), pairs))
     widths = sorted({row['n_embd'] for row in rows})
     # Wide enough for the legend, however few pairs there are.
@@ -362,7 +365,7 @@ def draw_heldout(rows: Rows) -> Figure:
 
 
 def draw_pairs(axes: Axes, x: float, rows: Rows, style: dict) -> None:
-    """One width and set of pairs: each seed, their mean, and the share of seeds that answers all."""
+    """One width and set of pairs: each seed, the mean, and the share of seeds that answer all questions."""
     width, scores = rows[0]['n_embd'], np.array([row['last_heldout'] for row in rows])
     style = {name: style[name] for name in ('color', 'marker')}
     axes.scatter([x] * len(scores), scores, s=14, alpha=0.3, linewidth=0, **style)
@@ -382,26 +385,26 @@ def chosen(rows: Rows, decay: float) -> Rows:
     known = task_names(rows)
     found = [row for row in rows if row['tasks'] in known
              and all(row[name] == value for name, value in fixed.items())]
-    first = {}    # of each size
+    first = {}    # {tasks, width and held-out pairs: row}
     for row in found:
         other = first.setdefault((row['tasks'], row['n_embd'], row['heldout']), row)
         for name in ('max_iters', 'data', *paper.TRAINING):
             if row[name] != other[name]:
                 raise UserError(f'runs of {row["tasks"]} at width {row["n_embd"]:g} differ in {name}, '
                                 f'{other[name]} and '
-                                f'{row[name]}: a mean over both says nothing; draw each from a summary of '
-                                f'its own')
+                                f'{row[name]}: a mean over both is meaningless; draw each from a '
+                                f'separate summary')
     return found
 
 
 def usual(rows: Rows) -> Rows:
-    """Those with the paper's pair held out, or without arithmetic, where nothing is."""
+    """The rows with the paper's pair held out, or without arithmetic, where nothing is held out."""
     return [row for row in rows if row.get('heldout') == PAIR or 'math' not in row['tasks'].split('+')]
 
 
 def draw_all(rows: Rows, beside: Rows, name: str) -> dict[str, Figure]:
-    """{name of the file: figure} of all that the rows have. rows, beside: as `chosen`; name: of what is
-    beside"""
+    """{name of the file: figure} of all figures that the rows allow. rows, beside: from `chosen`. name: of
+    the sweep `beside`"""
     figures = {}
     arithmetic = [row for row in rows if row['tasks'] == 'math' and row['last_heldout'] is not None]
     if usual(arithmetic):
@@ -423,10 +426,10 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument('summary', nargs='+', type=Path, help='summary.csv of a sweep')
     parser.add_argument('--weight_decay', type=float,
-                        help='the runs with this one (default: that of all runs, of several 0.0)')
+                        help='only runs with this value (default: that of all runs, or 0.0 if they differ)')
     parser.add_argument('--only', choices=FIGURES, help='only this figure (default: all)')
     parser.add_argument('--beside', type=Path, metavar='FOLDER',
-                        help='another sweep, with its summary.csv, in grey behind')
+                        help='folder of another sweep (with its summary.csv), drawn behind in grey')
     parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
     add_format(parser)
     args = parser.parse_args()

@@ -4,14 +4,14 @@
     python analysis/plot_frequency.py results/facts_skewed/frequency.csv --beside=older --format=svg
 
 Reads frequency.csv, which analysis/eval_frequency.py writes, and writes frequency.png (percent recalled
-against occurrences, a line a run) beside it or into --output_dir. Takes a second.
+against occurrences, a line for each run) beside it or into --output_dir. Takes a second.
 """
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, run    # first: it says what is missing
+from tbtt.cli import Parser, run    # first: it names missing packages
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,8 +23,8 @@ from tbtt.frequency import Recall, octaves, read_frequency, recall_of, runs_of
 
 
 def draw_frequency(rows: Sequence[Recall], beside: Sequence[Recall] = (), name: str = '') -> Figure:
-    """A panel a task, a line a run: means over an octave of occurrences with their standard error, a faint
-    dot a question. beside: rows of another folder of that name, in grey behind"""
+    """A panel for each task and a line for each run: means over octaves of occurrences with their standard
+    error; a faint dot is a question. beside: rows of another folder, called `name`, drawn behind in grey"""
     tasks = list(dict.fromkeys(row.task for row in rows))
     figure = Figure(figsize=(4.4 * len(tasks) + 0.6, 4.8), layout='constrained')
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks):

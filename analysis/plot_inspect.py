@@ -5,9 +5,9 @@
 
 Reads inspect.json and inspect.csv of a folder and writes inspect.png, a column for each of the first four
 runs (the last checkpoint of its first seed): the digits, where `=` looks, what the results read as, how well
-they can be read, the logit lens, and the scores without a part. Of several checkpoints also
-inspect_numbers.png: the numbers against iteration where a seed has several, else against width; a line is
-the median over seeds, a band their range. Takes seconds. docs/inspect.md explains each panel.
+they can be read, the logit lens, and the scores without a part. For several checkpoints it also writes
+inspect_numbers.png: the numbers against iteration if a seed has several checkpoints, else against width. A
+line is the median over seeds, a band their range. Takes seconds. docs/inspect.md explains each panel.
 """
 import csv
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run    # first: it names missing packages
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,14 +29,14 @@ from tbtt.figures import BLACK, ORANGE, PURPLE, add_format, draw_seeds, legend_o
 MOST_COLUMNS = 4
 WRITE = 'write it with analysis/inspect_rule.py'
 OPERATIONS = {'add': 'sums', 'sub': 'differences'}
-# What is read of them, R² of each kind: with its name, and its line.
+# The kinds of R² of what is read: their names, and their lines.
 R2 = {'pair_left_out': 'pair left out', 'operand_left_out': 'operand left out',
       'digits_renamed': 'digits renamed', 'results_shuffled': 'results shuffled'}
 R2_LINES = {'pair_left_out': dict(color=BLACK, linestyle='-'),
             'operand_left_out': dict(color=PURPLE, linestyle='--', linewidth=1.8),
             'digits_renamed': dict(color='0.5', linestyle=':', linewidth=2.2),
             'results_shuffled': dict(color='0.7', linestyle='-.')}
-DOTS = {'true': 'o', 'shuffled': 'x'}    # of a seed, by what its answers are
+DOTS = {'true': 'o', 'shuffled': 'x'}    # markers of seeds, by kind of answers
 TEXTS = ('run', 'checkpoint', 'answers', 'verdict')
 
 Checkpoint = dict[str, Any]    # of inspect.json
@@ -44,8 +44,8 @@ Rows = list[dict]              # of inspect.csv: {column: text or float, NaN whe
 
 
 def read(folder: Path) -> tuple[list[Checkpoint], Rows]:
-    """-> the checkpoints of inspect.json, the rows of inspect.csv. Raises `UserError` naming the file that
-    was not written by inspect_rule.py."""
+    """-> the checkpoints of inspect.json, the rows of inspect.csv. Raises `UserError`, naming the file, if
+    inspect_rule.py did not write it."""
     path = folder / 'inspect.json'
     try:
         found = json.loads(path.read_text(encoding='utf-8'))['checkpoints']
@@ -60,7 +60,7 @@ def read(folder: Path) -> tuple[list[Checkpoint], Rows]:
     return found, rows
 
 
-# One checkpoint: a panel each.
+# Panels for one checkpoint.
 
 def draw_digits(axes: Axes, one: Checkpoint) -> None:
     """The embeddings of the digits in their first two principal components, in the order of the digits."""
@@ -77,7 +77,7 @@ def draw_digits(axes: Axes, one: Checkpoint) -> None:
 
 
 def draw_attention(axes: Axes, one: Checkpoint) -> None:
-    """Where `=` looks: a bar a role, the mean of all heads, and a dot a head where there are several."""
+    """Where `=` looks: a bar for each role, the mean over heads. Several heads also have a dot each."""
     heads = [list(head['to'].values()) for head in one['attention']]
     roles = list(one['attention'][0]['to'])
     axes.bar(roles, 100 * np.mean(heads, 0), color='0.6')
@@ -103,7 +103,7 @@ def draw_read(axes: Axes, one: Checkpoint) -> None:
 
 
 def draw_r2(axes: Axes, one: Checkpoint) -> None:
-    """R² of what is read, and its controls; what is below 0 is drawn as 0, no better than the mean."""
+    """R² of what is read, and its controls. A value below 0 is drawn as 0: no better than the mean."""
     shares = one['readout']['r2'][one['readout']['stage']]
     for i, (operation, name) in enumerate(OPERATIONS.items()):
         values = [max(0, shares[operation][kind] or 0) for kind in R2]
@@ -114,7 +114,7 @@ def draw_r2(axes: Axes, one: Checkpoint) -> None:
 
 
 def draw_lens(axes: Axes, one: Checkpoint) -> None:
-    """The probability of the right answer if the head read the stream of each stage."""
+    """The probability of the right answer if the output head read the residual stream at each stage."""
     stages = list(one['lens'])
     for group in one['score']:
         axes.plot(range(len(stages)), [100 * one['lens'][stage][group]['probability'] for stage in stages],
@@ -124,7 +124,7 @@ def draw_lens(axes: Axes, one: Checkpoint) -> None:
 
 
 def draw_without(axes: Axes, one: Checkpoint) -> None:
-    """Right answers of the whole model, behind another line, and without each part."""
+    """Right answers of the whole model, behind another line, and of the model without each part."""
     scores = {'whole': one['score'], 'behind\na line': one['context'],
               **{f'without\n{part}': score for part, score in one['without'].items()}}
     groups = list(one['score'])
@@ -143,14 +143,14 @@ PANELS: tuple[Callable[[Axes, Checkpoint], None], ...] = (draw_digits, draw_atte
 
 
 def title(one: Checkpoint) -> str:
-    """width 28: lookup, and below it seed 1337, iteration 30,000"""
+    """`width 28: lookup`, and in a second line `seed 1337, iteration 30,000`."""
     answers = ', shuffled answers' if one['answers'] == 'shuffled' else ''
     return (f'width {one["n_embd"]}{answers}: {one["verdict"]}\n'
             f'seed {one["seed"]}, iteration {one["iteration"]:,}')
 
 
 def shown(found: list[Checkpoint]) -> list[Checkpoint]:
-    """The last checkpoint of the first seed of each run, of as many runs as there is room for."""
+    """The last checkpoint of the first seed of each run, for the first MOST_COLUMNS runs."""
     chosen = {}
     for one in found:
         best = chosen.setdefault(one['run'], one)
@@ -160,7 +160,7 @@ def shown(found: list[Checkpoint]) -> list[Checkpoint]:
 
 
 def draw_inside(found: list[Checkpoint]) -> Figure:
-    """A column of panels a checkpoint; of one alone three columns."""
+    """A column of panels for each checkpoint; for a single checkpoint, its panels in three columns."""
     if len(found) == 1:
         figure = Figure(figsize=(10.5, 6.4), layout='constrained')
         columns = [figure.subplots(2, 3).flatten()]
@@ -191,7 +191,7 @@ def tidy(axes: Axes) -> None:
         axes.spines[side].set_visible(False)
 
 
-# Several checkpoints: a panel a number.
+# Panels for several checkpoints, one for each number.
 
 def numbers() -> list[tuple[str, str, dict[str, dict]]]:
     """-> (title, label of the axis, {column: how it is drawn}) of each panel"""
@@ -211,8 +211,8 @@ def numbers() -> list[tuple[str, str, dict[str, dict]]]:
 
 
 def curves(rows: Rows, x: str, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column against another, as far as it is there. -> (T,) sorted values of x; (R, T), a row a seed"""
-    # Runs of different widths share a row a seed; of the same width each has rows of its own.
+    """A column against the column x. -> (T,) sorted values of x; (R, T), a row per seed, NaN if absent"""
+    # Runs of different widths share one row for each seed; runs of the same width have separate rows.
     shared = len({(row['seed'], row[x]) for row in rows}) == len(rows)
     owners = [row['seed'] if shared else (row['run'], row['seed']) for row in rows]
     places, seeds = sorted({row[x] for row in rows}), sorted(set(owners))
@@ -223,8 +223,8 @@ def curves(rows: Rows, x: str, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_number(axes: Axes, rows: Rows, x: str, columns: dict[str, dict]) -> None:
-    """The lines of a panel: median and range over seeds, from 0 on. Over width a dot a seed, and of shuffled
-    answers only crosses."""
+    """The lines of a panel: median and range over seeds, with values below 0 drawn as 0. Against width each
+    seed also has a dot, and shuffled answers have only crosses."""
     for column, style in columns.items():
         for answers, dot in DOTS.items():
             some = [row for row in rows if row['answers'] == answers]
@@ -246,7 +246,7 @@ def draw_number(axes: Axes, rows: Rows, x: str, columns: dict[str, dict]) -> Non
 
 
 def draw_numbers(rows: Rows) -> Figure:
-    """A panel a number: over iterations in a column for each run, or over width for all runs."""
+    """A panel for each number: against iteration in a column for each run, or against width for all runs."""
     seeds = {(row['run'], row['seed']) for row in rows}
     x = 'iteration' if len(seeds) < len(rows) else 'n_embd'
     runs = list(dict.fromkeys(row['run'] for row in rows))[:MOST_COLUMNS]
@@ -273,14 +273,14 @@ def draw_numbers(rows: Rows) -> Figure:
 
 
 def heading(rows: Rows) -> str:
-    """What a column of numbers is about: width 28, shuffled answers, 2 seeds"""
+    """The heading of a column of numbers: `width 28, shuffled answers, 2 seeds`."""
     answers = ', shuffled answers' if rows[0]['answers'] == 'shuffled' else ''
     seeds = len({row['seed'] for row in rows})
     return f'width {rows[0]["n_embd"]:.0f}{answers}, ' + ('1 seed' if seeds == 1 else f'{seeds} seeds')
 
 
 def draw(folder: Path, output_dir: Path, kind: str) -> list[Path]:
-    """Draw the files of a folder. -> what was written. Raises `UserError` where they are damaged."""
+    """Draw the files of a folder. -> the paths written. Raises `UserError` if the files are damaged."""
     found, rows = read(folder)
     try:
         figures = {'inspect': draw_inside(shown(found))}

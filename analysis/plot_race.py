@@ -1,18 +1,19 @@
-"""Draw the race between rule, table and order: seen and held-out answers and the order learned in training.
+"""Draw the race between rule, table and order: seen answers, held-out answers and the learned order over
+training.
 
     python analysis/plot_race.py math_mini_14 math_mini_28
     python analysis/plot_race.py sweeps/control_line/n_embd=*
     python analysis/plot_race.py math_mini_14 --output_dir=figures --format=svg
 
-Reads results.csv of run folders (of one seed or of many) and writes race.png, a panel a run, smallest width
-first: the median over seeds, and their range as a band. Runs without held-out questions or without an order
-to be learned lack that line. Takes seconds.
+Reads results.csv of run folders (of one seed or of many) and writes race.png with a panel for each run,
+fewest parameters first: the median over seeds, and their range as a band. A run without held-out questions,
+or without an order to learn, lacks that line. Takes seconds.
 """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, run    # first: it says what is missing
+from tbtt.cli import Parser, run    # first: it names missing packages
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ ORDER = dict(label='Order of the lines learned', color=PURPLE, linestyle='--', l
 
 
 def read_run(folder: Path) -> tuple[dict, Results]:
-    """-> what run.json says of the first seed, the results of all seeds stacked"""
+    """-> run.json of the first seed, and the results of all seeds, stacked"""
     seeds = seeds_in(folder)
     return read_info(seeds[0]), stack_seeds(read_seeds(seeds))
 
@@ -47,7 +48,7 @@ def draw_run(axes: Axes, results: Results) -> None:
 
 
 def draw_race(folders: list[Path]) -> Figure:
-    """A panel a run."""
+    """A figure with a panel for each run."""
     runs = sorted(((folder, *read_run(folder)) for folder in folders),
                   key=lambda run: run[1].get('num_params') or 0)
     columns = min(3, len(runs))

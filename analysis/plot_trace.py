@@ -4,9 +4,9 @@ data's.
     python analysis/plot_trace.py facts_skewed_mini_14/trace.json
     python analysis/plot_trace.py trace/trace.json --beside=older --format=svg
 
-Reads trace.json, and trace.csv where it lies beside it, and writes trace.png beside it or into --output_dir:
-for each task a row of panels with the model's log-probabilities against the data's (only with trace.csv),
-Spearman's coefficient against the length of the n-grams and, of several models, against their parameters.
+Reads trace.json, and trace.csv if it is in the same folder, and writes trace.png there or into --output_dir.
+Each task has a row of panels: the model's log-probabilities against the data's (only with trace.csv),
+Spearman's coefficient against the length of the n-grams and, for several models, against their parameters.
 Takes a second.
 """
 import csv
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run    # first: it names missing packages
 
 import numpy as np
 from matplotlib import colormaps
@@ -30,11 +30,11 @@ from tbtt.figures import BEHIND, MARKERS, add_format, legend_once, model_looks, 
 from tbtt.tasks import TASKS
 from tbtt.trace.memorization import DATA_MODELS, computed
 
-ASIDE = 0.04    # between what is drawn beside each other: in n, and as a share of the parameters
+ASIDE = 0.04    # between series that are drawn side by side: in n, and as a share of the parameters
 
 
 class Point(NamedTuple):
-    """A row of trace.csv, as far as it is drawn. Log-probabilities are natural logarithms."""
+    """The drawn columns of a row of trace.csv. Log-probabilities are natural logarithms."""
     model: str
     task: str
     n: int
@@ -43,10 +43,10 @@ class Point(NamedTuple):
 
 
 def read_trace(path: Path) -> tuple[list[dict], list[Point]]:
-    """-> what trace.json says of each model, with lengths of n-grams as numbers, and the points of the
-    trace.csv beside it.
+    """-> the models of trace.json, with lengths of n-grams as numbers, and the points of the trace.csv beside
+    it ([] without one)
 
-    Raises `UserError` naming the file where it is no trace.
+    Raises `UserError`, naming the file, if it is not a trace.
     """
     try:
         models = json.loads(path.read_text(encoding='utf-8'))['models']
@@ -55,7 +55,7 @@ def read_trace(path: Path) -> tuple[list[dict], list[Point]]:
                               for task, cells in model['tasks'].items()}
             model['model'], model['parameters'], model['corpus']['unit']
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: no trace.json of trace_memorization.py ({type(error).__name__}: '
+        raise UserError(f'{path}: no trace.json written by trace_memorization.py ({type(error).__name__}: '
                         f'{error})') from error
     table = path.with_name('trace.csv')
     if not table.exists():
@@ -65,7 +65,7 @@ def read_trace(path: Path) -> tuple[list[dict], list[Point]]:
             return models, [Point(row['model'], row['task'], int(row['n']), float(row['task_gram_logp']),
                                   float(row['model_logp'])) for row in csv.DictReader(file)]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{table}: no trace.csv of trace_memorization.py ({type(error).__name__}: '
+        raise UserError(f'{table}: no trace.csv written by trace_memorization.py ({type(error).__name__}: '
                         f'{error})') from error
 
 
@@ -77,9 +77,9 @@ def traced_tasks(models: Sequence[dict]) -> list[str]:
 
 
 def draw_trace(models: Sequence[dict], points: Sequence[Point], beside: Sequence[dict] = ()) -> Figure:
-    """A row of panels for each task that has a coefficient; without one a figure that says so."""
+    """A row of panels for each task that has a coefficient; if no task has, a figure that says so."""
     tasks = traced_tasks(models)
-    before, behind = int(bool(points)), int(len(models) > 1)    # panels beside that over lengths
+    before, behind = int(bool(points)), int(len(models) > 1)    # panels on both sides of that of lengths
     columns = before + 1 + behind
     figure = Figure(figsize=(1 + 3.6 * columns, 3.2 * max(1, len(tasks)) + 0.8), layout='constrained')
     if not tasks:
@@ -99,13 +99,13 @@ def draw_trace(models: Sequence[dict], points: Sequence[Point], beside: Sequence
 
 
 def label_of(task: str) -> str:
-    """What figures call a task; its own name where it is none of ours."""
+    """What figures call a task: a title for our tasks, else its name."""
     return paper.title(task) if task in TASKS else task
 
 
 def draw_points(axes: Axes, task: str, models: Sequence[dict], points: Sequence[Point],
                 colours: Sequence) -> None:
-    """Log-probabilities at the n with the most points (the smallest of several), the last model below all
+    """Log-probabilities at the n with the most points (the smallest such n); the last model lies below all
     others."""
     sizes = Counter(point.n for point in points if point.task == task)
     n = max(sorted(sizes), key=sizes.get)
@@ -121,7 +121,7 @@ def draw_points(axes: Axes, task: str, models: Sequence[dict], points: Sequence[
 
 def draw_lengths(axes: Axes, task: str, models: Sequence[dict], colours: Sequence,
                  beside: Sequence[dict]) -> None:
-    """Spearman's coefficient against n, with intervals; beside each other, so that none hides another."""
+    """Spearman's coefficient against n, with intervals; models are shifted, so that none hides another."""
     for other in beside:
         cells = sorted((n, found) for n, cell in other['tasks'].get(task, {}).items()
                        if (found := computed(cell, 'task_gram')))

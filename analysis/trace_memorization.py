@@ -8,17 +8,17 @@ its data give it.
     python analysis/trace_memorization.py --model=EleutherAI/pythia-70m --corpus=wiki.jsonl --task=triviaqa \\
         --examples=verified.json
 
-Of a run, the corpus is the dataset that it was trained on, and its tasks are the examples; n-grams are of
+For a run, the corpus is the dataset that it was trained on, and the examples are its tasks; n-grams are of
 characters and documents are lines. Several seeds (RUN/seed_1337, ...) are one model: each is traced, and the
-coefficient is their mean. Of a causal model of the package `transformers`, you name the corpus (text, a line
-a document; JSONL, a field `text` a document; uint16 .bin of the model's own tokens with --separator) and the
-examples (JSONL with `input` and `output`, or one of --task in the format it is published in); n-grams are of
-words. Its index lies beside the corpus, in a folder CORPUS.ngrams_*, and is built anew when the corpus
-changes.
+coefficient is their mean. For a causal model of the package `transformers`, you name the corpus and the
+examples; n-grams are of words. The corpus is text (each line is a document), JSONL (each field `text` is a
+document) or uint16 .bin (the model's own tokens, with --separator). The examples are JSONL with `input` and
+`output`, or files of --task in their published format. The index is kept beside the corpus, in a folder
+CORPUS.ngrams_*, and is rebuilt when the corpus changes.
 
-Writes trace.csv (a row a model, example and n-gram of its output) and trace.json (the coefficients, and what
-was left out) into the folder of the run, or with several, or a model, into `trace`. What was there is
-replaced. Our datasets take seconds. analysis/plot_trace.py draws it.
+Writes trace.csv (one row per model, example and n-gram of its output) and trace.json (the coefficients, and
+what was left out) into the folder of the run, or, for several runs or a model, into `trace`. Older files
+there are replaced. Our datasets take seconds. analysis/plot_trace.py draws the files.
 """
 import argparse
 import csv
@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run    # first: it says what is missing
+from tbtt.cli import Parser, UserError, run    # first: it names missing packages
 from tbtt.atomic import write_files
 from tbtt.device import choose_device
 from tbtt.figures import markdown_table
@@ -68,22 +68,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--task', choices=[name for name in FORMATS if name != 'examples'],
                         help='the format of --examples')
     parser.add_argument('--template', default=TEMPLATE,
-                        help=f'what a model of transformers is asked (default: {TEMPLATE!r})')
+                        help=f'prompt for a model of transformers (default: {TEMPLATE!r})')
     parser.add_argument('--n', type=numbers, default=[1, 2, 3, 4, 5],
                         help='lengths of n-grams (default: 1,2,3,4,5)')
     parser.add_argument('--engine', choices=ENGINES, default='auto',
-                        help=f'that counts (default: numpy up to {SMALL:,} tokens, then infini-gram)')
+                        help=f'what counts n-grams (default: numpy up to {SMALL:,} tokens, else infini-gram)')
     parser.add_argument('--embedding_model',
-                        help='of transformers; keep only pairs of n-grams that are similar by it')
-    parser.add_argument('--threshold', type=float, help='their cosine similarity, from -1 to 1')
+                        help='a model of transformers; keep only n-gram pairs that it finds similar')
+    parser.add_argument('--threshold', type=float, help='lowest cosine similarity of a pair, from -1 to 1')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
-    parser.add_argument('--seed', type=seed_number, default=1337, help='of the bootstrap (default: 1337)')
+    parser.add_argument('--seed', type=seed_number, default=1337,
+                        help='seed of the bootstrap (default: 1337)')
     parser.add_argument('--trace_dir', type=Path, help='where to write (default: the run, or trace)')
 
 
 def separate(words: list[str]) -> list[str]:
-    """--out_dir=A B -> --out_dir A B: argparse takes one value behind `=`, and a list of them behind a
-    blank."""
+    """--out_dir=A B -> --out_dir A B: argparse takes one value after `=`, but a list after a blank."""
     return [part for word in words
             for part in (word.split('=', 1) if word.startswith(tuple(f'--{name}=' for name in LISTS))
                          else [word])]
@@ -110,7 +110,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def show(model: dict) -> None:
-    """Print the table of a model: a line a task and n."""
+    """Print the results of a model for each task and n."""
     corpus = model['corpus']
     seeds = f', mean of {len(model["seeds"])} seeds' if len(model['seeds']) > 1 else ''
     print(f'\n{model["model"]}, {model["parameters"]:,} parameters{seeds}; {", ".join(corpus["files"])}: '
@@ -130,8 +130,8 @@ def show(model: dict) -> None:
 
 
 def compare(models: list[dict]) -> str:
-    """Markdown, a table a task that has coefficients: Spearman's with the task-gram model's probabilities, a
-    line a model."""
+    """Markdown, with a table for each task that has coefficients and a line for each model: Spearman's
+    coefficient with the probabilities of the task-gram model."""
     parts = []
     for task in dict.fromkeys(task for model in models for task in model['tasks']):
         found = [{n: computed(cell, 'task_gram') for n, cell in model['tasks'].get(task, {}).items()}

@@ -1,6 +1,6 @@
-# How many bits of a table without a rule does a model hold? Results dealt out at random, tables of 50 to
-# 3,200 questions, windows within a line, so that no order of lines takes room.
-# For analysis/measure_capacity.py.
+# How many bits of a table without a rule can a model hold? The results are dealt out at random, and the
+# tables have 50 to 3,200 questions. Each window is within one line, so that the order of lines takes no
+# capacity. For analysis/measure_capacity.py.
 base = 'config/train_math_mini_14.py'
 axes = {'n_embd': [10, 14, 20, 28, 40, 56]}
 data = {'answers': ['shuffled'], 'heldout': ['none'], 'max_operand': [4, 6, 9, 14, 19, 29, 39]}

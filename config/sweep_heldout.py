@@ -1,5 +1,5 @@
-# Is it the pair? Ten other pairs held out, and 2, 4 and 8 pairs at once, at the width that learns the rule
-# and at the one that does not, 16 seeds each.
+# Does it depend on the held-out pair? Ten other pairs are held out, and 2, 4 and 8 pairs at once, at the
+# width that learns the rule and at the width that does not, 16 seeds each.
 base = 'config/train_math_mini_14.py'
 axes = {'n_embd': [14, 28]}
 data = {'heldout': ['0,1', '0,9', '1,2', '1,8', '2,6', '3,4', '3,9', '4,8', '6,7', '8,9',

@@ -1,5 +1,5 @@
-# A first look: a width that learns the rule and one that is too small, two seeds each, far fewer steps than
-# the paper's. Some two minutes on two cores.
+# A first look: a width that learns the rule and a width that is too small, two seeds each, with far fewer
+# steps than in the paper. Takes about two minutes on two cores.
 base = 'config/train_math_mini_14.py'
 axes = {'n_embd': [6, 14]}
 num_seeds = 2

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Bring what runs/paper.sh and sweep.py trained into results/: CSVs, run.json, a plot a run, the grids, the tables, the
-# figures and verdicts of sweeps; then the numbers in README.md, docs/ and config/.
+# Collect in results/ what runs/paper.sh and sweep.py trained: CSVs, run.json, a plot of each run, the grids, the tables,
+# and the figures and verdicts of sweeps. Then update the numbers in README.md, docs/ and config/.
 #   bash runs/collect.sh [FOLDER_WITH_THE_RUNS]      (default: here)
 set -euo pipefail
 from=$(cd "${1:-.}" && pwd)
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements-dev.txt
 
-# collect SEED_FOLDER TO: its results.csv, and its run.json with paths as they are seen from the runs.
+# collect SEED_FOLDER TO: copy its results.csv, and its run.json with paths relative to the folder of the runs.
 collect() {
     mkdir -p "$2"
     cp "$1/results.csv" "$2"
@@ -39,13 +39,13 @@ for summary in "$from"/sweeps/*/summary.csv; do
     mkdir -p "$to"
     cp "$summary" "$to"
     seeds=("$sweep"/*/seed_*/results.csv)
-    if [ ${#seeds[@]} -le 100 ]; then    # of more only what the summary says
+    if [ ${#seeds[@]} -le 100 ]; then    # of larger sweeps only the summary
         for csv in "${seeds[@]}"; do
             collect "$(dirname "$csv")" "$to/$(dirname "${csv#"$sweep"/}")"
         done
     fi
     case $(basename "$sweep") in
-        # What a control answered stands in docs/findings.md; beside the paper's scores it would only mislead.
+        # The scores of controls are in docs/findings.md; in a figure beside the paper's they would mislead.
         control_pairs) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" --only=heldout ;;
         control_*) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" --only=training ;;
         bits_*) ;;    # measured by analysis/measure_capacity.py, see below

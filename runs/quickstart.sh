@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a trained model: environment, data, the paper's smallest arithmetic model, its score and its plot.
 #   bash runs/quickstart.sh
-# A second call reuses what is there; an interrupted one goes on. Takes minutes on two CPU cores.
+# A second call reuses what exists and continues what was interrupted. Takes minutes on two CPU cores.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements.txt
 run=math_mini_14

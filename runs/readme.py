@@ -1,12 +1,12 @@
 """
-Write the numbers of README.md, docs/ and config/ anew from the committed files.
+Update the numbers in README.md, docs/ and config/ from the committed files.
 
     python runs/readme.py             (rewrites what is stale, and names each file)
     python runs/readme.py --check     (changes nothing; exit status 1 if a file is stale)
 
 In a page, a line <!-- NAME --> begins a block and <!-- /NAME --> ends it; BLOCKS says which function makes
 the text between them. Everything else is prose, which anyone may edit. In config/train_*.py the lines
-`# Ours:` and `# Time:` are made from the runs below results/. Reads files only, in some seconds.
+`# Ours:` and `# Time:` are made from the runs below results/. Takes seconds, as it only reads files.
 
 results/quickstart.txt holds what `bash runs/quickstart.sh` printed. Its first line is written by hand: which
 machine, how long, how many megabytes.
@@ -64,13 +64,13 @@ def single_seeds(name: str) -> list[Row]:
 
 
 def seeds_of(task: str, model: str, wd: bool, rows: list[Row]) -> list[Row]:
-    """The seeds of one of the paper's models: those of the sweeps `rows`, else of its run folder."""
+    """The seeds of one of the paper's models: those in the sweeps `rows`, or else in its run folder."""
     return claims.select(rows, task, model, wd) or single_seeds(paper.run_name(task, model, wd))
 
 
 def interval(scored: np.ndarray, top: float) -> str:
-    """Mean and Student's 95% interval of scores (R,) from 0 to `top`; where they do not differ
-    there is no such interval, and the score stands alone."""
+    """Mean and Student's 95% interval of scores (R,), cut off at 0 and `top`. Scores that are all equal have
+    no interval, only the score."""
     mean, half = mean_interval(scored)
     if np.ptp(scored) == 0:
         return f'{mean:.1f}' if len(scored) == 1 else f'{mean:.1f} (all alike)'
@@ -86,14 +86,14 @@ def heldout(seeds: list[Row], when: str) -> str:
 
 
 def answered(seeds: list[Row], when: str) -> np.ndarray:
-    """(R,) held-out questions answered; where an older file leaves that open, right answers over ten."""
+    """(R,) held-out questions answered; if an older file does not say, right answers divided by ten."""
     recorded = values(seeds, f'{when}_heldout_answered')
     return np.where(np.isnan(recorded), values(seeds, f'{when}_heldout_correct') / NUM_SAMPLES, recorded)
 
 
 def stopped(seeds: list[Row], iters: int = paper.ITERS, dtype: bool = True) -> str:
     """', stopped at 3,000, bfloat16' for seeds that were trained for less than `iters` steps, else nothing.
-    dtype: is it said too?"""
+    dtype: is it named too?"""
     first = min(seeds, key=lambda seed: seed['iter'])
     text = paper.stopped(int(first['iter']), read_info(first['path']) if dtype else {}, iters)
     return f', {text}' if text else ''
@@ -127,20 +127,20 @@ def name(task: str) -> str:
 
 
 def papers_score(task: str, model: str) -> str:
-    """The paper's percentage over all questions of a run: its only or combined one, or the mean of two."""
+    """The paper's percentage over all questions of a run: the combined one, or the mean of all others."""
     scores = [paper.published_percent(task, model, score) for score in ('combined', *SCORES)]
     combined, *parts = scores
     return f'{np.nanmean(parts) if np.isnan(combined) else combined:.1f}'
 
 
 def papers_heldout(task: str, model: str) -> str:
-    """The paper's 40/40 as four questions."""
+    """The paper's held-out answers as questions: 40/40 is 4.0."""
     heldout = paper.published_heldout(task, model)
     return f'{heldout[0] / NUM_SAMPLES:.1f}' if heldout else ''
 
 
 def tables() -> str:
-    """The paper's Tables 2, 3 and 4 with the runs of one seed below its rows."""
+    """The paper's Tables 2, 3 and 4, with our runs directly in results/ below its rows."""
     parts = [make_tables.make_table(task, RESULTS) for task in paper.EXPERIMENTS]
     return '\n\n'.join([*parts, make_tables.NOTES])
 
@@ -174,7 +174,7 @@ def extreme(seeds: list[Row], share: int) -> str:
 
 
 def verdicts() -> str:
-    """The verdicts on all claims, as runs/collect.sh writes them: judging them takes seconds."""
+    """The verdicts on all claims, from the file of runs/collect.sh, because judging takes seconds."""
     return (RESULTS / 'claims.md').read_text(encoding='utf-8').rstrip()
 
 
@@ -218,7 +218,7 @@ def our_verdicts() -> str:
 
 
 def papers_verdicts() -> str:
-    """The verdicts on the paper's claims, the first half, and how a verdict comes about."""
+    """The verdicts on the paper's claims, the first half, and the notes on how a verdict is reached."""
     text = verdicts()
     return text[:text.index('**6. ')] + claims.NOTES
 
@@ -230,13 +230,13 @@ def speed() -> str:
 
 
 def crash() -> str:
-    """The command of the long crash test and what it said last."""
+    """The command of the long crash test, and the last line that it printed."""
     command, *_, figures = (RESULTS / 'chaos.txt').read_text().splitlines()
     return f'```\n{command}\n{figures}\n```'
 
 
 def quickstart() -> str:
-    """Five evaluations from the first to the last and the held-out score, of what the quickstart printed."""
+    """Five evaluations from the first to the last, and the held-out score, as the quickstart printed them."""
     about, *lines = (RESULTS / 'quickstart.txt').read_text().splitlines()
     evaluations = [line for line in lines if re.match(r'iter +\d+: addition', line)]
     if not evaluations:
@@ -264,35 +264,35 @@ def allowed(metadata: Any) -> str:
 
 
 def frequency() -> str:
-    """Percent recalled by how often it occurred, a table a dataset."""
+    """Percent recalled by number of occurrences, a table for each dataset."""
     return '\n\n'.join(frequency_table(read_frequency(RESULTS / dataset / 'frequency.csv'))
                        for dataset in SKEWED)
 
 
 def memorization() -> str:
-    """Rank correlations of the models' probabilities with those of the data, a table a dataset."""
+    """Rank correlations of the models' probabilities with those of the data, a table for each dataset."""
     traces = [json.loads((RESULTS / dataset / 'trace.json').read_text())['models'] for dataset in SKEWED]
     return '\n\n'.join(trace_memorization.compare(models) for models in traces)
 
 
-# tbtt/ as one would walk through it; a folder stands for all in it.
+# The modules of tbtt/ in an order for reading; a folder stands for all modules in it.
 ROOMS = {
-    'The shell': ('cli', 'startup', 'config', 'nanogpt', 'resume'),
-    'What is trained on, and asked': ('tasks', 'prepare', 'dataset', 'text', 'bpe', 'batches', 'order'),
-    'The step': ('rng', 'replicas', 'engine', 'capture', 'fused', 'device', 'distributed', 'baseline'),
-    'Measuring': ('generate', 'evaluate', 'answers', 'bits', 'frequency', 'parts', 'interpret'),
-    'What a run leaves, and tells': ('layout', 'seed_folder', 'run_folder', 'checkpoint', 'atomic', 'archive',
-                                     'provenance', 'progress', 'loggers'),
-    'Reading it': ('inference', 'gpt2', 'hub', 'results', 'stats', 'paper', 'figures'),
-    'Many runs': ('sweep',),
+    'Command line and settings': ('cli', 'startup', 'config', 'nanogpt', 'resume'),
+    'Data and questions': ('tasks', 'prepare', 'dataset', 'text', 'bpe', 'batches', 'order'),
+    'Training step': ('rng', 'replicas', 'engine', 'capture', 'fused', 'device', 'distributed', 'baseline'),
+    'Evaluation': ('generate', 'evaluate', 'answers', 'bits', 'frequency', 'parts', 'interpret'),
+    'Run folders and logs': ('layout', 'seed_folder', 'run_folder', 'checkpoint', 'atomic', 'archive',
+                             'provenance', 'progress', 'loggers'),
+    'Reading runs and checkpoints': ('inference', 'gpt2', 'hub', 'results', 'stats', 'paper', 'figures'),
+    'Sweeps': ('sweep',),
     'Tracing answers to the data': ('trace',),
     'A page for the browser': ('explore',)}
 
 
 def files() -> str:
-    """What every file is for: the first sentence of its docstring, a list a room."""
+    """What every file is for: the first sentence of its docstring, with a list for each of ROOMS."""
     parts = [('Scripts', sorted(ROOT.glob('*.py'))),
-             ('Scripts that read what runs left', sorted(ROOT.glob('analysis/*.py')))]
+             ('Scripts that analyse runs', sorted(ROOT.glob('analysis/*.py')))]
     for room, names in ROOMS.items():
         found = [path for name in names for path in sorted(ROOT.glob(f'tbtt/{name}.py')) or
                  sorted(ROOT.glob(f'tbtt/{name}/*.py')) if path.name != '__init__.py']
@@ -314,12 +314,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def block(name: str) -> re.Pattern[str]:
-    """What stands between the two lines of a block."""
+    """A pattern for the text between the two lines of a block."""
     return re.compile(f'(?<=^<!-- {name} -->\n).*?(?=^<!-- /{name} -->$)', re.DOTALL | re.MULTILINE)
 
 
 def fill_page(text: str, blocks: dict[str, Callable[[], str]]) -> str:
-    """A page with every block made anew; only the blocks that stand in it are computed."""
+    """A page with every block updated; only the blocks in the page are computed."""
     for name, make in blocks.items():
         if block(name).search(text):
             made = make()
@@ -352,11 +352,11 @@ def scores(seeds: list[Row], iters: int) -> str:
 
 
 def time_taken(seeds: list[Row]) -> str:
-    """Of a process with the fewest seeds, the quickest: 9 min (3 seeds together; hardware; compiled)."""
+    """`9 min (3 seeds together; hardware; compiled).`: the fastest of the processes with the fewest seeds."""
     infos = [info for path in {seed['path'] for seed in seeds} if (info := read_info(path)).get('seconds')]
     if not infos:
         return 'not measured.'
-    # Seeds that were trained together have the seconds of their process in common.
+    # Seeds that were trained together all have the seconds of their process.
     together = Counter(info['seconds'] for info in infos)
     quickest = min(infos, key=lambda info: (together[info['seconds']], info['seconds']))
     seconds, num_seeds = quickest['seconds'], together[quickest['seconds']]
@@ -367,7 +367,7 @@ def time_taken(seeds: list[Row]) -> str:
 
 
 def fill_config(text: str, header: dict[str, str]) -> str:
-    """A config file with its `# Ours:` and `# Time:` lines made anew; a file without them stays as it is."""
+    """A config file with its `# Ours:` and `# Time:` lines updated; a file without them stays as it is."""
     for start, made in header.items():
         text = re.sub(f'^{start}.*$', lambda _: made, text, flags=re.MULTILINE)
     return text
@@ -376,7 +376,7 @@ def fill_config(text: str, header: dict[str, str]) -> str:
 # --- the command ---
 
 def stale_files() -> dict[Path, str]:
-    """{file: its text made anew} of every file that differs from it."""
+    """{file: its updated text} for every file that is out of date."""
     made = {page: fill_page(page.read_text(encoding='utf-8'), BLOCKS) for page in PAGES}
     for path in CONFIGS:
         made[path] = fill_config(path.read_text(encoding='utf-8'), config_header(load_config([path], {})))
@@ -384,7 +384,7 @@ def stale_files() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Write what is stale, or with --check only say what is. -> exit status"""
+    """Update the stale files, or with --check only name them. -> exit status"""
     parser = Parser(__doc__)
     parser.add_argument('--check', action='store_true', help='change nothing; exit status 1 if one is stale')
     args = parser.parse_args()

@@ -3,7 +3,7 @@
 #   bash runs/test.sh [pytest's options]      -m "not slow": the quick part; -n 0: in one process
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements-dev.txt
-# Else each process would compile all tests and modules anew, a tenth of the time.
+# Otherwise each process would compile all tests and modules again, which takes a tenth of the time.
 unset PYTHONDONTWRITEBYTECODE
-# A worker more than there are cores: some tests wait for processes, or for time.
+# One worker more than there are cores, because some tests only wait for processes or for time to pass.
 exec "$python" -m pytest -q -n "$(($(getconf _NPROCESSORS_ONLN) + 1))" --dist worksteal "$@"

@@ -1,7 +1,7 @@
-"""The library behind the scripts. They import from here before torch and NumPy, to say what is missing.
+"""The library behind the scripts. They import it before torch and NumPy, to name a package that is missing.
 
 The letters of shapes, the same in every file:
-    R   replicas: seeds that are trained as one
+    R   replicas: seeds that are trained together
     B   windows of a batch; the last axis, as in model.py
     T   positions of a window
     C   features of the residual stream, in H heads of D

@@ -1,19 +1,19 @@
-"""answers.npz: of every evaluation the probability of each right answer, and what the model answers.
+"""answers.npz: for every evaluation, the probability of each right answer and what the model answers.
 
-A zip of NumPy's arrays, which `numpy.load` opens too: of E evaluations, a vocabulary of V characters, and
-each TASK of P prompts,
+A zip of NumPy's arrays, which `numpy.load` opens too. With E evaluations, a vocabulary of V characters, and P
+prompts for each TASK:
 
     iter                 (E,) int64       iterations, ascending
     characters           (V,) text        the character of each token
     TASK_prompts         (P,) text        `<7-5=`
     TASK_answers         (P,) text        the right answers with their end, `2>`
     TASK_heldout         (P,) bool        never trained on?
-    TASK_probability     (E, P) float32   of the right answer with its end, each character given those before
+    TASK_probability     (E, P) float32   of the right answer with its end: each character given those before
                                           it, at temperature 1; NaN where the loss is not finite
-    TASK_said            (E, P, L) uint8  L tokens, each the most probable one after those before it; after
-                                          the token that ends an answer it alone; uint16 where V is above 256
+    TASK_said            (E, P, L) uint8  L tokens, each the most probable after those before it; the token
+                                          that ends an answer is repeated up to L; uint16 where V is above 256
 
-Nothing is compressed and nothing is dated: the same arrays are the same bytes.
+Nothing is compressed or dated: equal arrays give equal bytes.
 """
 import io
 import zipfile
@@ -31,19 +31,19 @@ from tbtt.tasks import Task
 PARTS = ('prompts', 'answers', 'heldout', 'probability', 'said')
 ADVICE = 'delete it to go on without what it held, or train the run anew'
 
-Arrays = dict[str, np.ndarray]    # of the file, by name
+Arrays = dict[str, np.ndarray]    # the file's arrays, by name
 
 
 class Given(NamedTuple):
-    """What one replica says to the P prompts of a task at an evaluation. See the file's arrays."""
+    """One replica's answers to the P prompts of a task at one evaluation. See the file's arrays."""
     probability: np.ndarray    # (P,)
     said: np.ndarray           # (P, L)
 
 
 @dataclass
 class TaskAnswers:
-    """The answers to the P prompts of a task at E evaluations. A right answer is what is marked: without the
-    character that ends it and without blanks, `2` or `Paris`; so is what the model said."""
+    """The answers to the P prompts of a task at E evaluations. `answers` and `said` are as they are marked:
+    without the character that ends an answer and without blanks around it, such as `2` or `Paris`."""
     prompts: list[str]
     answers: list[str]
     heldout: np.ndarray        # (P,) bool
@@ -53,7 +53,7 @@ class TaskAnswers:
 
 @dataclass
 class Answers:
-    """What a seed answered in the course of its training. tasks: by the names of `tbtt/tasks.py`."""
+    """A seed's answers in the course of its training. tasks: by the names in `tbtt/tasks.py`."""
     iters: np.ndarray    # (E,) int64
     tasks: dict[str, TaskAnswers]
 
@@ -74,7 +74,7 @@ def no_answers(tasks: dict[str, Task], itos: dict[int, str]) -> Arrays:
 
 
 def append_answers(arrays: Arrays, iteration: int, given: dict[str, Given]) -> Arrays:
-    """The arrays with an evaluation more. given: {task: what was said}"""
+    """The arrays with one more evaluation. given: {task: the answers to it}"""
     new = {'iter': iteration}
     for name, found in given.items():
         new |= {f'{name}_probability': found.probability, f'{name}_said': found.said}
@@ -101,10 +101,10 @@ def format_answers(arrays: Arrays) -> bytes:
 # Reading.
 
 def read_answers(path: str | Path) -> Answers:
-    """What a seed answered in the course of its training, from its answers.npz.
+    """A seed's answers in the course of its training, from its answers.npz.
 
     Runs no code from the file, and takes no more memory than a few times its size. Raises `UserError` for a
-    file that is missing, damaged, or none of a training.
+    file that is missing, damaged, or not written by a training.
     """
     arrays = read_arrays(path)
     return Answers(arrays['iter'], {name: decoded(arrays, name) for name in task_names(arrays)})
@@ -118,7 +118,7 @@ def decoded(arrays: Arrays, name: str) -> TaskAnswers:
     characters = arrays['characters'][said]
     characters[np.logical_or.accumulate(characters == end, axis=-1)] = ''
     text = characters.view(f'<U{said.shape[-1]}')[..., 0]
-    distinct, which = np.unique(text, return_inverse=True)    # they agree a lot
+    distinct, which = np.unique(text, return_inverse=True)    # few of the answers are distinct
     stripped = np.array([word.strip() for word in distinct.tolist()])
     return TaskAnswers(prompts.tolist(), [answer.removesuffix(end).strip() for answer in answers.tolist()],
                        heldout, probability, stripped[which].reshape(text.shape))
@@ -139,13 +139,13 @@ def read_arrays(path: str | Path) -> Arrays:
         raise
     except Exception as error:    # a damaged archive raises nearly anything
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
-        raise UserError(f'{path} is damaged or of something else ({reason}): {ADVICE}') from error
+        raise UserError(f'{path} is damaged or no answers.npz ({reason}): {ADVICE}') from error
     return arrays
 
 
 def resume_answers(path: str | Path, fresh: Arrays, iteration: int) -> Arrays:
-    """The arrays of the file up to an iteration, to go on with. fresh: those of a run before its first
-    evaluation. Raises `UserError` where the file is damaged, or holds answers to other questions."""
+    """The arrays of the file up to an iteration, to continue from. fresh: the arrays of a run before its
+    first evaluation. Raises `UserError` if the file is damaged or holds answers to other questions."""
     arrays = read_arrays(path)
     keep = np.searchsorted(arrays['iter'], iteration, side='right')
     for name, array in fresh.items():
@@ -158,7 +158,7 @@ def resume_answers(path: str | Path, fresh: Arrays, iteration: int) -> Arrays:
 
 def array_of(content: bytes) -> np.ndarray:
     """An array in NumPy's format. Its size is that of the content, whatever its header claims. Raises
-    ValueError where they differ, and for objects, which are code."""
+    ValueError if the two differ, and for objects, because loading them runs code."""
     file = io.BytesIO(content)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError('an array of another version of the format')
@@ -169,12 +169,12 @@ def array_of(content: bytes) -> np.ndarray:
 
 
 def task_names(arrays: Arrays) -> list[str]:
-    """The tasks whose prompts are there."""
+    """The names of the tasks whose prompts are among the arrays."""
     return [name.removesuffix('_prompts') for name in arrays if name.endswith('_prompts')]
 
 
 def check_arrays(arrays: Arrays) -> None:
-    """Raise ValueError unless these are the arrays that the head of this file describes."""
+    """Raise ValueError unless these are the arrays that the docstring of this module describes."""
     names = task_names(arrays)
     needed = {'iter', 'characters', *(f'{name}_{part}' for name in names for part in PARTS)}
     if not names or arrays.keys() != needed:
@@ -202,11 +202,11 @@ def check_arrays(arrays: Arrays) -> None:
 
 
 def check_text(name: str, array: np.ndarray, length: int) -> None:
-    """Raise ValueError unless an array holds so many texts, none of them empty."""
+    """Raise ValueError unless an array holds `length` texts, none of them empty."""
     check_array(name, array, f'U{array.dtype.itemsize // 4}', (length,))
     if '' in array:
         raise ValueError(f'{name} has an empty text')
-    ''.join(array.tolist()).encode()    # raises ValueError for numbers that are no characters
+    ''.join(array.tolist()).encode()    # raises ValueError for numbers that are not characters
 
 
 def check_array(name: str, array: np.ndarray, dtype: str, shape: tuple) -> None:

@@ -1,4 +1,4 @@
-"""Zip archives of others, looked at before they are read."""
+"""Check a zip archive from others before it is read."""
 import io
 import zipfile
 from pathlib import Path
@@ -7,13 +7,14 @@ from tbtt.cli import UserError
 
 
 def check_archive(content: bytes, path: str | Path, writer: str, advice: str) -> None:
-    """Raise `UserError` unless this is an archive in which nothing is compressed, nothing is there twice, and
-    all checksums are right: who reads it then takes no more memory than the file has bytes.
+    """Raise `UserError` unless this is an archive in which nothing is compressed, the members together are no
+    larger than the file, and all checksums are right. Reading it then takes no more memory than the file has
+    bytes.
 
-    writer, advice: for the message, who writes such files, and what to do.
+    writer, advice: for the message: which program writes these files, and what to do.
     """
     if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise UserError(f'{path} is no file of {writer}: {advice}')
+        raise UserError(f'{path} was not written by {writer}: {advice}')
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
         size = sum(member.file_size for member in members)

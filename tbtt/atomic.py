@@ -1,11 +1,10 @@
-"""Writing files so that a crash leaves the old ones or the new ones: never half of one, never one without the
-other.
+"""Write files so that a crash leaves either all old files or all new files: never half a file, never a mix.
 
-A change has a name. Its new files are written beside their places, `ckpt.pt.NAME.tbtt.tmp`. Once a list of
-them, `tbtt.commit.json`, is on the disk, the change counts as made: the files are renamed into place, and the
-list goes. Where several folders change as one, each has a list of its own, so that whoever opens one of them
-alone finishes or undoes its part; the list also names the files of the others, so that who opens them
-together finishes all or none.
+A change has a name. Its new files are first written beside their places, as `ckpt.pt.NAME.tbtt.tmp`. Once a
+list of these files, `tbtt.commit.json`, is on the disk, the change counts as made. Then the files are renamed
+into place, and the list is removed. If several folders change together, each folder has its own list. So a
+program that opens only one of them can finish or undo that folder's part. The list also names the files of
+the other folders, so that a program that opens all of them finishes all parts or none.
 """
 import errno
 import json
@@ -21,24 +20,24 @@ from tbtt.cli import UserError
 
 TMP = '.tbtt.tmp'             # the end of the name of a file that is being written
 COMMIT = 'tbtt.commit.json'   # the list
-THREADS = 16                  # that write and flush at a time: a disk flushes many files at once
+THREADS = 16                  # threads that write and flush: a disk can flush many files at once
 
 
 class Change(NamedTuple):
-    """What a list says: the name of the change, this folder's files, and the others' as {name of a folder:
-    files}."""
+    """The content of a list: the name of the change, this folder's files, and the other folders' files as
+    {name of a folder: files}."""
     name: str
     files: list[str]
     others: dict[str, list[str]]
 
 
 def tmp_path(folder: Path, change: str, name: str) -> Path:
-    """Where a change writes the new content of the file `name`, beside its place."""
+    """The path beside the file `name` to which a change writes its new content."""
     return folder / f'{name}.{change}{TMP}'
 
 
 def in_parallel(function: Callable, *arguments: Iterable) -> list:
-    """map() in several threads, for what waits for the disk."""
+    """map() in several threads, for functions that wait for the disk."""
     calls = list(zip(*arguments))
     if len(calls) < 2:
         return [function(*call) for call in calls]
@@ -80,16 +79,17 @@ def write_file(path: Path | str, content: bytes) -> None:
 
 
 def write_files(folder: Path | str, contents: dict[str, bytes], commit: str = COMMIT) -> None:
-    """Replace several files of a folder as one. contents: {name: bytes}. commit: name of the list, where
-    others write into the folder too."""
+    """Replace several files of a folder together. contents: {name: bytes}. commit: name of the list, for a
+    folder into which other programs write too."""
     write_folders({Path(folder): contents}, commit)
 
 
 def write_folders(changes: dict[Path, dict[str, bytes]], commit: str = COMMIT) -> None:
-    """Replace files in several folders of one parent as one: after a crash and `recover`, all are old or all
-    are new.
+    """Replace files in several folders of one parent together: after a crash and `recover`, all files are old
+    or all are new.
 
-    changes: {folder: {name: bytes}}. Raises OSError that names the file at fault; then all are old.
+    changes: {folder: {name: bytes}}. Raises OSError that names the file at fault. An error before the
+    change counts as made leaves all files old.
     """
     name = secrets.token_hex(4)
     files = {folder: list(contents) for folder, contents in changes.items()}
@@ -111,7 +111,7 @@ def write_folders(changes: dict[Path, dict[str, bytes]], commit: str = COMMIT) -
 
 
 def change_of(name: str, folder: Path, files: dict[Path, list[str]]) -> Change:
-    """What the list in `folder` has to say. files: {folder: names of its files} of the whole change."""
+    """The content of the list in `folder`. files: {folder: names of its files} for the whole change."""
     return Change(name, files[folder], {other.name: files[other] for other in files if other != folder})
 
 
@@ -131,7 +131,7 @@ def put_in_place(name: str, files: dict[Path, list[str]], commit: str = COMMIT) 
 
 
 def undo(name: str, files: dict[Path, list[str]], commit: str = COMMIT) -> None:
-    """Take back a change that failed. As long as a list is there, all files that it names have to be."""
+    """Undo a change that failed. The lists go first, because all files that a list names must exist."""
     folders = [folder for folder in files if folder.is_dir()]
     for folder in folders:
         (folder / commit).unlink(missing_ok=True)
@@ -159,11 +159,11 @@ def read_list(folder: Path, known: Callable[[str], bool]) -> Change:
 
 
 def half_made(folders: Collection[Path], known: Callable[[str], bool]) -> dict[Path, Change]:
-    """The changes that a crash left half made in these folders and that count as made. -> {folder: its
+    """The changes in these folders that count as made but that a crash left unfinished. -> {folder: its
     change}
 
-    They are those of which the folder has a list, and those of which another of the folders has one while all
-    files of this folder are still beside their places. known: is a name one that a list may name?
+    A folder's change counts if the folder has its list. It also counts if another of the folders has its list
+    and all files of this folder are still beside their places. known: may a list name this file?
     """
     lists = {folder: read_list(folder, known) for folder in folders if (folder / COMMIT).exists()}
     found = dict(lists)
@@ -179,7 +179,7 @@ def half_made(folders: Collection[Path], known: Callable[[str], bool]) -> dict[P
 
 
 def new_content(folder: Path, change: Change | None, name: str) -> Path:
-    """Where a file's content lies: in its place, or while its change is half made beside it."""
+    """The path of a file's new content: its place or, while its change is unfinished, beside it."""
     if change is not None and name in change.files:
         tmp = tmp_path(folder, change.name, name)
         return tmp if tmp.exists() else folder / name
@@ -187,11 +187,11 @@ def new_content(folder: Path, change: Change | None, name: str) -> Path:
 
 
 def recover(folders: Collection[Path], known: Callable[[str], bool]) -> None:
-    """Clean up after a crash, in folders that nobody else writes into: finish the changes that count as made,
-    undo those that do not. Raises `UserError` for a list that cannot be read."""
+    """Clean up after a crash, in folders into which no other program writes: finish the changes that count as
+    made, and undo the others. Raises `UserError` for a list that cannot be read."""
     changes = half_made(folders, known)
     for folder, change in changes.items():
-        if not (folder / COMMIT).exists():    # before anything is put in place: a crash may come in here too
+        if not (folder / COMMIT).exists():    # before files are put in place: a crash may interrupt this too
             write_list(folder / COMMIT, change)
     for folder, change in changes.items():
         left = [name for name in change.files if tmp_path(folder, change.name, name).exists()]
@@ -201,6 +201,6 @@ def recover(folders: Collection[Path], known: Callable[[str], bool]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what lies beside the places of a folder's files."""
+    """Remove the files that lie beside the places of a folder's files."""
     for leftover in folder.glob(f'*{TMP}'):
         leftover.unlink()

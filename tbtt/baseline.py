@@ -1,8 +1,8 @@
-"""The same work the obvious way, as nanoGPT does it: what bench.py times ours against and what the tests hold
-it to.
+"""The same work done the obvious way, as in nanoGPT: bench.py compares our speed with it, and the tests our
+results.
 
-A plain (B, T, C) model, a Python slice a row of a batch, torch's own AdamW and clipping with the host in
-between, and one prompt, one sample a call.
+A plain (B, T, C) model, one Python slice per row of a batch, torch's own AdamW and clipping with the host in
+between, and one prompt and one sample per call.
 """
 from collections.abc import Iterable
 from typing import Any
@@ -59,7 +59,7 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        # In nanoGPT's order, which the states of its optimizer follow.
+        # In nanoGPT's order: the states of its optimizer are in the same order.
         self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
@@ -72,9 +72,9 @@ class Block(nn.Module):
 
 
 class NanoGPT(nn.Module):
-    """The model of model.py under the same names of weights, in the layout of nanoGPT.
+    """The model of model.py under the same weight names, in nanoGPT's layout.
 
-    Takes the model_args of a checkpoint; `mlp_expansion` among them is ours, nanoGPT's own would refuse the
+    Takes the model_args of a checkpoint. `mlp_expansion` among them is ours; nanoGPT itself would refuse the
     name.
     """
 
@@ -103,7 +103,7 @@ class NanoGPT(nn.Module):
         return F.cross_entropy(self(x).flatten(0, 1), y.flatten())
 
     def optimizer(self, config: Config) -> torch.optim.AdamW:
-        """AdamW over nanoGPT's two groups: what has two axes decays, what has one does not."""
+        """AdamW with nanoGPT's two groups: parameters with two axes decay, parameters with one do not."""
         matrices, vectors = ([p for p in self.parameters() if (p.dim() > 1) == decays]
                              for decays in (True, False))
         groups = [{'params': matrices, 'weight_decay': config.weight_decay},
@@ -112,8 +112,8 @@ class NanoGPT(nn.Module):
 
 
 class PlainLoop:
-    """Our model and our step for one seed without an axis of replicas, compiled: what that axis costs is
-    measured against this. weights: {name: tensor}."""
+    """Our model and our step for one seed, compiled, without the axis of replicas: it shows what that axis
+    costs. weights: {name: tensor}."""
 
     def __init__(self, template: GPT, weights: dict[str, torch.Tensor], config: Config) -> None:
         self.template, self.config = template, config
@@ -122,7 +122,7 @@ class PlainLoop:
         self.compiled = torch.compile(self.step, dynamic=False)
 
     def __call__(self, windows: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        """A step on windows (T + 1, B), written over the state. -> loss, 0-dim"""
+        """One step on windows (T + 1, B), written over the state. -> loss, 0-dim"""
         loss, (weights, *moments, steps) = self.compiled(*self.state, windows, lr)
         for old, new in zip(self.state, (weights, *moments)):
             torch._foreach_copy_(list(old.values()), list(new.values()))
@@ -155,14 +155,14 @@ class PlainLoop:
 
 def slice_batch(data: torch.Tensor, starts: Iterable[int],
                 block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A Python slice a row. -> inputs and targets (B, T)"""
+    """One Python slice per row. -> inputs and targets (B, T)"""
     x = torch.stack([data[i:i + block_size] for i in starts])
     return x, torch.stack([data[i + 1:i + 1 + block_size] for i in starts])
 
 
 def slow_step(model: NanoGPT, optimizer: torch.optim.Optimizer, data: torch.Tensor, starts: list[int],
               lr: float, config: Config, dtype: torch.dtype = torch.float32) -> float:
-    """One step, its forward pass under autocast to `dtype`; the host waits for its loss."""
+    """One step with the forward pass under autocast to `dtype`; the host waits for the loss."""
     for group in optimizer.param_groups:
         group['lr'] = lr
     device = next(model.parameters()).device
@@ -179,8 +179,8 @@ def slow_step(model: NanoGPT, optimizer: torch.optim.Optimizer, data: torch.Tens
 
 @torch.no_grad()
 def slow_losses(model: NanoGPT, data: torch.Tensor, batches: Iterable) -> float:
-    """Mean loss over batches, each a list of starts: nanoGPT's estimate, where the batches are drawn at
-    random."""
+    """Mean loss over batches, each a list of starts. With batches drawn at random, this is nanoGPT's
+    estimate."""
     model.eval()
     device = next(model.parameters()).device
     losses = [model.loss(*(x.to(device) for x in slice_batch(data, starts, model.config.block_size))).item()
@@ -191,7 +191,7 @@ def slow_losses(model: NanoGPT, data: torch.Tensor, batches: Iterable) -> float:
 @torch.no_grad()
 def slow_generate(model: NanoGPT, prompt: list[int], max_new_tokens: int, temperature: float,
                   top_k: int) -> list[int]:
-    """One sample: nanoGPT's generate. Token ids -> new ones."""
+    """One sample, as nanoGPT's generate. Token ids -> new token ids"""
     device, block_size = next(model.parameters()).device, model.config.block_size
     tokens = torch.tensor([prompt], device=device)
     for _ in range(max_new_tokens):
@@ -204,7 +204,7 @@ def slow_generate(model: NanoGPT, prompt: list[int], max_new_tokens: int, temper
 
 def slow_score(model: NanoGPT, task: Task, codec: Codec, num_samples: int, temperature: float,
                top_k: int) -> list[int]:
-    """Every prompt, every sample on its own. -> right answers, a number a prompt"""
+    """Ask every prompt, each sample in its own call. -> number of right answers per prompt"""
     model.eval()
 
     def sample(prompt: str) -> str:

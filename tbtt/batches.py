@@ -1,10 +1,10 @@
-"""Which windows a batch is made of: anywhere in the text, within a line, or of lines dealt anew for each."""
+"""Which windows a batch has: from anywhere in the text, within a line, or of lines shuffled per window."""
 import torch
 
 from tbtt import rng
 from tbtt.cli import UserError
 
-NOTHING = -1    # a token where a window has no more text: no target; what is read there does not matter
+NOTHING = -1    # the token after a window's text ends: never a target; as an input it does not matter
 
 
 def texts(data: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
@@ -17,11 +17,11 @@ class Batches:
     """Draws the windows of training batches from a text and cuts them out of it.
 
     data: (n,) integer tokens. newline: the token that ends a line. windows: 'any', or 'line': each window
-    begins and ends within one line; it has block_size + 1 characters, or is the line itself where that is no
-    longer. Its first character is not predicted. Every line is drawn equally often, and of its windows each.
-    line_order: 'fixed' as in the text, or 'fresh': a window is cut at random from a text of all lines that is
-    dealt out for it alone; every line is equally often at every place. Windows within a line have no order.
-    Raises `UserError` where the text has no such lines.
+    lies within one line. It has block_size + 1 characters, or is the whole line if that is not longer. Its
+    first character is not predicted. All lines are equally likely, and so are all windows of a line.
+    line_order: 'fixed', as in the text, or 'fresh': for each window, all lines are shuffled anew, and the
+    window is cut at random from that text. Every line is equally likely at every place. Windows within a line
+    have no order. Raises `UserError` if the text does not have the lines that these settings need.
     """
 
     def __init__(self, data: torch.Tensor, block_size: int, windows: str = 'any', line_order: str = 'fixed',
@@ -34,7 +34,7 @@ class Batches:
             self.find_lines(newline, f'windows={windows}' if self.by_line else f'line_order={line_order}')
 
     def find_lines(self, newline: int | None, setting: str) -> None:
-        """Where lines begin and end. `ends` (n,): the end of the line that each character is in."""
+        """Find where lines begin and end. `ends` (n,): the end of the line that each character is in."""
         if newline is None or self.data[-1] != newline:
             raise UserError(f'{setting}: expected a text of lines, the last with its end; prepare such a '
                             'dataset')
@@ -49,7 +49,7 @@ class Batches:
             self.num_windows = (self.length - self.block_size).clamp(min=1)[self.drawn]
             if not len(self.drawn):
                 raise UserError(f'{setting}: every line of the text is empty')
-        # However short the lines are, and if all but one character of the window come after the first line.
+        # The most lines in a window: one character of its first line, then the shortest lines of the text.
         self.num_lines = 2 + int((self.length.sort().values.cumsum(0) < self.block_size).sum())
         if self.fresh and self.num_lines > len(after):
             raise UserError(f'{setting}: a window of {self.block_size + 1} characters may span '
@@ -57,8 +57,8 @@ class Batches:
                             'block_size')
 
     def draw(self, seeds: torch.Tensor, first: int, last: int, batch_size: int) -> torch.Tensor:
-        """Where the windows of iterations first..last-1 start in the text, of seeds (R,).
-        -> (iterations, R, B); with a fresh order (iterations, R, K, B): where the window starts, and the
+        """Where the windows of iterations first..last-1 start in the text, for seeds (R,).
+        -> (iterations, R, B); with a fresh order (iterations, R, K, B): the starts of the window and of the
         K - 1 lines that may follow"""
         if self.plain:
             return rng.batch_starts(seeds, first, last, batch_size, len(self.data) - self.block_size)
@@ -70,13 +70,13 @@ class Batches:
         lines = [self.line[start]]
         for k in range(1, self.num_lines):
             line = rng.integers(len(self.first) - k, seeds[:, None], rng.LINES, iterations, rows, k)
-            for taken in torch.stack(lines).sort(0).values:    # the line-th of those that are not dealt yet
+            for taken in torch.stack(lines).sort(0).values:    # the line-th of the lines not taken yet
                 line = line + (line >= taken)
             lines.append(line)
         return torch.stack([start, *(self.first[line] for line in lines[1:])], -2)
 
     def sample(self, count: int, *keys: torch.Tensor | int) -> torch.Tensor:
-        """Starts of random windows of the text in its own order, for each of the keys (see `rng`).
+        """Starts of `count` random windows of the text in its own order, for each of the keys (see `rng`).
         -> (..., count)"""
         rows = torch.arange(count, device=self.data.device)
         if not self.by_line:
@@ -85,8 +85,8 @@ class Batches:
         return self.first[self.drawn][line] + rng.integers(self.num_windows[line], *keys, rows, rng.OFFSETS)
 
     def cut(self, starts: torch.Tensor) -> torch.Tensor:
-        """Starts as drawn, (..., B) or (..., K, B) -> the windows' text (..., T + 1, B); of a window within
-        a line NOTHING after its end"""
+        """Starts as drawn, (..., B) or (..., K, B) -> the windows' text (..., T + 1, B); a window within a
+        line has NOTHING after the end of the line"""
         if self.plain:
             return texts(self.data, starts, self.block_size + 1)
         place = torch.arange(self.block_size + 1, device=starts.device)[:, None]
@@ -101,7 +101,7 @@ class Batches:
 
     def every(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All windows of the text in its own order.
-        -> their starts (N,), how much each counts (N,), float32"""
+        -> their starts (N,) and their weights in a mean (N,), float32"""
         if not self.by_line:
             starts = torch.arange(len(self.data) - self.block_size, device=self.data.device)
             return starts, torch.ones_like(starts, dtype=torch.float32)

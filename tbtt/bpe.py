@@ -10,15 +10,15 @@ from tbtt import hub
 from tbtt.cli import UserError, study_package
 
 END_OF_TEXT = '<|endoftext|>'    # the token that GPT-2 has between documents
-LARGEST = 2**16 - 1              # tokens of a vocabulary
-# A text may be cut here: GPT-2 begins a new token at every blank or line end behind another character.
+LARGEST = 2**16 - 1              # the most tokens that a vocabulary may have
+# A text may be cut here: GPT-2 begins a new token at a blank or line end after any other character.
 CUT = re.compile(r'.*\S(?=[ \n])', re.DOTALL)
 
 
 class Bpe:
-    """Text to GPT-2's tokens and back. text: the content of a tokenizer.json, which travels with the data and
-    the checkpoints. A training needs no package for it: that is asked for when text is."""
-    newline = None    # lines have no end of their own: GPT-2 makes one token of two newlines
+    """Text to GPT-2's tokens and back. text: the content of a tokenizer.json, which is stored with the data
+    and the checkpoints. The package is imported only to convert text, so training does not need it."""
+    newline = None    # no token marks each line's end: GPT-2 makes one token of two newlines
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -29,22 +29,22 @@ class Bpe:
         tokenizers = study_package('tokenizers')
         try:
             return tokenizers.Tokenizer.from_str(self.text)
-        except Exception as error:    # the package raises nothing more special
+        except Exception as error:    # the package raises no more specific class
             raise UserError(f'its tokenizer is damaged ({str(error)[:150]}): prepare the dataset '
                             'again') from error
 
     @functools.cached_property
     def stoi(self) -> dict[str, int]:
-        """The tokens of one character: {character: id}"""
+        """The tokens that are a single character: {character: id}"""
         texts = {i: self.tokenizer.decode([i]) for i in range(self.tokenizer.get_vocab_size())}
         return {text: i for i, text in texts.items() if len(text) == 1 and text != '\ufffd'}
 
     def encode(self, text: str) -> list[int]:
-        """text -> ids. `<|endoftext|>` is the token, not its letters."""
+        """text -> ids. `<|endoftext|>` becomes the token of that name, not its letters."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """ids -> text. Part of a character shows as a mark, and so does an id without a token."""
+        """ids -> text. A part of a character, or an id without a token, becomes U+FFFD."""
         known = self.tokenizer.get_vocab_size()
         runs, text = [[]], ''
         for i in map(int, ids):
@@ -54,8 +54,8 @@ class Bpe:
         return text
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[list[int]]:
-        """A text in pieces -> its ids in pieces, the same as those of the whole text. Holds a text without a
-        blank or a line end in memory."""
+        """A text in pieces -> its ids in pieces, the same as those of the whole text. A text without a blank
+        or a line end is held in memory as a whole."""
         rest = ''
         for piece in pieces:
             rest += piece
@@ -66,11 +66,10 @@ class Bpe:
 
 
 def read_bpe(name: str, download: bool = False) -> Bpe:
-    """GPT-2's tokenizer. name: a folder with tokenizer.json, or vocab.json and merges.txt; or gpt2, of the
-    local Hugging Face cache, or with `download` of the hub.
+    """GPT-2's tokenizer. name: a folder with tokenizer.json, or with vocab.json and merges.txt; or a name of
+    `hub.GPT2`, from the local Hugging Face cache or, with `download`, from the hub.
 
-    Raises `UserError` where there is none, where it is of another kind, and where its vocabulary is too
-    large.
+    Raises `UserError` if there is no tokenizer, if it is of another kind, or if its vocabulary is too large.
     """
     if (path := hub.find(name, 'tokenizer.json', download)) is not None:
         bpe = Bpe(hub.read_text(path))
@@ -85,11 +84,11 @@ def read_bpe(name: str, download: bool = False) -> Bpe:
 
 
 def from_vocabulary(vocab: Path, merges: Path) -> str:
-    """vocab.json and merges.txt, as GPT-2 came -> tokenizer.json"""
+    """vocab.json and merges.txt, GPT-2's original files -> the content of a tokenizer.json"""
     tokenizers = study_package('tokenizers')
     try:
         tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(vocab), str(merges)))
-    except Exception as error:    # the package raises nothing more special
+    except Exception as error:    # the package raises no more specific class
         raise UserError(f'{vocab} and {merges.name} are no vocabulary of BPE ({str(error)[:150]})') from error
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -98,8 +97,8 @@ def from_vocabulary(vocab: Path, merges: Path) -> str:
 
 
 def check_kind(bpe: Bpe, name: str) -> None:
-    """Raise `UserError` for another tokenizer than GPT-2's: its tokens could depend on where a text is
-    cut."""
+    """Raise `UserError` if this is not GPT-2's kind of tokenizer: its tokens could depend on where a text is
+    cut. Else switch truncation and padding off."""
     about = bpe.tokenizer and json.loads(bpe.tokenizer.to_str())
     before = about['pre_tokenizer'] or {}
     kind = [about['model']['type'], before.get('type'), before.get('add_prefix_space'),

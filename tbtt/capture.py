@@ -1,4 +1,4 @@
-"""Launching steps: one by one, or several as one CUDA graph."""
+"""Launch training steps one by one, or several at once as one CUDA graph."""
 from collections.abc import Callable, Iterator
 
 import torch
@@ -14,7 +14,7 @@ def in_place(step: Step, state: tuple, starts: torch.Tensor, lr: torch.Tensor) -
 
 
 def one_by_one(step: Step) -> Callable[..., Iterator[torch.Tensor]]:
-    """A launch of single steps. -> function (state, starts, lr) that yields losses (1, R)"""
+    """Launch single steps. -> function (state, starts, lr) that yields losses (1, R)"""
     def launch(state: tuple, starts: torch.Tensor, lr: torch.Tensor) -> Iterator[torch.Tensor]:
         for each_starts, each_lr in zip(starts.unbind(0), lr.unbind(0)):
             yield in_place(step, state, each_starts, each_lr)[None]
@@ -22,11 +22,11 @@ def one_by_one(step: Step) -> Callable[..., Iterator[torch.Tensor]]:
 
 
 class Captured:
-    """Several steps as one CUDA graph: one launch for all their kernels. Steps that do not fill it run
+    """`size` steps as one CUDA graph: one launch for all their kernels. Steps that do not fill a graph run
     singly.
 
-    starts (micro-steps, R, B), lr 0-dim: an example. Making it steps the state `warm_up` times: no
-    allocation, compilation or handle may be left to the capture.
+    starts (micro-steps, R, B), lr 0-dim: an example. The constructor first steps the state `warm_up` times,
+    so that nothing is allocated or compiled and no handle is created during the capture.
     """
     warm_up = 3
 
@@ -57,11 +57,11 @@ class Captured:
 
 def checked(captured: Captured, state: tuple, counters: Callable[[tuple], list[torch.Tensor]],
             starts: torch.Tensor, lr: torch.Tensor) -> Captured:
-    """`captured`, once a replay from `state` has counted as its steps do one by one. Leaves the state
-    changed.
+    """Return `captured` if a replay from `state` changes the counters as the same steps do one by one. Leaves
+    the state changed.
 
-    counters: function of a state -> what each step counts on, even one that float16 skips. Raises
-    RuntimeError.
+    counters: function of a state -> tensors that show every step, even one that float16 skips. Raises
+    RuntimeError if they differ.
     """
     before = [x.clone() for x in state]
     ends = []

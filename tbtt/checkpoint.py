@@ -1,5 +1,5 @@
-"""Checkpoints: nanoGPT's keys and names, and beside them the codec and the tasks, so that nothing else is
-needed to score or sample one."""
+"""Checkpoints: nanoGPT's keys and names, plus the codec and the tasks, so that scoring and sampling need no
+other file."""
 import io
 import pickle
 import warnings
@@ -19,15 +19,15 @@ from tbtt.dataset import Codec, check_meta, codec_of_meta, read_meta
 from tbtt.replicas import Replicas
 from tbtt.tasks import Task, tasks_from
 
-# What torch.optim.AdamW writes down of a group of parameters beside what a run sets, in its order. To make an
-# AdamW and ask it would import torch's compiler, which takes longer than all else before the first step.
+# The entries of an AdamW parameter group that a run does not set, in torch.optim.AdamW's order. Creating an
+# AdamW to ask for them would import torch's compiler, which takes longer than all else before the first step.
 ADAMW = {'eps': 1e-8, 'amsgrad': False, 'maximize': False, 'foreach': None, 'capturable': False,
          'differentiable': False, 'fused': None, 'decoupled_weight_decay': True}
 KEYS = {'model': dict, 'optimizer': dict, 'model_args': dict, 'iter_num': int, 'config': dict}
 
 
 def to_bytes(checkpoint: dict[str, Any]) -> bytes:
-    """The content of the file of a checkpoint, as torch.save writes it."""
+    """The content of a checkpoint's file, as torch.save writes it."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return buffer.getvalue()
@@ -44,10 +44,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f'no checkpoint {path}: train first, or name another with --ckpt') from None
     try:
-        # torch itself would inflate what is compressed, and does not look at the checksums.
+        # torch itself would decompress members, and does not verify the checksums.
         check_archive(content, path, 'torch.save (of torch 1.6 or newer)', 'name a checkpoint')
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')    # what follows says all there is to say
+            warnings.simplefilter('ignore')    # the errors below say all that matters
             checkpoint = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
     except UserError:
         raise
@@ -63,7 +63,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_contents(checkpoint: Any, path: str | Path, file_size: int) -> None:
-    """Raise `UserError` where a file of that size in bytes does not hold what a checkpoint holds."""
+    """Raise `UserError` unless a file of `file_size` bytes holds what a checkpoint needs."""
     for key, kind in KEYS.items():
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), kind):
             raise UserError(f'{path} is no checkpoint of a GPT: it lacks {key}')
@@ -75,19 +75,19 @@ def check_contents(checkpoint: Any, path: str | Path, file_size: int) -> None:
             raise UserError(f'{path} is damaged: {name}={value!r} is no number')
     if not 0 <= checkpoint['iter_num'] <= MOST_STEPS:
         raise UserError(f'{path} is damaged: iter_num is {shorten(checkpoint["iter_num"])}')
-    # A tensor may repeat few numbers of the file, and would need memory for all of them once it is copied.
-    # Twice the size is right, for head and embedding are tied.
+    # A tensor may repeat a few numbers of the file many times, and would need memory for all of them once it
+    # is copied. Twice the file's size is allowed, because head and embedding are tied.
     if bytes_of_tensors([checkpoint['model'], checkpoint['optimizer']]) > 2 * file_size:
         raise UserError(f'{path} is damaged: its tensors are larger than the file')
 
 
 def shorten(number: int) -> str:
-    """A whole number in words, however many digits it has: Python may refuse to print it."""
+    """A whole number as text; a huge one as its number of bits, because Python may refuse to print it."""
     return str(number) if number.bit_length() < 100 else f'a number of {number.bit_length()} bits'
 
 
 def bytes_of_tensors(value: Any) -> int:
-    """Memory of all tensors within dicts and lists, each as if it shared none."""
+    """Bytes of all tensors within dicts, lists and tuples, as if no tensors shared memory."""
     waiting, total = [value], 0
     while waiting:
         value = waiting.pop()
@@ -99,7 +99,7 @@ def bytes_of_tensors(value: Any) -> int:
 
 
 class NoInit(TorchFunctionMode):
-    """Within it weights are not drawn: on the meta device that would import torch's compiler, for nothing."""
+    """A context that draws no weights: on the meta device, that would import torch's compiler for nothing."""
 
     def __torch_function__(self, func: Callable, types: object, args: tuple = (),
                            kwargs: dict | None = None) -> object:
@@ -111,9 +111,10 @@ class NoInit(TorchFunctionMode):
 
 def build_model(checkpoint: dict[str, Any], path: str | Path) -> GPT:
     """The GPT of a checkpoint, with its weights.
-    Raises `UserError` where weights and arguments do not fit."""
+    Raises `UserError` if weights and arguments do not fit each other."""
     args = checkpoint['model_args']
-    # nanoGPT saves compiled models under a prefix, and without fused attention its causal mask as attn.bias
+    # nanoGPT saves compiled models under a prefix. Without fused attention it saves the causal mask too, as
+    # attn.bias.
     weights = {name.removeprefix('_orig_mod.'): value for name, value in checkpoint['model'].items()
                if not name.endswith('.attn.bias')}
     if not isinstance(args.get('n_layer'), int) or args['n_layer'] > len(weights):
@@ -135,9 +136,9 @@ def build_model(checkpoint: dict[str, Any], path: str | Path) -> GPT:
 
 
 def find_meta(checkpoint: dict[str, Any], path: str | Path, dataset: str | None = None) -> Path | None:
-    """The meta.pkl that the characters of a checkpoint are in: None for its own, for nanoGPT's that of
-    `dataset`, by default of the dataset that its config names. Raises `UserError` where there is none, or one
-    too many."""
+    """The path of the meta.pkl with a checkpoint's characters, or None if the checkpoint carries its own. For
+    a checkpoint of nanoGPT it is the meta.pkl of `dataset`, by default of the dataset that its config names.
+    Raises `UserError` if there is none, or if `dataset` is given and the checkpoint carries its own."""
     if 'meta' in checkpoint:
         if dataset is not None:
             raise UserError(f'{path} carries its own characters and tasks: leave --dataset={dataset} out')
@@ -156,7 +157,7 @@ def find_meta(checkpoint: dict[str, Any], path: str | Path, dataset: str | None 
 
 def codec_of(checkpoint: dict[str, Any], path: str | Path,
              meta_path: Path | None = None) -> tuple[Codec | Bpe, dict[str, Task]]:
-    """The characters, or GPT-2's tokens, and the tasks of a checkpoint: its own, or those of a meta.pkl."""
+    """The codec (characters, or GPT-2's tokens) and the tasks of a checkpoint: its own, or a meta.pkl's."""
     meta = checkpoint['meta'] if meta_path is None else read_meta(meta_path)
     check_meta(meta, meta_path or path)
     if meta['vocab_size'] > checkpoint['model_args'].get('vocab_size', 0):
@@ -166,7 +167,7 @@ def codec_of(checkpoint: dict[str, Any], path: str | Path,
 
 
 def optimizer_order(shapes: Mapping[str, torch.Size]) -> list[str]:
-    """{name: shape} -> the names in the order of nanoGPT's optimizer: those that decay, then the others."""
+    """{name: shape} -> the names in the order of nanoGPT's optimizer: weights that decay, then the others."""
     return sorted(shapes, key=lambda name: len(shapes[name]) == 1)    # stable: matrices first
 
 
@@ -189,7 +190,7 @@ def unpack_optimizer(model: GPT, optimizer: dict[str, Any],
                      path: str | Path) -> tuple[torch.Tensor, torch.Tensor, float]:
     """torch.optim.AdamW's state dict, ours or nanoGPT's -> mean (parameters,), square (parameters,), step
 
-    Raises `UserError` where it is not one of this model.
+    Raises `UserError` if it does not fit this model.
     """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     try:

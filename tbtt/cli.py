@@ -1,4 +1,4 @@
-"""What every script shares at the shell: options, `--help`, and errors that are one line long."""
+"""What all scripts share on the command line: options, `--help`, and errors of one line."""
 import argparse
 import difflib
 import errno
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
-# Errors in writing to a stream, which has no file's name.
+# Errors of writing to a stream. They name no file.
 OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one line that says what was wrong, where, and what to do."""
-    status = 2    # of a script that ends with it
+    """A mistake that the user can correct: one line that says what was wrong, where, and what to do."""
+    status = 2    # exit status of a script that ends with this error
 
 
 class InvalidSetting(UserError):
@@ -27,8 +27,8 @@ class InvalidSetting(UserError):
 class Parser(argparse.ArgumentParser):
     """argparse with `--key=value` and `--key value`, one-line errors, and the nearest option for a wrong one.
 
-    `~` in `--key=~/folder`, which bash leaves as it is, is the home, but for the options in `texts`, which
-    are no paths.
+    `~` in `--key=~/folder`, which bash does not expand, becomes the home folder. The options in `texts` are
+    not paths and keep their `~`.
     """
 
     def __init__(self, doc: str, texts: Iterable[str] = (), **kwargs: Any) -> None:
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
                          ) -> tuple[argparse.Namespace, list[str]]:
-        """As argparse's, with `~` for the home. -> the options, and the words that are none of them"""
+        """As argparse's, with `~` expanded. -> the options, and the words that are not options"""
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([self.expand_home(word) for word in words], namespace)
 
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def join_values(words: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """`--key value` as `--key=value`, for options that the parser leaves to its caller."""
+    """Join `--key value` to `--key=value`, for options that the parser leaves to its caller."""
     known = {name for action in parser._actions for name in action.option_strings}
     joined = []
     for word in words:
@@ -105,13 +105,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)    # see startup.py
     if hasattr(sys.stdout, 'reconfigure'):
-        sys.stdout.reconfigure(errors='backslashreplace')    # a folder's name may be no UTF-8
+        sys.stdout.reconfigure(errors='backslashreplace')    # a folder's name may be other than UTF-8
     try:
         status = main()
         sys.stdout.flush()
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
-    except BrokenPipeError:    # who read our output, `| head`, has seen enough
+    except BrokenPipeError:    # the program that read our output, as in `| head`, has ended
         discard(sys.stdout)
         status = 128 + signal.SIGPIPE
     except UserError as error:
@@ -128,17 +128,17 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def describe(error: OSError) -> str:
-    """What the system refused, and where."""
+    """What the system refused, and where. If the output failed, discard it from now on."""
     if error.filename is None:
         discard(sys.stdout)
         return f'the output cannot be written: {error.strerror}'
     if isinstance(error, FileExistsError):
-        return f'{error.filename} is a file or a link to nothing, where a folder is to be: choose another'
+        return f'{error.filename} is a file or a broken link, but a folder is needed there: choose another'
     return f'{error.filename}: {error.strerror}'
 
 
 def complain(line: str) -> None:
-    """Print an error, as far as there is anybody to read it."""
+    """Print an error, if standard error can still be written to."""
     try:
         print('error:', *line.split(), file=sys.stderr, flush=True)
     except OSError:
@@ -146,8 +146,8 @@ def complain(line: str) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Let what is written to a stream go nowhere from now on: Python would try again at its end, and fail."""
+    """Discard what is written to a stream from now on: Python would write it again at exit, and fail."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except io.UnsupportedOperation:
-        pass    # no stream of the system's, as in a test
+        pass    # not a stream of the system, as in a test

@@ -1,7 +1,7 @@
-"""The settings of a training run: documented defaults, over them config files, over those `--key=value`.
+"""The settings of a training run: documented defaults, replaced by config files, and these by `--key=value`.
 
-A config file is Python that sets settings by their names. It may build on another one: with
-`base = 'config/train_math_mini_14.py'` that one is read first, and the file states only what differs.
+A config file is Python code that assigns settings by name. It may build on another file: with
+`base = 'config/train_math_mini_14.py'` that file is read first, and the config file states only what differs.
 """
 import argparse
 import ast
@@ -21,15 +21,15 @@ from tbtt.cli import InvalidSetting, UserError, true_or_false, unknown_name
 from tbtt.startup import ROOT
 
 MOST_STEPS = 10**12
-FLOAT32 = 1e38    # about what the arithmetic can hold
-STARTS = ('scratch', 'resume', *hub.GPT2)    # or a folder
+FLOAT32 = 1e38    # about the largest number that the arithmetic can hold
+STARTS = ('scratch', 'resume', *hub.GPT2)    # of init_from, which may also be a folder
 
 
 def setting(default: Any, doc: str, low: float | None = None, high: float | None = None,
             choices: tuple[str, ...] | None = None) -> Any:
-    """A field of `Config`: its default, what `--help` says of it, and the values that make sense.
+    """A field of `Config`: its default, its text in `--help`, and the values that make sense.
 
-    A number has both limits, `low` and `high`: what lies beyond is refused before anything is allocated.
+    A number has both limits, `low` and `high`: a value outside is refused before anything is allocated.
     """
     return dataclasses.field(default=default, metadata=dict(doc=doc, low=low, high=high, choices=choices))
 
@@ -38,14 +38,14 @@ def setting(default: Any, doc: str, low: float | None = None, high: float | None
 class Config:
     """Every setting of a run. The defaults are those of the paper's n14 (width 14) in the arithmetic task."""
     # the run
-    out_dir: str = setting('out', 'folder of the run, relative to where one stands')
+    out_dir: str = setting('out', 'folder of the run, relative to the current folder')
     dataset: str = setting('as_math', 'a name under data/, or a folder with train.bin and val.bin')
     init_from: str = setting('scratch', 'scratch; resume: go on with the run in out_dir; or gpt2, '
                              'gpt2-medium, gpt2-large, gpt2-xl or a folder: finetune these weights')
     overwrite: bool = setting(False, 'start anew in a folder that holds another run')
-    seed: int = setting(1337, 'of weights, batches, dropout and evaluation', low=0, high=2**31 - 1)
-    num_seeds: int = setting(1, 'seeds trained as one, from `seed` on; several: a folder each below out_dir',
-                             low=1, high=10_000)
+    seed: int = setting(1337, 'seed of weights, batches, dropout and evaluation', low=0, high=2**31 - 1)
+    num_seeds: int = setting(1, 'seeds trained together, from `seed` on; several get a folder each below '
+                             'out_dir', low=1, high=10_000)
     # the model
     n_layer: int = setting(1, 'blocks', low=1, high=1000)
     n_head: int = setting(1, 'attention heads; divides n_embd', low=1, high=1000)
@@ -53,42 +53,42 @@ class Config:
     mlp_expansion: int = setting(1, 'hidden size of the MLP over n_embd', low=1, high=1000)
     block_size: int = setting(9, 'characters of context', low=1, high=10**6)
     bias: bool = setting(False, 'biases in linear layers and layer norms')
-    tanh_gelu: bool = setting(False, 'GELU by its tanh approximation, as GPT-2 has it; without it exact')
-    dropout: float = setting(0.0, 'share of activations dropped', low=0, high=0.999)
+    tanh_gelu: bool = setting(False, 'approximate GELU by tanh, as GPT-2 does; otherwise it is exact')
+    dropout: float = setting(0.0, 'share of activations that dropout sets to zero', low=0, high=0.999)
     # the windows of a batch
     windows: str = setting('any', 'any: anywhere in the text; line: each within one line, so that no order '
                            'of lines can be learned', choices=('any', 'line'))
-    line_order: str = setting('fixed', 'fixed: lines follow each other as in the text; fresh: they are dealt '
-                              'out anew for every window', choices=('fixed', 'fresh'))
+    line_order: str = setting('fixed', 'fixed: lines follow each other as in the text; fresh: they are '
+                              'shuffled anew for every window', choices=('fixed', 'fresh'))
     # the optimizer
-    batch_size: int = setting(882, 'windows a step; where gradients are accumulated, a micro-step',
+    batch_size: int = setting(882, 'windows per step, or per micro-step where gradients are accumulated',
                               low=1, high=10**7)
-    gradient_accumulation_steps: int = setting(1, 'micro-steps a step', low=1, high=10**6)
+    gradient_accumulation_steps: int = setting(1, 'micro-steps per step', low=1, high=10**6)
     max_iters: int = setting(30000, 'steps', low=0, high=MOST_STEPS)
-    learning_rate: float = setting(1e-2, 'at the end of the warm-up', low=0, high=FLOAT32)
-    min_lr: float = setting(1e-4, 'at the end of the decay', low=0, high=FLOAT32)
+    learning_rate: float = setting(1e-2, 'learning rate at the end of the warm-up', low=0, high=FLOAT32)
+    min_lr: float = setting(1e-4, 'learning rate at the end of the decay', low=0, high=FLOAT32)
     warmup_iters: int = setting(2000, 'steps of linear warm-up', low=0, high=MOST_STEPS)
     lr_decay_iters: int = setting(25000, 'step at which the cosine decay ends', low=0, high=MOST_STEPS)
     decay_lr: bool = setting(True, 'warm-up and decay; without it the learning rate is constant')
-    weight_decay: float = setting(0.0, 'on matrices and embeddings', low=0, high=FLOAT32)
+    weight_decay: float = setting(0.0, 'weight decay of matrices and embeddings', low=0, high=FLOAT32)
     beta1: float = setting(0.9, 'of AdamW', low=0, high=0.9999999)
     beta2: float = setting(0.99, 'of AdamW', low=0, high=0.9999999)
     grad_clip: float = setting(1.0, 'largest norm of the gradient; 0 does not clip', low=0, high=FLOAT32)
     # measuring
     eval_interval: int = setting(250, 'steps between evaluations', low=1, high=MOST_STEPS)
-    eval_iters: int = setting(200, 'batches of an estimated loss, for data too large for the exact one',
+    eval_iters: int = setting(200, 'batches per estimate of the loss, for data too large for the exact loss',
                               low=1, high=10**6)
-    keep_answers: bool = setting(True, 'of each evaluation, in answers.npz: the probability of every right '
-                                 'answer, and the most probable one')
-    keep_checkpoints: int = setting(0, 'keep the checkpoint of each multiple of so many steps, such as '
-                                    'ckpt_1000.pt; 0 keeps none of these', low=0, high=MOST_STEPS)
+    keep_answers: bool = setting(True, 'save in answers.npz, for each evaluation, the probability of every '
+                                 'right answer and the most probable answer')
+    keep_checkpoints: int = setting(0, 'keep a checkpoint (ckpt_1000.pt, ...) every so many steps; 0 keeps '
+                                    'none of these', low=0, high=MOST_STEPS)
     eval_only: bool = setting(False, 'evaluate once and stop; writes nothing')
     # logging
-    log_interval: int = setting(250, 'steps between plain lines, where the output is no terminal',
+    log_interval: int = setting(250, 'steps between lines of progress where the output is no terminal',
                                 low=1, high=MOST_STEPS)
     wandb_log: bool = setting(False, 'log evaluations to Weights & Biases (the package wandb)')
-    wandb_project: str = setting('tbtt', "its project, and Trackio's")
-    wandb_run_name: str = setting('', "its run, and Trackio's; that of out_dir when empty")
+    wandb_project: str = setting('tbtt', 'project in Weights & Biases and Trackio')
+    wandb_run_name: str = setting('', 'name of the run there; if empty, that of out_dir')
     wandb_mode: str = setting('auto', 'online, offline (into ./wandb, for `wandb sync`), disabled; auto: as '
                               'WANDB_MODE says', choices=('auto', 'online', 'offline', 'disabled'))
     trackio_log: bool = setting(False, 'log evaluations to Trackio (the package trackio), on this machine')
@@ -96,8 +96,9 @@ class Config:
                                     'package tensorboard)')
     # the machine
     device: str = setting('auto', 'auto (CUDA, then MPS, then the CPU), or a torch device: cpu, cuda:1, ...')
-    dtype: str = setting('auto', 'of the arithmetic: auto is bfloat16 on a GPU that has it, float16 on '
-                         'others; float32 on a CPU, but bfloat16 where it has that and n_embd is 256 or more',
+    dtype: str = setting('auto', 'number format of the arithmetic. auto: bfloat16 on a CUDA GPU that has '
+                         'it, float16 on other CUDA GPUs; float32 on MPS and on a CPU, but bfloat16 on a CPU '
+                         'that has it if n_embd is 256 or more',
                          choices=('auto', 'float32', 'bfloat16', 'float16'))
     compile: str = setting('auto',
                            'auto (the fastest that works), True, False, or fused (small models on a CPU)',
@@ -105,10 +106,10 @@ class Config:
 
     def __post_init__(self) -> None:
         self.given = set()    # names of settings that a config file or the command line set
-        self.download = False    # may weights of `init_from` be fetched?
+        self.download = False    # may weights of `init_from` be downloaded?
 
     def check(self) -> 'Config':
-        """Raise `InvalidSetting` for the first value that cannot be, naming it and what was expected."""
+        """Raise `InvalidSetting` for the first invalid value, naming it and what was expected."""
         for field in dataclasses.fields(self):
             check_value(field, getattr(self, field.name))
         if self.init_from not in STARTS and not os.path.isdir(self.init_from):
@@ -121,8 +122,8 @@ class Config:
             raise InvalidSetting(f'n_embd={self.n_embd} is not divisible by n_head={self.n_head}')
         if self.keep_checkpoints % self.eval_interval:
             raise InvalidSetting(f'keep_checkpoints={self.keep_checkpoints} is no multiple of '
-                                 f'eval_interval={self.eval_interval}: expected one, for evaluations write '
-                                 f'checkpoints')
+                                 f'eval_interval={self.eval_interval}: checkpoints are '
+                                 f'written at evaluations')
         if self.min_lr > self.learning_rate and self.decay_lr:
             raise InvalidSetting(f'min_lr={self.min_lr:g} is above learning_rate={self.learning_rate:g}')
         if self.warmup_iters > self.lr_decay_iters and self.decay_lr:
@@ -133,8 +134,8 @@ class Config:
     def model_args(self, vocab_size: int) -> dict[str, Any]:
         """The arguments of `GPTConfig`, under nanoGPT's names.
 
-        It has no names for the MLP's expansion and for the approximate GELU: where these are its own, 4 and
-        none, they are left out, and the model loads there.
+        nanoGPT has no names for the MLP's expansion and the approximate GELU. Where they are as in nanoGPT, 4
+        and False, they are left out, so that nanoGPT can load the model.
         """
         names = ('n_layer', 'n_head', 'n_embd', 'block_size', 'bias', 'dropout')
         args = {name: getattr(self, name) for name in names} | {'vocab_size': vocab_size}
@@ -164,7 +165,7 @@ def check_value(field: dataclasses.Field, value: Any) -> None:
 
 
 def check_limits(field: dataclasses.Field, value: Any) -> None:
-    """Raise `InvalidSetting` where `field` has limits and the number `value` is beyond them."""
+    """Raise `InvalidSetting` if `field` has limits and the number `value` is outside of them."""
     low, high = field.metadata['low'], field.metadata['high']
     if low is None or low <= value <= high:
         return
@@ -174,11 +175,11 @@ def check_limits(field: dataclasses.Field, value: Any) -> None:
 
 
 def set_value(config: Config, name: str, value: Any) -> None:
-    """Set one setting. An integer will do for a float, True or False for `compile`, a Path for a folder."""
+    """Set one setting. A float may be given as an integer, `compile` as True or False, a folder as a Path."""
     if name not in FIELDS:
         raise InvalidSetting(unknown_name('setting', name, FIELDS))
     if FIELDS[name].type is float and type(value) is int:
-        check_limits(FIELDS[name], value)    # before a float would overflow
+        check_limits(FIELDS[name], value)    # before float() could overflow
         value = float(value)
     if name == 'compile' and type(value) is bool:
         value = str(value)
@@ -190,7 +191,7 @@ def set_value(config: Config, name: str, value: Any) -> None:
 
 
 def find_file(path: str | Path, folder: str | Path = '.') -> Path:
-    """A config file: in `folder`, by default where one stands, or beside the scripts."""
+    """The path of a config file: in `folder`, by default the current one, or beside the scripts."""
     for candidate in (Path(folder) / path, ROOT / path):
         if candidate.is_file():
             return candidate
@@ -199,28 +200,29 @@ def find_file(path: str | Path, folder: str | Path = '.') -> Path:
 
 @contextlib.contextmanager
 def errors_with_line(path: Path) -> Iterator[None]:
-    """Turn whatever the text of a config file raises into a `UserError` with file and line."""
+    """Turn any error of a config file's code into a `UserError` with file and line."""
     try:
         yield
     except SyntaxError as error:
         raise UserError(f'{path}, line {error.lineno}: {error.msg}') from error
-    except (Exception, SystemExit) as error:    # whatever the user's own code raises
+    except (Exception, SystemExit) as error:    # the user's code may raise anything
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in frames if frame.filename == str(path)), 1)
         raise UserError(f'{path}, line {line}: {type(error).__name__}: {error}') from error
 
 
 def names_in(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Execute a config file with the names `before` (name -> value) in sight. -> those that it sets anew
+    """Execute a config file that can see the names `before` (name -> value). -> the names that it sets
 
-    Names with a leading underscore, imported modules, functions and classes are the file's own business.
-    Raises `UserError` with the line for whatever the file raises.
+    Names with a leading underscore, imported modules, functions and classes are private to the file. Raises
+    `UserError` with the line for any error of the file.
     """
     namespace = dict(before)
     with errors_with_line(path):
         tree = ast.parse(path.read_bytes(), str(path))
         exec(compile(tree, str(path), 'exec'), namespace)
-    # A name that is set to what it was has the same value, and for small numbers the same object.
+    # A name that is set to its old value may even keep the same object, as with small numbers. So the code is
+    # searched for assignments too.
     stored = names_stored(tree)
     return {name: value for name, value in namespace.items()
             if not name.startswith('_') and not isinstance(value, types.ModuleType) and not callable(value)
@@ -237,8 +239,8 @@ def names_stored(tree: ast.AST) -> set[str]:
 class ConfigFile:
     """What is known of a config file before it is executed.
 
-    base: the value of `base` as it is written there, None where there is none.
-    foreign: does the file set a name that nanoGPT or the paper's code has and we have not?
+    base: the value of `base` as it is written in the file, None where there is none.
+    foreign: does the file set a name that nanoGPT or the paper's code has and we do not have?
     """
     path: Path
     base: Any
@@ -246,7 +248,7 @@ class ConfigFile:
 
     @classmethod
     def read(cls, path: Path) -> 'ConfigFile':
-        """Raises `UserError` where the file is no Python."""
+        """Read the file without executing it. Raises `UserError` if it is not valid Python."""
         with errors_with_line(path):
             tree = ast.parse(path.read_bytes(), str(path))
         bases = [node.value.value for node in tree.body
@@ -255,9 +257,10 @@ class ConfigFile:
         return cls(path, bases[-1] if bases else None, not names_stored(tree).isdisjoint(nanogpt.FOREIGN))
 
     def execute(self, config: Config, say: Callable[[str], None]) -> None:
-        """Execute the file over `config`, in place. say: takes a line on what is read otherwise than written.
+        """Execute the file and change `config` in place. say: gets a line about what is not read as written.
 
-        Raises `InvalidSetting` for a name that is no setting, here or there, and for a value that cannot be.
+        Raises `InvalidSetting` for a name that is a setting neither here nor in nanoGPT or the paper's code,
+        and for an invalid value.
         """
         names = names_in(self.path, dataclasses.asdict(config))
         base = names.pop('base', None)
@@ -274,7 +277,7 @@ class ConfigFile:
 
 
 def find_base(file: ConfigFile) -> Path:
-    """The file that a config file builds on: beside it, or in the project."""
+    """The path of the file that a config file builds on: beside it, or in the project."""
     if not isinstance(file.base, str):
         raise InvalidSetting(f'{file.path}: base={file.base!r}: expected the name of a config file')
     try:
@@ -284,9 +287,9 @@ def find_base(file: ConfigFile) -> Path:
 
 
 def with_bases(path: str | Path) -> list[ConfigFile]:
-    """A config file behind those that it builds on, in the order in which they are executed.
+    """A config file after the files that it builds on, in the order in which they are executed.
 
-    Raises `UserError` where a base is missing, or builds on the file that names it.
+    Raises `UserError` if a base is missing, or if it builds on the file that names it.
     """
     files = [ConfigFile.read(find_file(path))]
     while files[0].base is not None:
@@ -298,7 +301,7 @@ def with_bases(path: str | Path) -> list[ConfigFile]:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """One option a setting; those not given on the command line stay out of the parsed namespace."""
+    """Add one option per setting; an option that is not given on the command line is None."""
     for field in FIELDS.values():
         if field.name in GROUPS:
             group = parser.add_argument_group(GROUPS[field.name])
@@ -308,17 +311,18 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             metavar=f'{{{",".join(choices)}}}' if choices else field.type.__name__.upper(),
             help=f'{field.metadata["doc"]} (default: {field.default!r})'.replace('%', '%%'))
     parser.add_argument('--defaults', choices=('tbtt', 'nanogpt'),
-                        help="of all that is not set: those listed here, or those of nanoGPT's train.py "
-                        '(default: tbtt; nanogpt for config files of nanoGPT and of the paper)')
+                        help='defaults of settings that are not given: those listed here, or those of '
+                        "nanoGPT's train.py (default: tbtt; nanogpt for config files of nanoGPT and of the "
+                        'paper)')
 
 
 def load_config(files: Iterable[str | Path], overrides: Mapping[str, Any], defaults: str | None = None,
                 say: Callable[[str], None] = lambda line: None) -> Config:
-    """Defaults, then config files in order, then `overrides` (name -> value; None is not given).
+    """Defaults, then config files in order, then `overrides` (name -> value; None means not given).
 
-    defaults: 'tbtt' or 'nanogpt'. Where it is not given, nanoGPT's are taken if a file sets names that only
-    it or the paper's code has, and builds on no other file.
-    say: takes a line on whatever is read otherwise than it is written.
+    defaults: 'tbtt' or 'nanogpt'. If it is not given, nanoGPT's are used if a file sets names that only
+    nanoGPT or the paper's code has, and builds on no other file.
+    say: gets a line about whatever is not read as it is written.
     Raises `UserError` for a file that does not exist or fails, `InvalidSetting` for a wrong name or value.
     """
     parts = [part for path in files for part in with_bases(path)]
@@ -326,7 +330,7 @@ def load_config(files: Iterable[str | Path], overrides: Mapping[str, Any], defau
         defaults = 'nanogpt' if any(part.foreign and not part.base for part in parts) else 'tbtt'
     config = Config()
     if defaults == 'nanogpt':
-        say('settings that are not given have the defaults of nanoGPT, not ours (those: --defaults=tbtt)')
+        say("settings that are not given take nanoGPT's defaults; --defaults=tbtt takes ours")
         config = Config(**nanogpt.DEFAULTS)
     for part in parts:
         part.execute(config, say)

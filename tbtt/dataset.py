@@ -15,10 +15,11 @@ from tbtt.cli import UserError
 from tbtt.config import ROOT
 from tbtt.tasks import tasks_from
 
-if TYPE_CHECKING:    # it takes a second to load: who only prepares a dataset does without
+if TYPE_CHECKING:    # torch takes a second to load, and preparing a dataset does not need it
     import torch
 
-# Bytes of a meta.pkl. One of 65,536 characters, of a million repeats, or with GPT-2's tokenizer is smaller.
+# The most bytes that a meta.pkl may have. With 65,536 characters, a million repeats, or GPT-2's tokenizer it
+# is smaller.
 LARGEST_META = 2**22
 
 
@@ -48,12 +49,12 @@ class Codec:
         return [self.stoi[character] for character in text]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """ids -> text. An id without a character (nanoGPT may round a vocabulary up) shows as a mark."""
+        """ids -> text. An id without a character (nanoGPT may round a vocabulary up) becomes U+FFFD."""
         return ''.join(self.itos.get(int(i), '\ufffd') for i in ids)
 
 
-class PlainUnpickler(pickle._Unpickler):    # the one in Python: a damaged index costs the one in C gigabytes
-    """Admits what a meta.pkl is made of (containers, strings, numbers) and no object: no code can run."""
+class PlainUnpickler(pickle._Unpickler):    # the Python version: a damaged index takes gigabytes in C
+    """Loads what a meta.pkl consists of (containers, strings, numbers). Refuses objects: no code can run."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         """Raises `UnpicklingError` for any class."""
@@ -79,7 +80,7 @@ def check_meta(meta: Any, path: str | Path) -> dict[str, Any]:
         raise UserError(f'{path}: stoi and itos are not a character codec of {size} tokens: prepare the '
                         'dataset again')
     foreign = meta.keys() - {'vocab_size', 'stoi', 'itos', 'tasks'}
-    # Only others' vocabularies are rounded up.
+    # A vocabulary may be rounded up only by other programs, and their files have no tasks.
     if foreign or 'tasks' in meta and not size == len(stoi) == len(itos):
         raise UserError(f'{path} is damaged (keys {sorted(meta, key=repr)}, vocab_size {size}): prepare the '
                         'dataset again')
@@ -89,13 +90,13 @@ def check_meta(meta: Any, path: str | Path) -> dict[str, Any]:
 
 
 def codec_of_meta(meta: dict[str, Any]) -> Codec | Bpe:
-    """What turns text into the tokens of a dataset, and back."""
+    """The codec that turns text into the tokens of a dataset, and back."""
     return Bpe(meta['tokenizer']) if 'tokenizer' in meta else Codec(meta['stoi'], meta['itos'])
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """meta.pkl -> dict of vocab_size, stoi, itos and, if it is ours, tasks; of GPT-2's tokens vocab_size and
-    tokenizer. Never runs code from the file."""
+    """meta.pkl -> dict of vocab_size, stoi, itos and, if it is ours, tasks; for GPT-2's tokens, of vocab_size
+    and tokenizer. Never runs code from the file."""
     try:
         content = Path(path).read_bytes()
         if len(content) > LARGEST_META:
@@ -147,7 +148,7 @@ def read_tokens(path: Path, vocab_size: int, block_size: int) -> torch.Tensor:
 
 class Dataset:
     """name: a name under data/ or a folder. Attributes: meta, codec, tasks, train and val ((n,) int64
-    tensors), digest (of both, as text)."""
+    tensors), digest (SHA-256 of both, as text)."""
 
     def __init__(self, name: str | Path, block_size: int) -> None:
         self.folder = find_dataset(name)
@@ -171,7 +172,7 @@ class Dataset:
         return {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
 
     def check_unchanged(self) -> None:
-        """Raise `UserError` where a file is no longer what was read."""
+        """Raise `UserError` if a file has changed since it was read."""
         try:
             now = self.read_stamps()
         except FileNotFoundError as error:

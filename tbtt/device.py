@@ -1,4 +1,4 @@
-"""Which device, which dtype, and what fits into its memory."""
+"""Choose the device and the dtype, and estimate what fits into the device's memory."""
 import contextlib
 import ctypes
 import gc
@@ -15,27 +15,28 @@ from model import GPTConfig
 from tbtt.cli import UserError
 from tbtt.config import Config
 
-WIDE = 256    # features from which a step is bound by products of matrices, which bfloat16 speeds up on a CPU
-INDEX_BYTES = 2**24    # of the batches' indices that lie ready; making them takes four times that
-# What the CPU's and the GPU's allocators, and oneDNN, say where memory ran out: none has an exception for it.
+WIDE = 256    # from this width on, a step is bound by matrix products, which bfloat16 speeds up on a CPU
+INDEX_BYTES = 2**24    # for batch indices that are prepared ahead; making them takes four times that
+# Messages of the CPU's and the GPU's allocators and of oneDNN when memory runs out without an exception class
+# for it.
 OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory',
                  'could not create a primitive', 'Storage size calculation overflowed', 'std::bad_alloc')
-GIVEN = []    # threads outside of `one_thread`
+GIVEN = []    # the number of threads outside of each `one_thread` that is in use
 MENDED_BY = {'parameters': 'n_embd, n_layer or mlp_expansion',
              'activations': 'batch_size, block_size or n_embd',
              'indices of a batch': 'batch_size or gradient_accumulation_steps'}
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """'auto' or a torch device, of several GPUs the one of this rank.
-    Raises `UserError` where it is not there."""
+    """The device of a name: 'auto' or a torch device; 'cuda' is the GPU of this rank.
+    Raises `UserError` if it is not available."""
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try:
         device = torch.device(f'cuda:{local_rank}' if name == 'cuda' else name)
-        torch.zeros(1, device=device).item()    # fails where there is nothing to compute with
+        torch.zeros(1, device=device).item()    # fails if the device cannot compute
         if device.type == 'cuda':
-            torch.cuda.set_device(device)    # streams, graphs and NCCL take the current device
+            torch.cuda.set_device(device)    # streams, graphs and NCCL use the current device
         if device.type == 'cpu':
             keep_freed_memory()
     except (RuntimeError, AssertionError) as error:
@@ -44,8 +45,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep memory that is freed. It would give the temporaries of a step back to the system and
-    get them again, page by page, zeroed, at the next: up to a third of an evaluation's time. Without glibc
+    """Make glibc keep freed memory. Otherwise it returns the temporaries of a step to the system, and gets
+    them back at the next step, page by page and zeroed: up to a third of an evaluation's time. Without glibc
     this does nothing."""
     libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
     if hasattr(libc, 'mallopt'):
@@ -56,9 +57,9 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Within it torch computes in one thread: what is short takes a hundred times as long in two that wait
-    for each other, where another program has one of the cores. The fused step, whose threads wait without
-    harm, keeps all."""
+    """A context in which torch computes in one thread. While another program uses one of the cores, short
+    work takes a hundred times as long in two threads that wait for each other. The fused step keeps all
+    threads, because its threads can wait without harm."""
     GIVEN.append(num_threads())
     torch.set_num_threads(1)
     try:
@@ -68,13 +69,14 @@ def one_thread() -> Iterator[None]:
 
 
 def num_threads() -> int:
-    """The threads that this process was given, within `one_thread` too."""
+    """The number of threads that this process was given, also within `one_thread`."""
     return GIVEN[-1] if GIVEN else torch.get_num_threads()
 
 
 def choose_dtype(name: str, device: torch.device, n_embd: int = 0) -> torch.dtype:
-    """The dtype of autocast: for 'auto' bfloat16 on a GPU that has it, float16 on one that has not; on a CPU
-    bfloat16 for a model of WIDE features or more where the processor multiplies in it, else float32."""
+    """The dtype of autocast. 'auto' is bfloat16 on a CUDA GPU that has it, and float16 on other CUDA GPUs. On
+    a CPU that multiplies in bfloat16, it is bfloat16 for a model of WIDE features or more. Otherwise it is
+    float32."""
     if name != 'auto':
         return getattr(torch, name)
     if device.type == 'cpu' and n_embd >= WIDE and multiplies_bfloat16():
@@ -85,7 +87,7 @@ def choose_dtype(name: str, device: torch.device, n_embd: int = 0) -> torch.dtyp
 
 
 def multiplies_bfloat16() -> bool:
-    """Does this CPU have AVX512-BF16? Those with AMX have it too."""
+    """Does this CPU have AVX512-BF16? CPUs with AMX have it too."""
     supported = getattr(torch.cpu, '_is_avx512_bf16_supported', None)    # not in every torch
     return supported is not None and supported()
 
@@ -96,7 +98,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that this process could still have, of the GPU or of the machine."""
+    """Bytes that this process could still get, on the GPU or on the machine."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     if device.type == 'mps':
@@ -105,7 +107,7 @@ def free_bytes(device: torch.device) -> float:
 
 
 def free_of_machine() -> float:
-    """What is free, or could be at once. macOS does not say: there it is half of all."""
+    """Bytes that are free or can be freed at once. macOS does not say: there it is half of all memory."""
     try:
         lines = Path('/proc/meminfo').read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
@@ -114,7 +116,7 @@ def free_of_machine() -> float:
 
 
 def free_of_process() -> float:
-    """What `ulimit -v` leaves to this process."""
+    """Bytes that `ulimit -v` leaves to this process."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return math.inf
@@ -125,7 +127,7 @@ def free_of_process() -> float:
 
 
 def free_of_job() -> float:
-    """What a container, or a scheduler such as SLURM, leaves to this process and those beside it."""
+    """Bytes that a container or a scheduler such as SLURM leaves to this process and the others in it."""
     try:
         name = Path('/proc/self/cgroup').read_text().splitlines()[-1].split(':')[2]
         group = Path('/sys/fs/cgroup') / name.lstrip('/')
@@ -135,7 +137,7 @@ def free_of_job() -> float:
 
 
 def tokens_per_pass(model: GPTConfig, num_replicas: int, device: torch.device) -> int:
-    """How many tokens a replica an evaluation may put through the model at once."""
+    """How many tokens per replica an evaluation may put through the model at once."""
     floats = (6 * model.vocab_size + (8 + 2 * model.mlp_expansion) * model.n_embd
               + 3 * model.n_head * model.block_size)
     budget = int(free_bytes(device)) // 4 if device.type == 'cuda' else 2**28
@@ -149,12 +151,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def bytes_of_replica(config: Config, vocab_size: int) -> dict[str, int]:
-    """About how much memory the training of one replica takes at its peak, in bytes by what it is for."""
+    """About how much memory the training of one replica takes at its peak: {purpose: bytes}"""
     tokens = config.batch_size * config.block_size
     params = (config.n_layer * (4 + 2 * config.mlp_expansion) * config.n_embd ** 2
               + (vocab_size + config.block_size) * config.n_embd)
-    # Of each parameter there is the weight, the gradient, two moments, and each of these anew after the step.
-    # An index is int64, and making it takes four times that.
+    # Each parameter has a weight, a gradient and two moments, and a new copy of each after the step. An index
+    # is int64, and making it takes four times that.
     features = vocab_size + config.n_layer * (8 + 2 * config.mlp_expansion) * config.n_embd
     return {'parameters': 8 * 4 * params,
             'activations': 12 * 4 * tokens * features,
@@ -162,25 +164,25 @@ def bytes_of_replica(config: Config, vocab_size: int) -> dict[str, int]:
 
 
 def replicas_that_fit(config: Config, vocab_size: int, memory: float) -> int:
-    """About how many replicas could be trained together in that many bytes."""
+    """About how many replicas could be trained together in `memory` bytes."""
     return max(0, int((0.9 * memory - 4 * INDEX_BYTES) / sum(bytes_of_replica(config, vocab_size).values())))
 
 
 def describe_shortage(config: Config, vocab_size: int, device: torch.device) -> str:
-    """What to do where memory ran out: how many replicas would fit, or what is too large for even one."""
+    """The advice after memory ran out: how many replicas would fit, or what is too large for even one."""
     gc.collect()
     if device.type == 'cuda':
         torch.cuda.empty_cache()
     free, parts = free_bytes(device), bytes_of_replica(config, vocab_size)
-    # The estimate may be too good, but as many as were asked for are too many.
+    # The estimate may be too optimistic, but `num_seeds` replicas are certainly too many.
     fit = min(replicas_that_fit(config, vocab_size, free), config.num_seeds // 2)
     if fit:
         return (f'out of memory with num_seeds={config.num_seeds}: about {fit} would fit; '
-                'what is on disk is whole')
+                'the files on disk are intact')
     largest = max(parts, key=parts.get)
     return (f'out of memory: one seed takes about {in_words(sum(parts.values()))}, of that '
             f'{in_words(parts[largest])} for its {largest}, and {in_words(free)} are free: make '
-            f'{MENDED_BY[largest]} smaller; what is on disk is whole')
+            f'{MENDED_BY[largest]} smaller; the files on disk are intact')
 
 
 def in_words(num_bytes: float) -> str:

@@ -1,9 +1,9 @@
-"""Several processes started by torchrun, one a GPU: each trains seeds of its own, or they share batches.
+"""Several processes started by torchrun, one per GPU: each trains its own seeds, or all share each batch.
 
     torchrun --standalone --nproc_per_node=4 train_with_eval.py config/train_math_mini_14.py --num_seeds=32
 
-Processes with seeds of their own train without a word to each other. They only agree at the start, where what
-one is refused stops all, and wait for each other at the end, for torchrun ends the others when one fails.
+Processes with their own seeds exchange nothing while they train. They agree only at the start, where an error
+in one stops all. They wait for each other at the end, because torchrun ends the others when one fails.
 """
 import datetime
 import os
@@ -17,11 +17,11 @@ import torch.distributed as dist
 from tbtt.cli import UserError
 from tbtt.config import Config
 
-PATIENCE = datetime.timedelta(days=365)    # one may be done long before the others; torchrun sees who died
+PATIENCE = datetime.timedelta(days=365)    # a process may end long before others; torchrun sees if one dies
 
 
 class Ranks:
-    """This process among `size`, numbered `rank`, on its machine `local`; by default one process alone.
+    """This process: number `rank` of `size`, number `local` on its machine; by default a single process.
 
     split: the processes train the same seeds, each on its share of every batch.
     """
@@ -31,7 +31,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, config: Config) -> 'Ranks':
-        """As torchrun set it. Raises `UserError` where a batch has to be split and does not divide."""
+        """As torchrun set it. Raises `UserError` if a batch must be split but does not divide evenly."""
         rank, size, local = (int(os.environ.get(name, default)) for name, default in
                              (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
         split = config.num_seeds < size
@@ -41,7 +41,7 @@ class Ranks:
 
     @property
     def leader(self) -> bool:
-        """Is this the process of rank 0, which alone prints and writes what all share?"""
+        """Is this the process of rank 0, the only one that prints and writes what all share?"""
         return self.rank == 0
 
     @property
@@ -50,18 +50,18 @@ class Ranks:
         return self.leader or not self.split
 
     def init(self, device: torch.device) -> None:
-        """Join the others. On GPUs shares of a batch travel by NCCL; all else is agreed on the CPU."""
+        """Join the others. GPUs that share batches exchange by NCCL; all else goes by Gloo on the CPU."""
         if self.size > 1:
             nccl = self.split and device.type == 'cuda'
             dist.init_process_group('cpu:gloo,cuda:nccl' if nccl else 'gloo', timeout=PATIENCE)
 
     def shutdown(self, status: int) -> int:
-        """Wait until all processes are here, however long that takes, and end this one with the exit status
-        of the run: that of an interruption where there was one, else 1 only where all of its seeds diverged.
-        A process alone only returns its status."""
+        """Wait for all processes, however long that takes, and end this one with the exit status of the run:
+        the status of an interruption if there was one, else 1 only if all seeds of the run diverged. A single
+        process just returns its status."""
         if self.size == 1:
             return status
-        for number in (signal.SIGINT, signal.SIGTERM):    # all is saved; handlers in Python would not run
+        for number in (signal.SIGINT, signal.SIGTERM):    # all is saved; Python handlers would not run
             signal.signal(number, signal.SIG_DFL)
         statuses = torch.zeros(self.size, dtype=torch.int64)
         statuses[self.rank] = status
@@ -69,20 +69,20 @@ class Ranks:
             dist.all_reduce(statuses)
             dist.destroy_process_group()
             status = int(max(statuses) if max(statuses) > 128 else min(statuses))
-        except RuntimeError:    # another process died: whoever started it says so
+        except RuntimeError:    # another process died: torchrun says so
             pass
         sys.stdout.flush()
         sys.stderr.flush()
-        # Not by way of Python's own end: threads of Gloo may still hold tensors there, and abort the process
-        # when they let go of them (https://github.com/pytorch/pytorch/pull/179291).
+        # Not by Python's normal exit: threads of Gloo may still hold tensors then, and abort the process when
+        # they release them (https://github.com/pytorch/pytorch/pull/179291).
         os._exit(status)
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         self.largest(0)
 
     def largest(self, number: int) -> int:
-        """The largest of the processes' numbers. All have to ask."""
+        """The largest of the processes' numbers. All processes must call this."""
         if self.size == 1:
             return number
         found = torch.tensor(number)
@@ -93,25 +93,25 @@ class Ranks:
         return int(found)
 
     def agree(self, number: int) -> int:
-        """The largest of the numbers of processes that go in step; of one that goes alone its own."""
+        """The largest of the processes' numbers if they share batches, else this process's own number."""
         return self.largest(number) if self.split else number
 
     def together(self, action: Callable[[], None]) -> None:
-        """Do something in all processes. What one of them raises ends all."""
+        """Run `action` in all processes. An error that it raises in one of them stops all."""
         error = None
         try:
             action()
         except (UserError, OSError) as failure:
             error = failure
         if self.largest(int(error is not None)):
-            raise error or UserError('another process of this run was refused, and says why')
+            raise error or UserError('another process of this run stopped; its output says why')
 
     def shard_seeds(self, seeds: Iterable[int]) -> list[int]:
         """The seeds of this process."""
         return list(seeds) if self.split else list(seeds)[self.rank::self.size]
 
     def shard_batch(self, starts: torch.Tensor) -> torch.Tensor:
-        """The share of a batch (..., B) of this process."""
+        """This process's share of a batch (..., B)."""
         return starts[..., self.rank::self.size] if self.split else starts
 
     def all_reduce(self, *tensors: torch.Tensor) -> list[torch.Tensor]:

@@ -23,9 +23,9 @@ from tbtt.fused.build import NotHere
 from tbtt.fused.kernel import Kernel
 from tbtt.replicas import Replicas
 
-WORTH_COMPILING = 1000      # steps; compiling takes as long as some thousand eager ones of the smallest model
-WORTH_BUILDING = 100        # steps; the fused one is built in seconds, and once
-FUSED_TOLERANCE = 1e-5      # of the norm of the gradient; float32 itself is off by some 1e-7
+WORTH_COMPILING = 1000      # steps; compiling takes as long as about 1,000 eager steps of the smallest model
+WORTH_BUILDING = 100        # steps; the fused step is built once, in seconds
+FUSED_TOLERANCE = 1e-5      # relative to the norm of the gradient; float32 itself is off by about 1e-7
 
 
 class State(NamedTuple):
@@ -52,10 +52,10 @@ def learning_rate(config: Config, iteration: int) -> float:
 
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """logits (R, V, T, B), targets (T, B) or (R, T, B) -> (R, T, B) cross-entropy in nats, float32, 0 where
-    the target is NOTHING; made to be trained"""
+    the target is NOTHING; for training"""
     logits = logits.float()
     if logits.shape[-3] >= MANY:
-        rows = logits.flatten(-2).mT.flatten(0, 1)    # (R * T * B, V), which is how they lie in memory
+        rows = logits.flatten(-2).mT.flatten(0, 1)    # (R * T * B, V), their order in memory
         targets = targets.long().expand(len(logits), -1, -1)
         return F.cross_entropy(rows, targets.flatten(), reduction='none',
                                ignore_index=NOTHING).view_as(targets)
@@ -67,12 +67,13 @@ def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def gradient_of(loss: Callable, params: dict[str, torch.Tensor],
                 *batch: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """loss(params, *batch) -> 0-dim to differentiate, and a tensor beside it. -> {name: gradient}, the
-    latter"""
+    """loss(params, *batch) gives a 0-dim tensor to differentiate and a second tensor. -> {name: gradient},
+    the second tensor"""
     if torch.compiler.is_compiling():
         named, (_, beside) = grad_and_value(loss, has_aux=True)(params, *batch)
         return named, beside
-    # The same bits. Called by itself, torch.func would import the compiler, for longer than many runs last.
+    # The same bits. Outside of compiled code, torch.func would import the compiler, which takes longer than
+    # many runs.
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     with torch.enable_grad():
         total, beside = loss(leaves, *batch)
@@ -80,8 +81,8 @@ def gradient_of(loss: Callable, params: dict[str, torch.Tensor],
 
 
 class ForwardPass:
-    """An engine's forward pass, dropout off, in the arithmetic of training. What else there is of it, where
-    the step is fused, computes no more than is asked for; elsewhere it is None."""
+    """An engine's forward pass, dropout off, in the arithmetic of training. `last` and `losses` compute only
+    what is asked for; they are None unless the step is fused."""
 
     def __init__(self, engine: 'Engine') -> None:
         self.engine = engine
@@ -106,14 +107,14 @@ class ForwardPass:
 
 
 class Engine:
-    """Trains replicas. Between two evaluations the host only launches: data, batch indices and learning rates
-    lie on the device before a stretch of steps starts.
+    """Trains replicas. Between two evaluations the host only launches steps: data, batch indices and learning
+    rates are on the device before a stretch of steps starts.
 
     `state`, float32 on the device: the weights `params` (those of `replicas`) and AdamW's `exp_avg` and
     `exp_avg_sq`, all (R, parameters), and `step` (R, 1), the optimizer's steps so far. For float16 also the
-    `scale` of the loss and the `growth_tracker`, for how many steps it was good, (R, 1) each.
+    `scale` of the loss and the `growth_tracker`, the number of good steps with this scale, (R, 1) each.
 
-    `mode` says how steps are taken and, where that is not the best mode, why.
+    `mode` says how steps are taken and, if that is not the best mode, why.
     """
 
     def __init__(self, replicas: Replicas, data: torch.Tensor, seeds: list[int], config: Config,
@@ -121,7 +122,7 @@ class Engine:
                  newline: int | None = None) -> None:
         self.ranks = ranks or Ranks()
         self.replicas, self.config, self.device, self.dtype = replicas, config, device, dtype
-        self.data = data.to(device, torch.int32)    # as wide as what comparisons with it choose among
+        self.data = data.to(device, torch.int32)    # as wide as the float32 values that it masks
         self.batches = Batches(self.data, config.block_size, config.windows, config.line_order, newline)
         self.seeds = torch.tensor(seeds, device=device)
         column = torch.zeros(len(seeds), 1, device=device)
@@ -139,26 +140,26 @@ class Engine:
         return ForwardPass(self)
 
     def measuring(self) -> contextlib.AbstractContextManager:
-        """To measure in: beside the fused step torch has short work only."""
+        """A context for measuring: one thread if the step is fused, as torch then has only short work."""
         return one_thread() if self.kernel else contextlib.nullcontext()
 
     def step(self, state: State, starts: torch.Tensor, lr: torch.Tensor) -> tuple[torch.Tensor, State]:
         """One step of every replica. starts (micro-steps, R, B): where the windows of a batch start in the
-        data, or what else `Batches.draw` gives for them. lr: learning rate, 0-dim. -> (R,) loss before it,
-        State
+        data; with a fresh line order (micro-steps, R, K, B), see `Batches.draw`. lr: learning rate, 0-dim.
+        -> (R,) loss before the step, State
 
-        The new state is returned, not written over the old: in-place updates of (R, parameters) trip
+        The new state is returned, not written over the old one: in-place updates of (R, parameters) disturb
         Inductor's fusion.
         """
-        # Looked up outside of what is compiled: fused into it, each comparison with the vocabulary would look
-        # up anew.
+        # The lookup of the text is outside of the compiled part. Fused into it, the lookup would be repeated
+        # for each comparison with the vocabulary.
         return self.learn(state, self.batches.cut(starts), lr)
 
     def learn(self, state: State, windows: torch.Tensor, lr: torch.Tensor) -> tuple[torch.Tensor, State]:
-        """A step on windows (micro-steps, R, T + 1, B)."""
+        """As `step`, on windows (micro-steps, R, T + 1, B)."""
         gradient, losses = self.gradient(state, windows)
         if self.ranks.split:
-            # Not every share predicts as many characters, where lines end within a window.
+            # If lines end within windows, the shares may predict different numbers of characters.
             count = (windows[:, :, 1:] >= 0).sum((0, -2, -1)).to(losses.dtype)
             gradient, losses, count = self.ranks.all_reduce(gradient * count[:, None], losses * count, count)
             gradient, losses = gradient / count[:, None], losses / count
@@ -174,10 +175,10 @@ class Engine:
             logits = logits[None] if single else logits
             losses = token_losses(logits, y).sum((-2, -1)) / count
             scaled = losses * state.scale[:, 0] if self.dtype == torch.float16 else losses
-            return scaled.sum(), losses    # replicas share no weight: the gradient of the sum is that of each
+            return scaled.sum(), losses    # no shared weights: the sum's gradient is that of each
 
-        # One replica needs no axis: two matrices multiply faster than batches of one. The bits are others;
-        # computed eagerly a replica is to have those that it has beside more.
+        # A single replica needs no axis R: a matrix product is faster than a batch of one. But its bits
+        # differ, and in eager mode a replica must have the same bits alone as among others.
         single = len(state.params) == 1 and torch.compiler.is_compiling()
         count = (windows[:, :, 1:] >= 0).sum((0, -2, -1))    # (R,) characters that are predicted
         gradient = losses = 0
@@ -189,7 +190,7 @@ class Engine:
         return gradient, losses
 
     def update(self, state: State, gradient: torch.Tensor, lr: torch.Tensor) -> State:
-        """Clip and step by AdamW."""
+        """Clip the gradient and take a step of AdamW."""
         config = self.config
         if self.dtype == torch.float16:
             gradient = gradient / state.scale
@@ -207,8 +208,8 @@ class Engine:
         return new
 
     def prepare(self) -> None:
-        """Choose the fastest mode that works here. To be called once, before `run`; leaves the state as it
-        is. Raises `UserError` where the settings demand a mode that does not work."""
+        """Choose the fastest mode that works here. Call this once, before `run`; the state does not change.
+        Raises `UserError` if the settings demand a mode that does not work."""
         compile, steps, on_cpu = self.config.compile, self.config.max_iters, self.device.type == 'cpu'
         self.replicas.template.train()
         if compile == 'False':
@@ -225,8 +226,8 @@ class Engine:
             self.try_captured()
 
     def try_fused(self) -> None:
-        """Take the fused step, once its gradient agrees with autograd's; or the next best mode, saying in
-        `mode` why."""
+        """Use the fused step if its gradient agrees with autograd's. Else use the next best mode, and say why
+        in `mode`. Raises `UserError` if compile=fused demands the fused step."""
         try:
             self.check_fits_fused()
             kernel = Kernel(self.replicas, self.batches, self.config)
@@ -236,7 +237,7 @@ class Engine:
             self.kernel, self.step_fn, self.mode = kernel, kernel, 'fused'
         except NotHere as reason:
             if self.config.compile == 'fused':
-                raise UserError(f'compile=fused, but the fused step cannot be had: {reason}') from reason
+                raise UserError(f'compile=fused, but the fused step is not available: {reason}') from reason
             if self.config.max_iters < WORTH_COMPILING:
                 self.mode = 'eager'
             else:
@@ -244,17 +245,17 @@ class Engine:
             self.mode += f' (not fused: {reason})'
 
     def check_fits_fused(self) -> None:
-        """Raise `NotHere` where the fused step does not do what this engine is to do."""
+        """Raise `NotHere` if the fused step does not do what this engine needs."""
         if self.device.type != 'cpu':
             raise NotHere(f'the device is {self.device.type}')
         if self.dtype != torch.float32:
-            raise NotHere(f'dtype is {str(self.dtype).removeprefix("torch.")}, it has float32')
+            raise NotHere(f'dtype is {str(self.dtype).removeprefix("torch.")}, it supports float32 only')
         if self.ranks.split:
             raise NotHere(f'each batch is split over {self.ranks.size} processes')
 
     def error_of(self, kernel: Kernel) -> float:
-        """How far the kernel's gradient is from autograd's, over the norm of the latter: one batch of one
-        replica, at weights at which every part of the model matters."""
+        """How far the kernel's gradient is from autograd's, relative to the norm of autograd's. For one batch
+        of one replica, with random weights at which every part of the model matters."""
         params = 0.3 * torch.randn(1, self.state.params.shape[1], generator=torch.Generator().manual_seed(1))
         state = self.state._replace(params=params)
         starts = self.example()[0][:, :1]
@@ -264,11 +265,11 @@ class Engine:
         return ((ours - expected).norm() / expected.norm().clamp(min=1e-30)).item()
 
     def try_compiled(self) -> None:
-        """Compile the step, or say in `mode` why it stays eager. Raises `UserError` where compile=True
-        demands it."""
-        torch._dynamo.reset()    # it gives up on a function that was compiled for several other shapes before
+        """Compile the step, or say in `mode` why it stays eager. Raises `UserError` if compile=True demands
+        it."""
+        torch._dynamo.reset()    # it gives up on a function already compiled for several other shapes
         try:
-            # Between gradient and update of a batch that is split lies a message.
+            # For a split batch, the processes exchange a message between gradient and update.
             for part in ('gradient', 'update') if self.ranks.split else ('learn',):
                 setattr(self, part, torch.compile(getattr(self, part), dynamic=False))
             if not self.batches.plain:
@@ -279,7 +280,7 @@ class Engine:
             raise
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             for part in ('learn', 'gradient', 'update'):
-                vars(self).pop(part, None)    # the compiled ones, which hide the methods
+                vars(self).pop(part, None)    # the compiled versions, which hide the methods
             vars(self.batches).pop('cut', None)
             reason = ' '.join(str(error).split())[:200]
             if self.config.compile == 'True':
@@ -304,12 +305,12 @@ class Engine:
             torch._foreach_copy_(self.state, before)
 
     def example(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The arguments of a step but the state."""
+        """Example arguments of a step, without the state."""
         return next(zip(*self.stretch(0, 1)))
 
     def stretch(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B), or what else
-        `Batches.draw` gives, and learning rates."""
+        """What iterations first..last-1 train on: starts (iterations, micro-steps, R, B), with a fresh line
+        order (iterations, micro-steps, R, K, B), and learning rates."""
         config, micro = self.config, self.config.gradient_accumulation_steps
         draw = (self.kernel or self.batches).draw
         starts = draw(self.seeds, first, last, micro * config.batch_size)
@@ -317,7 +318,7 @@ class Engine:
         return self.ranks.shard_batch(starts.unflatten(-1, (micro, -1)).movedim(-2, 1)).contiguous(), lr
 
     def stretch_size(self) -> int:
-        """How many iterations' indices may lie ready: a multiple of the steps that are launched at once."""
+        """For how many iterations indices are prepared at once: a multiple of the steps of one launch."""
         config, launch = self.config, getattr(self.step_fn, 'size', 1)
         each = 8 * len(self.seeds) * config.batch_size * config.gradient_accumulation_steps
         each *= self.batches.num_lines if self.batches.fresh else 1
@@ -325,7 +326,7 @@ class Engine:
 
     def run(self, first: int, last: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Train from iteration `first` to `last`. Yields (iterations done, losses (steps, R)) after each
-        launch; on a GPU the losses may still be under way."""
+        launch; on a GPU the losses may not be computed yet."""
         self.replicas.template.train()
         size = self.stretch_size()
         t = first
@@ -338,15 +339,15 @@ class Engine:
                 yield t, losses
 
     def seed_dropout(self, iteration: int) -> None:
-        """Set the stream that the dropout of a launch draws from: a function of seed and iteration, so that a
-        run which is resumed there, on whatever device, needs nothing of what was drawn before."""
+        """Seed the stream that the dropout of a launch draws from, by seed and iteration. So a run that is
+        resumed there, on any device, does not depend on earlier draws."""
         if self.config.dropout:
-            share = self.ranks.rank if self.ranks.split else 0    # dealt seeds differ in the seed itself
+            share = self.ranks.rank if self.ranks.split else 0    # separate seeds differ in seeds[0]
             torch.manual_seed(int(rng.random_bits(int(self.seeds[0]), rng.DROPOUT, iteration, share)))
 
     def snapshot(self) -> Callable[[int], dict]:
-        """A copy of the state on the CPU. -> function r -> what a checkpoint holds of replica r: its weights,
-        its optimizer and, for float16, the scaler"""
+        """Copy the state to the CPU. -> function of r: what a checkpoint holds of replica r: its weights, its
+        optimizer and, for float16, the scaler"""
         state = State(*(x.to('cpu', copy=True) for x in self.state))
         float16 = self.dtype == torch.float16
         return lambda r: {'model': self.replicas.state_dict(state.params[r]),
@@ -356,8 +357,8 @@ class Engine:
                              if float16 else {})}
 
     def load(self, checkpoints: dict[str, dict]) -> None:
-        """Take up the state of the replicas from their checkpoints, R as {path: checkpoint}. Raises
-        `UserError` for one that is damaged."""
+        """Load the state of the R replicas from their checkpoints, {path: checkpoint}. Raises `UserError` for
+        a damaged checkpoint."""
         for r, (path, checkpoint) in enumerate(checkpoints.items()):
             model = build_model(checkpoint, path)
             self.replicas.load(r, model.state_dict())
@@ -368,9 +369,9 @@ class Engine:
 
 
 def skip_overflow(old: State, new: State, finite: torch.Tensor) -> State:
-    """float16's loss scaling, for each replica alone: a step whose gradient overflowed changes nothing but
-    halves the scale, and 2,000 good ones in a row double it (the constants of torch.amp.GradScaler). finite
-    (R, 1)"""
+    """float16's loss scaling, for each replica alone. A step whose gradient overflowed only halves the scale
+    and sets `growth_tracker` to 0. 2,000 good steps in a row double the scale (the constants of
+    torch.amp.GradScaler). finite (R, 1)"""
     good = torch.where(finite, old.growth_tracker + 1, 0)
     scale = torch.where(finite, torch.where(good == 2000, old.scale * 2, old.scale), old.scale / 2)
     kept = State(*(torch.where(finite, after, before) for before, after in zip(old, new)))

@@ -1,4 +1,5 @@
-"""Tasks x model -> a row of results a replica. It leaves no trace in training: no generator is drawn from."""
+"""Evaluate models on the tasks: one row of results per replica. No generator is drawn from, so training does
+not change."""
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,24 +20,24 @@ from tbtt.tasks import Task
 TEMPERATURE, TOP_K = 0.01, 10    # of the paper
 
 
-# Tokens (R, T, B) or (T, B) -> logits (R, V, T, B). One that has `last` and `losses` too, as `ForwardPass` of
-# tbtt/engine.py does, is asked for these.
+# Tokens (R, T, B) or (T, B) -> logits (R, V, T, B). If it also has `last` and `losses`, as `ForwardPass` of
+# tbtt/engine.py does, these are used.
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Row = dict[str, Any]    # of results.csv: {column: number}
 
 
 class Evaluation(NamedTuple):
     """What an evaluation of R replicas found."""
-    rows: list[Row]                   # a row of results.csv a replica; what does not apply is left out
-    answers: list[dict[str, Given]]   # {task: what it said} a replica
+    rows: list[Row]                   # per replica a row of results.csv, without columns that do not apply
+    answers: list[dict[str, Given]]   # per replica {task: its answers}
 
 
 class Evaluator:
-    """Asks the tasks' prompts of R replicas at once, and where it is told how takes their losses.
+    """Asks R replicas the tasks' prompts at once and, if `losses` is given, measures their losses too.
 
-    seeds: (R,) int64 on the device of the model. max_tokens: largest number of tokens a replica in one
-    forward pass. losses: what else is measured at an iteration, a dict of columns a replica. Raises
-    `UserError` where the codec lacks a character of a task.
+    seeds: (R,) int64 on the device of the model. max_tokens: largest number of tokens per replica in one
+    forward pass. losses: iteration -> what else is measured, one dict of columns per replica. Raises
+    `UserError` if the codec lacks a character of a task.
     """
 
     def __init__(self, forward: Forward, codec: Codec, tasks: dict[str, Task], block_size: int,
@@ -52,19 +53,19 @@ class Evaluator:
     @classmethod
     def of_run(cls, forward: Forward, dataset: Dataset, config: Config, seeds: torch.Tensor,
                max_tokens: int = 2**20) -> 'Evaluator':
-        """All that a run measures at an evaluation."""
+        """An evaluator of all that a run measures."""
         return cls(forward, dataset.codec, dataset.tasks, config.block_size, seeds, max_tokens,
                    DataLosses(forward, dataset, config, seeds, max_tokens))
 
     def __call__(self, iteration: int) -> Evaluation:
-        """The scores and the answers, and the losses where it was told how."""
+        """The scores and the answers, and the losses if the evaluator was given `losses`."""
         rows, answers = self.ask(iteration)
         if self.losses:
             rows = [{'iter': iteration, **row, **found} for row, found in zip(rows, self.losses(iteration))]
         return Evaluation(rows, answers)
 
     def sample(self, name: str, iteration: int, most_probable: bool = False) -> Completions:
-        """Sampled answers to a task; where asked to, behind those of each prompt its most probable one."""
+        """Sampled answers to a task; if asked for, each prompt's most probable answer follows its samples."""
         task = self.tasks[name]
         stop = None if task.stop is None else self.codec.stoi[task.stop]
         return generate(self.forward, self.prompts[name], self.seeds, rng.ANSWERS, iteration,
@@ -74,7 +75,7 @@ class Evaluator:
 
     def right(self, name: str, completions: Completions) -> np.ndarray:
         """-> (N,) bool array: is each of the distinct completions right?"""
-        # Replicas agree a lot: each answer is marked once.
+        # Replicas often agree: each distinct answer is marked once.
         asked = torch.cat([completions.prompt[:, None], completions.tokens], 1)
         distinct, which = torch.unique(asked, dim=0, return_inverse=True)
         marks = [self.tasks[name].mark(i, self.codec.decode(tokens)) for i, *tokens in distinct.tolist()]
@@ -82,7 +83,7 @@ class Evaluator:
 
     def said(self, name: str, completions: Completions) -> np.ndarray:
         """The most probable answers, the last of each prompt's completions. -> (R, P, max_new_tokens) ids;
-        after the one that ends an answer it alone"""
+        the id that ends an answer is repeated to the end"""
         task = self.tasks[name]
         tokens = completions.tokens.cpu().numpy()
         if task.stop is not None:
@@ -106,7 +107,7 @@ class Evaluator:
 
 
 def counts(task: Task, right: np.ndarray, probability: np.ndarray) -> Row:
-    """A row's columns of one task. right: (P,) samples that are right; probability: (P,) of the right
+    """A row's columns of one task. right: (P,) number of right samples; probability: (P,) of the right
     answer."""
     row = {}
     for group, members in task.groups().items():
@@ -123,12 +124,12 @@ def counts(task: Task, right: np.ndarray, probability: np.ndarray) -> Row:
 class AnswerWindows:
     """The windows in which a task's right answers are predicted, each character from the block before it.
 
-    Where prompt and answer fit the block, all characters of an answer share one window; after that the window
-    slides, as it does in generation.
+    All characters of an answer that fit into the block with the prompt share one window. For later characters
+    the window slides, as it does in generation.
     """
 
     def __init__(self, task: Task, codec: Codec, block_size: int, device: torch.device) -> None:
-        windows, places = {}, []    # (prompt, start) -> column; (column, position, token, prompt)
+        windows, places = {}, []    # {(prompt, start): (column, tokens)}; [(column, position, token, prompt)]
         for i, (prompt, answer) in enumerate(zip(task.prompts, task.answers)):
             before = codec.encode(prompt)
             text = before + codec.encode(answer)
@@ -144,8 +145,8 @@ class AnswerWindows:
 
     @torch.no_grad()
     def log_probabilities(self, forward: Forward, max_tokens: int) -> torch.Tensor:
-        """Of each character of the right answers, teacher-forced at temperature 1, in the order of the
-        prompts (`prompt` says whose it is). -> (R, characters)"""
+        """Log-probability of each character of the right answers, teacher-forced at temperature 1, in the
+        order of the prompts (`prompt` says to which prompt it belongs). -> (R, characters)"""
         T, B = self.contexts.shape
         found = []
         step = max(1, max_tokens // T)
@@ -171,9 +172,9 @@ class AnswerWindows:
 
 
 class Losses:
-    """Mean cross-entropy (nats a character) over a split of the data: over every window where that costs no
-    more than `eval_iters` random batches would, and over those batches where it does. windows, newline: see
-    `Batches`; the order of lines is that of the data."""
+    """Mean cross-entropy (nats per character) over a split of the data: over every window if that costs no
+    more than `eval_iters` random batches, else over these random batches. windows, newline: see `Batches`;
+    the order of lines is that of the data."""
 
     def __init__(self, forward: Forward, block_size: int, batch_size: int, eval_iters: int,
                  seeds: torch.Tensor, max_tokens: int = 2**20, windows: str = 'any',
@@ -183,7 +184,7 @@ class Losses:
         self.num_sampled = batch_size * eval_iters
 
     def exact(self, data: torch.Tensor) -> bool:
-        """Is the loss over data (n,) that of every window?"""
+        """Is the loss over data (n,) taken over every window?"""
         return len(self.batches(data).every()[0]) <= self.num_sampled
 
     def batches(self, data: torch.Tensor) -> Batches:
@@ -209,35 +210,35 @@ class Losses:
 
     @torch.no_grad()
     def of_windows(self, text: torch.Tensor) -> torch.Tensor:
-        """Of each predicted character of windows, text (T + 1, N) or (R, T + 1, N) -> (R, T, N) float32"""
+        """Losses of windows' predicted characters, text (T + 1, N) or (R, T + 1, N) -> (R, T, N) float32"""
         of_piece = getattr(self.forward, 'losses', None) or self.of_piece
         pieces = text.split(max(1, self.max_tokens // self.block_size), dim=-1)
         return torch.cat([of_piece(piece) for piece in pieces], -1)
 
     def of_piece(self, text: torch.Tensor) -> torch.Tensor:
-        """The same of no more windows than one forward pass may have."""
+        """As `of_windows`, for windows that fit into one forward pass."""
         logits = self.forward(text[..., :-1, :].clamp(min=0)).float()
         y = text[..., 1:, :].long().expand(len(logits), -1, -1)
         return F.cross_entropy(logits, y, reduction='none', ignore_index=NOTHING)
 
 
 class DataLosses:
-    """The losses of a run's R replicas on its data, and what they say of the order of the lines."""
+    """The losses of a run's R replicas on its data, and what they say about the order of the lines."""
 
     def __init__(self, forward: Forward, dataset: Dataset, config: Config, seeds: torch.Tensor,
                  max_tokens: int) -> None:
         self.losses = Losses(forward, config.block_size, config.batch_size, config.eval_iters, seeds,
                              max_tokens, config.windows, dataset.newline)
         self.train, self.val = (data.to(seeds.device, torch.int32) for data in (dataset.train, dataset.val))
-        self.same = torch.equal(dataset.train, dataset.val)    # by design, in our datasets
+        self.same = torch.equal(dataset.train, dataset.val)    # by design, except in data/text
         learnable = config.windows == 'any' and self.losses.exact(self.train)
         self.order = order_of(dataset.train, dataset.newline, config.block_size) if learnable else None
         if self.order:
             self.find_windows(self.order.other.to(self.train))
 
     def find_windows(self, other: torch.Tensor) -> None:
-        """The distinct windows of the data and of the same lines in another order, which share many.
-        `windows`: (T + 1, N); `places`: (2, n - T), where each text has which of them."""
+        """Find the distinct windows of the data and of the same lines in another order; the two share many.
+        `windows`: (T + 1, N); `places`: (2, n - T), which distinct window is at each place of each text."""
         texts = (self.losses.batches(data) for data in (self.train, other))
         windows = torch.cat([text.cut(text.every()[0]) for text in texts], -1)
         self.windows, places = torch.unique(windows, dim=1, return_inverse=True)
@@ -250,7 +251,7 @@ class DataLosses:
                             for places in self.places]) / (self.places.shape[1] * self.losses.block_size)
 
     def __call__(self, iteration: int) -> list[Row]:
-        """-> a dict a replica: train_loss and val_loss; of a text of lines also order_learned and
+        """-> one dict per replica: train_loss and val_loss; for a text of lines also order_learned and
         other_order_loss"""
         train, other = self.in_both_orders() if self.order else (self.losses(self.train, iteration), None)
         val = train if self.same else self.losses(self.val, iteration)

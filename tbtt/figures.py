@@ -1,7 +1,8 @@
-"""The look that all figures share: one thing has one colour in all of them.
+"""The look that all figures share: the same thing has the same colour in every figure.
 
-The colours are Okabe and Ito's, which colour-blind people tell apart (https://jfly.uni-koeln.de/color/);
-every colour has a line style and a marker of its own, so that a figure survives a grey printer too.
+The colours are those of Okabe and Ito, which colour-blind people can tell apart
+(https://jfly.uni-koeln.de/color/). Each colour has its own line style and marker, so that figures can also be
+read in grey.
 """
 import argparse
 import io
@@ -23,8 +24,8 @@ from tbtt.tasks import TASKS
 
 GREEN, SKY, VERMILLION, BLUE, ORANGE, PURPLE, BLACK, YELLOW = (
     '#009E73', '#56B4E9', '#D55E00', '#0072B2', '#E69F00', '#CC79A7', '#000000', '#F0E442')
-# Of groups of questions, in the order in which the tasks name them: addition, subtraction, held-out, seen,
-# facts, ...
+# Looks of the groups of questions, in the order in which the tasks name the groups: addition, subtraction,
+# held-out, seen, facts, ...
 GROUP_LOOKS = (
     dict(color=GREEN, linestyle=(0, (5, 1.5)), marker='<', linewidth=1.6),
     dict(color=SKY, linestyle=':', marker='>', linewidth=2.2),
@@ -35,37 +36,38 @@ GROUP_LOOKS = (
     dict(color=BLACK, linestyle=(0, (4, 1, 1, 1, 1, 1)), marker='p', linewidth=1.6))
 LOSS_LOOKS = {'train_loss': dict(label='Training loss', color='0.45', linestyle=(0, (9, 2)), linewidth=1.2),
               'val_loss': dict(label='Validation loss', color='0.2', linestyle=(0, (1, 3)), linewidth=1.4)}
-BEHIND = dict(color='0.55', linewidth=1.0, alpha=0.8, zorder=1)    # runs of another folder, behind today's
-# The paper's right axis: above ln 66, the loss of a model of both tasks that knows nothing.
+BEHIND = dict(color='0.55', linewidth=1.0, alpha=0.8, zorder=1)    # runs of another folder, drawn behind
+# Top of the right axis, as in the paper. It is above ln 66, the loss of a model of both tasks that knows
+# nothing.
 LOSS_TOP = 4.5
-# Parameters at which the colours of models begin and end: the widths 10 and 56 lie between.
+# Numbers of parameters at which the colour scale of models begins and ends. It includes the widths 10 to 56.
 SMALL, LARGE = 700, 30_000
-CLOSE = 0.06    # shades, from 0 to 1, that cannot be told apart
+CLOSE = 0.06    # shades (0 to 1) closer than this look alike
 MARKERS, DASHES = 'osD^v', ('-', '--', '-.', ':')
-FIRST_THOUSANDS = dict(linthresh=500, linscale=0.4)    # an axis of iterations: even, then logarithmic
-IN_TITLES = ('weight_decay', 'windows', 'line_order')    # settings, where they are not the defaults
+FIRST_THOUSANDS = dict(linthresh=500, linscale=0.4)    # an axis of iterations: linear, then logarithmic
+IN_TITLES = ('weight_decay', 'windows', 'line_order')    # settings to name where they are not the defaults
 FORMATS = ('png', 'svg', 'pdf')
 
 
 def look(group: str) -> dict:
-    """How lines of a group of questions are drawn: label, color, linestyle, linewidth. Beyond seven groups
-    looks repeat."""
+    """How lines of a group of questions are drawn: label, color, linestyle, linewidth. With more than seven
+    groups the looks repeat."""
     labels = {each: label for task in TASKS.values() for each, label in task.labels.items()}
     style = GROUP_LOOKS[list(labels).index(group) % len(GROUP_LOOKS)]
     return dict(label=labels[group], **{name: value for name, value in style.items() if name != 'marker'})
 
 
 def marker(group: str) -> str:
-    """The marker of a group of questions, where its values are points."""
+    """The marker of a group of questions, for values drawn as points."""
     groups = [each for task in TASKS.values() for each in task.labels]
     return GROUP_LOOKS[groups.index(group) % len(GROUP_LOOKS)]['marker']
 
 
 def model_looks(sizes: Sequence[float]) -> list[dict]:
-    """color, marker and linestyle of models with so many parameters: small ones dark, large ones light.
+    """color, marker and linestyle of models with these numbers of parameters: small dark, large light.
 
-    A size has the same colour in all figures. Where two sizes would look alike, the colours follow their
-    order instead.
+    A size has the same colour in all figures. If two sizes would look alike, the colours follow the order of
+    the sizes instead.
     """
     shades = np.clip(np.log(np.maximum(sizes, 1) / SMALL) / np.log(LARGE / SMALL), 0, 1)
     if (np.diff(np.sort(shades)) < CLOSE).any():
@@ -111,8 +113,8 @@ def parameters_axis(axes: Axes) -> None:
 
 
 def iterations_axis(axes: Axes, last: int) -> None:
-    """An axis of iterations up to the last one, with most room for the first thousands, in which a rule comes
-    and goes."""
+    """An axis of iterations from 0 to `last`. The first thousands get most room, because a rule appears and
+    disappears there."""
     axes.set_xscale('symlog', **FIRST_THOUSANDS)
     ticks = [tick for tick in (0, 500, 1000, 2000, 5000, 10000, 30000) if tick <= last]
     if last > 1.5 * ticks[-1]:
@@ -123,7 +125,8 @@ def iterations_axis(axes: Axes, last: int) -> None:
 
 
 def run_title(folder: Path, info: dict, num_seeds: int) -> str:
-    """n14, 1,456 parameters, 8 seeds; in a second line what is not as usual. info: run.json of a seed"""
+    """A title such as `n14, 1,456 parameters, 8 seeds`. A second line names the settings of `IN_TITLES` that
+    are not the defaults. info: run.json of a seed"""
     config = info.get('config', {})
     parts = [f'n{config["n_embd"]}' if 'n_embd' in config else folder.name]
     parts += [f'{info["num_params"]:,} parameters'] if info.get('num_params') else []
@@ -148,8 +151,8 @@ def draw_seeds(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, band:
 
 def legend_once(figure: Figure, panels: Sequence[Axes] | None = None, place: Axes | None = None,
                 **options: Any) -> None:
-    """A legend that names each label of the figure's axes, or of some of them, once: below the figure, or in
-    the empty axes `place`."""
+    """A legend below the figure, or in the empty axes `place`, that names each label once. panels: the axes
+    whose labels it names, by default all axes of the figure."""
     drawn = {name: handle for axes in panels or figure.axes
              for handle, name in zip(*axes.get_legend_handles_labels())}
     where = 'center' if place else 'outside lower center'
@@ -157,8 +160,8 @@ def legend_once(figure: Figure, panels: Sequence[Axes] | None = None, place: Axe
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:
-    """Write the figure, whole or not at all, in the format that the name ends in. UserError for an unknown
-    one."""
+    """Write the figure, whole or not at all, in the format that the name ends in. Raises `UserError` for an
+    unknown format."""
     path = Path(path)
     kinds = figure.canvas.get_supported_filetypes()
     kind = path.suffix[1:].lower()
@@ -174,12 +177,12 @@ def save(figure: Figure, path: str | Path, dpi: int = 150) -> None:
 
 
 def fewer_colours(picture: io.BytesIO) -> io.BytesIO:
-    """A PNG picture in 256 colours, a third of the size: more is lost to the eye."""
+    """A PNG picture in 256 colours, a third of the size. The eye sees no difference."""
     smaller = io.BytesIO()
     Image.open(picture).convert('RGB').quantize(256, dither=Image.Dither.NONE).save(smaller, 'PNG')
     return smaller
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown of texts: heads (C,), rows of (C,) each."""
+    """A Markdown table. heads: (C,) texts; rows: (C,) texts each."""
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in (heads, ['---'] * len(heads), *rows))

@@ -1,5 +1,5 @@
-"""Recall against frequency: how well a run answers what was frequent in its training data and what was
-rare."""
+"""Recall against frequency: how well a run answers the frequent and the rare questions of its training
+data."""
 import csv
 import io
 from collections import defaultdict
@@ -16,7 +16,7 @@ from tbtt.results import parse_number, read_lines
 
 
 class Recall(NamedTuple):
-    """What one seed of a run says to one question of its training: a row of frequency.csv."""
+    """How well one seed of a run answers one question of its training data: a row of frequency.csv."""
     run: str
     parameters: int
     seed: int
@@ -67,10 +67,10 @@ def recall_of(rows: Sequence[Recall], run: str, task: str) -> tuple[np.ndarray, 
 
 
 class Octave(NamedTuple):
-    """Questions of about one frequency: 1, 2 to 3, 4 to 7, ..."""
+    """Questions of about the same frequency: 1, 2 to 3, 4 to 7, ..."""
     occurrences: float    # their geometric mean
     recalled: float       # percent, the mean
-    error: float          # its standard error, 0 of one question
+    error: float          # standard error of that mean, 0 for one question
     questions: int
 
 
@@ -86,7 +86,7 @@ def octaves(occurrences: np.ndarray, recalled: np.ndarray) -> dict[int, Octave]:
 
 
 class AskedRun(NamedTuple):
-    """A run among the rows."""
+    """A run that occurs in the rows."""
     name: str
     parameters: int
     seeds: int
@@ -100,7 +100,7 @@ def runs_of(rows: Sequence[Recall], task: str) -> list[AskedRun]:
 
 
 def frequency_table(rows: Sequence[Recall]) -> str:
-    """Markdown, a table a task: percent recalled by how often a question occurred, a line a run."""
+    """Markdown with one table per task and one line per run: percent recalled by occurrences."""
     parts = []
     for task in dict.fromkeys(row.task for row in rows):
         found = {run: octaves(*recall_of(rows, run.name, task)) for run in runs_of(rows, task)}

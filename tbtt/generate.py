@@ -1,4 +1,4 @@
-"""Batched sampling: all replicas, prompts and samples at once, a forward pass for each different context."""
+"""Batched sampling of all replicas, prompts and samples at once; equal contexts are computed only once."""
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tbtt.rng import gumbel
 
-STEPS = 20    # as many steps' noise is drawn at once: it takes as long as that of one
+STEPS = 20    # steps whose noise is drawn at once, which takes as long as the noise of one step
 
 
 class Completions(NamedTuple):
@@ -16,15 +16,15 @@ class Completions(NamedTuple):
     tokens: torch.Tensor     # (N, max_new_tokens or fewer) int64
     replica: torch.Tensor    # (N,)
     prompt: torch.Tensor     # (N,)
-    row: torch.Tensor        # (R, P, S): which of the N each sample is; with the most probable (R, P, S + 1)
+    row: torch.Tensor        # (R, P, S): index of each sample among the N; (R, P, S + 1) with `most_probable`
 
 
 def next_logits(forward: Callable, text: torch.Tensor, length: torch.Tensor, replica: torch.Tensor,
                 num_replicas: int, block_size: int, max_tokens: int) -> torch.Tensor:
     """Logits of the token after each context.
 
-    text (N, L) int64, length (N,) and replica (N,), in order of the replicas; contexts longer than the block
-    are cropped to their last `block_size` tokens, as nanoGPT does. -> (N, V) float32
+    text (N, L) int64, length (N,) and replica (N,), sorted by replica. Contexts longer than the block are
+    cropped to their last `block_size` tokens, as nanoGPT does. -> (N, V) float32
     """
     device, num_rows = text.device, len(text)
     start = (length - block_size).clamp(min=0)
@@ -36,7 +36,7 @@ def next_logits(forward: Callable, text: torch.Tensor, length: torch.Tensor, rep
     contexts = torch.zeros(num_replicas, T, num_slots, dtype=torch.int32, device=device)
     contexts[replica, :, slot] = window.int()
     position = length - start - 1
-    if getattr(forward, 'last', None):    # no more than is asked for, whatever max_tokens
+    if getattr(forward, 'last', None):    # computes only these logits, so max_tokens does not apply
         positions = contexts.new_zeros(num_replicas, num_slots)
         positions[replica, slot] = position.int()
         return forward.last(contexts, positions)[replica, :, slot]
@@ -59,24 +59,24 @@ def generate(forward: Callable, prompts: list[list[int]], seeds: torch.Tensor, *
              stop: int | None = None, max_tokens: int = 2**20, most_probable: bool = False) -> Completions:
     """Sample completions.
 
-    forward: (R, T, B) tokens -> (R, V, T, B) logits; where it has `last`, as `ForwardPass` of tbtt/engine.py
-    does, that is called. prompts: P lists of token ids. seeds: (R,) int64; with
-    `keys` they determine every draw. stop: token id after which a completion is over, and goes on with
-    that alone; when all are, generation ends early. max_tokens: largest number of tokens a replica in one
-    forward pass. most_probable: after the samples of a prompt comes one more completion, which takes the most
-    probable token each time; the samples are the same without it.
+    forward: (R, T, B) tokens -> (R, V, T, B) logits; if it has `last`, as `ForwardPass` of tbtt/engine.py
+    may, `last` is called instead. prompts: P lists of token ids. seeds: (R,) int64; with `keys` they
+    determine every draw. stop: id of the token that ends a completion, which is then filled up with this
+    token; when all completions have ended, generation stops early. max_tokens: largest number of tokens per
+    replica in one forward pass. most_probable: after its samples each prompt gets one more completion, which
+    always takes the most probable token; this does not change the samples.
     """
     device, R, P, S = seeds.device, len(seeds), len(prompts), num_samples
     longest = max(map(len, prompts))
     width = longest + max_new_tokens
-    text = np.array([prompt + [0] * (width - len(prompt)) for prompt in prompts])    # faster than a tensor
+    text = np.array([prompt + [0] * (width - len(prompt)) for prompt in prompts])    # faster in NumPy
     text = torch.from_numpy(text).to(device)
     length = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat(R)
     text, replica = text.repeat(R, 1), torch.arange(R, device=device).repeat_interleave(P)
     prompt = torch.arange(P, device=device).repeat(R)
     tokens = torch.empty(R * P, 0, dtype=torch.int64, device=device)
     over = torch.zeros(R * P, dtype=torch.bool, device=device)
-    # which context each sample has so far
+    # index of each sample's context so far
     row = torch.arange(R * P, device=device).repeat_interleave(S + most_probable)
     sample = torch.arange(P * S, device=device)
     for step in range(max_new_tokens):

@@ -1,6 +1,6 @@
 """GPT-2 as the library transformers stores it: its settings, and the names and the layout of its weights.
 
-Written by analysis/export.py, read by `init_from=gpt2`. Nothing here needs that library.
+analysis/export.py writes this format, and `init_from=gpt2` reads it. Nothing here needs transformers.
 """
 import dataclasses
 import json
@@ -17,16 +17,16 @@ from tbtt.config import Config
 from tbtt.replicas import EMBEDDING, HEAD
 
 POSITIONS = 'transformer.wpe.weight'
-WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'    # the second where there are several
-# What a model here is, under their names.
+WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'    # INDEX: if there are several files
+# What holds for every model here, under the names of transformers.
 SAME = {'layer_norm_epsilon': 1e-5, 'scale_attn_weights': True, 'scale_attn_by_inverse_layer_idx': False,
         'add_cross_attention': False, 'tie_word_embeddings': True}
-# Settings of theirs that ours are read from, with the values that they have where config.json is silent.
+# Their settings that ours are read from, and the values to use for those that config.json lacks.
 SHAPE = {'vocab_size': 50257, 'n_positions': 1024, 'n_embd': 768, 'n_layer': 12, 'n_head': 12}
-TANH = {'gelu_new': True, 'gelu_pytorch_tanh': True, 'gelu': False}    # is their GELU the approximation?
+TANH = {'gelu_new': True, 'gelu_pytorch_tanh': True, 'gelu': False}    # is this GELU the tanh approximation?
 
 
-# Ours, there.
+# From our format to theirs.
 
 def to_settings(config: GPTConfig) -> dict[str, Any]:
     """The model's part of config.json (transformers' GPT2Config)."""
@@ -40,8 +40,8 @@ def to_settings(config: GPTConfig) -> dict[str, Any]:
 
 
 def to_weights(model: GPT) -> dict[str, torch.Tensor]:
-    """The weights as transformers' GPT-2 names them and lays them out, float32: projections (in, out), a bias
-    everywhere, and no head, which is the embedding."""
+    """The weights with the names and the layout of transformers' GPT-2, float32: projections (in, out), a
+    bias in every layer (0 if ours has none), and no head, because the head is the embedding."""
     state = model.state_dict()
     layers = {name: value for name, value in state.items() if name not in (EMBEDDING, POSITIONS, HEAD)}
     zeros = {name.removesuffix('weight') + 'bias': torch.zeros(len(value)) for name, value in layers.items()
@@ -50,10 +50,10 @@ def to_weights(model: GPT) -> dict[str, torch.Tensor]:
     return {**zeros, **layers, EMBEDDING: state[EMBEDDING], POSITIONS: state[POSITIONS]}
 
 
-# Theirs, here.
+# From their format to ours.
 
 def from_settings(theirs: dict[str, Any], path: Path) -> dict[str, Any]:
-    """config.json -> arguments of `GPTConfig`. Raises `UserError` for what a model here cannot be."""
+    """config.json -> arguments of `GPTConfig`. Raises `UserError` for what a model here cannot have."""
     if theirs.get('model_type') != 'gpt2':
         raise UserError(f'{path} is of a model of type {theirs.get("model_type")!r}: expected gpt2')
     args = {name: theirs.get(name, default) for name, default in SHAPE.items()}
@@ -74,23 +74,24 @@ def from_settings(theirs: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def from_weights(theirs: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Weights as `to_weights` gives them, or as the hub has them -> a state dict of ours, float32."""
+    """Weights as `to_weights` returns them or as the hub stores them -> our state dict, float32"""
     plain = {'transformer.' + name.removeprefix('transformer.'): value.float()
              for name, value in theirs.items()
              if not name.endswith(('.attn.bias', '.attn.masked_bias')) and name != HEAD}    # causal masks
-    if HEAD in theirs:    # of two names of one weight a file may have either
+    if HEAD in theirs:    # head and embedding are one weight: a file may have either name
         plain.setdefault(EMBEDDING, theirs[HEAD].float())
     if HEAD in theirs and not torch.equal(theirs[HEAD].float(), plain[EMBEDDING]):
-        raise UserError(f'{path}: its head is not its embedding, as it is in a model here')
+        raise UserError(f'{path}: its head differs from its embedding, but here the two are one weight')
     weights = {name: value.T.contiguous() if value.dim() == 2 and name not in (EMBEDDING, POSITIONS)
                else value for name, value in plain.items()}
     return weights | {HEAD: weights.get(EMBEDDING)}
 
 
 def read_gpt2(name: str, download: bool = False) -> GPT:
-    """name: a folder with config.json and model.safetensors (or its pieces), or one of `hub.GPT2`.
+    """Read a GPT-2. name: a folder with config.json and model.safetensors (or its pieces), or one of
+    `hub.GPT2`.
 
-    Raises `UserError` where these are not there, damaged, or of a model that cannot be one of ours.
+    Raises `UserError` if files are missing or damaged, or if the model cannot be one of ours.
     """
     path = hub.get(name, 'config.json', download)
     settings = read_json(path)
@@ -106,14 +107,14 @@ def read_gpt2(name: str, download: bool = False) -> GPT:
         place = hub.get(name, file, download)
         try:
             weights |= safetensors.load_file(place)
-        except Exception as error:    # a damaged file raises several kinds
+        except Exception as error:    # a damaged file raises errors of several kinds
             raise UserError(f'{place} is damaged: {str(error)[:150]}') from error
     checkpoint = {'model_args': from_settings(settings, path), 'model': from_weights(weights, path)}
     return build_model(checkpoint, path.parent)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises `UserError` where the file holds no dict."""
+    """The dict in a JSON file. Raises `UserError` if the file holds no dict."""
     try:
         content = json.loads(hub.read_text(path))
     except ValueError as error:
@@ -143,7 +144,7 @@ def begin(config: Config, vocab_size: int) -> tuple[Config, dict[str, torch.Tens
                         '.py --tokens=gpt2)')
     shape = {key: getattr(model.config, key)
              for key in ('n_layer', 'n_head', 'n_embd', 'mlp_expansion', 'bias', 'tanh_gelu')}
-    print(f'{name}: {", ".join(f"{key}={value}" for key, value in shape.items())}, whatever the settings '
-          f'say, and the first {config.block_size} of {model.config.block_size} positions')
+    print(f'{name}: {", ".join(f"{key}={value}" for key, value in shape.items())} (in place of the '
+          f'settings), and the first {config.block_size} of {model.config.block_size} positions')
     return (dataclasses.replace(config, **shape).check(),
             crop_block_size(model.state_dict(), config.block_size))

@@ -1,25 +1,25 @@
-"""Files of models that others made: in a folder, in this machine's Hugging Face cache, or from the hub."""
+"""Finds files of models that others made: in a folder, in the local Hugging Face cache, or on the hub."""
 from pathlib import Path
 
 from tbtt.cli import UserError, study_package
 
 GPT2 = ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')
-OWNER = 'openai-community'    # of these on the hub
+OWNER = 'openai-community'    # of these models on the hub
 
 
 def find(name: str, file: str, download: bool) -> Path | None:
-    """A file of a model, or None where the model has no such file. name: a folder, or one of `GPT2`, which is
-    looked for in the cache, and with `download` on the hub.
+    """The path of a model's file, or None if the file is not found. name: a folder, or one of `GPT2`, which
+    is looked up in the cache and, with `download`, on the hub.
 
-    Raises `UserError` where there is no such model, or the hub cannot be reached.
+    Raises `UserError` if there is no such model, or the hub cannot be reached.
     """
     if Path(name).is_dir():
         path = Path(name) / file
         return path if path.is_file() else None
     if name not in GPT2:
-        raise UserError(f'{name} is no folder, and none of {", ".join(GPT2)}')
+        raise UserError(f'{name} is neither a folder nor one of {", ".join(GPT2)}')
     library = study_package('huggingface_hub')
-    for repository in (f'{OWNER}/{name}', name):    # older programs cached it under the second
+    for repository in (f'{OWNER}/{name}', name):    # older programs cached it under the second name
         cached = library.try_to_load_from_cache(repository, file)
         if isinstance(cached, str):
             return Path(cached)
@@ -40,7 +40,7 @@ def fetch(repository: str, file: str) -> Path | None:
 
 
 def get(name: str, file: str, download: bool) -> Path:
-    """As `find`, of a file that has to be there. Raises `UserError` where it is not."""
+    """As `find`, for a file that has to exist. Raises `UserError` if it does not."""
     if (path := find(name, file, download)) is not None:
         return path
     if Path(name).is_dir():
@@ -50,7 +50,7 @@ def get(name: str, file: str, download: bool) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file. Raises `UserError` where it is no UTF-8."""
+    """The text of a file. Raises `UserError` if it is not UTF-8."""
     try:
         return path.read_text(encoding='utf-8')
     except UnicodeDecodeError as error:

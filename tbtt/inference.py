@@ -1,4 +1,5 @@
-"""A trained model: the options that name its checkpoint at the shell, and what is needed to ask it."""
+"""A trained model: the command-line options that name its checkpoint, and the class that asks it questions.
+"""
 import argparse
 import sys
 from collections.abc import Sequence
@@ -23,15 +24,15 @@ def add_options(parser: Parser, ckpt: str) -> None:
     """--out_dir, --ckpt, --dataset, --device, --seed. ckpt: the default checkpoint in the run's folder."""
     parser.add_argument('--out_dir', default='out', help='folder of the run (default: out)')
     parser.add_argument('--ckpt', default=ckpt, help=f'checkpoint in that folder (default: {ckpt})')
-    parser.add_argument('--dataset', help='whose meta.pkl has the characters and the tasks of a checkpoint '
-                                          "of nanoGPT's (default: as its config names it)")
+    parser.add_argument('--dataset', help='dataset with the characters and tasks of a nanoGPT checkpoint '
+                                          '(default: the one that its config names)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps, ... (default: auto)')
-    parser.add_argument('--seed', type=seed_number, help='of the samples (default: that of the run)')
+    parser.add_argument('--seed', type=seed_number, help='seed of the samples (default: that of the run)')
 
 
 def find_checkpoints(folder: str | Path, ckpt: str) -> list[Path]:
-    """The folders of one seed each: the folder itself, or those `seed_*` below it. Raises `UserError` where
-    one of these lacks the checkpoint."""
+    """The folders of the seeds: the folder itself, or the `seed_*` folders below it. Raises `UserError` if a
+    `seed_*` folder lacks the checkpoint."""
     folder = Path(folder)
     seeds = seed_folders(folder)
     if not seeds or (folder / ckpt).exists():
@@ -52,11 +53,11 @@ def seed_number(text: str) -> int:
 
 def load_model(path: str | Path, device: str = 'auto', seed: int | None = None,
                dataset: str | None = None) -> 'Trained':
-    """The model of a checkpoint: that of a file, or the latest in the folder of a run. seed: of its samples,
-    by default that of the run. dataset: that has the characters and tasks of a checkpoint that carries none;
-    which these are is said on standard error.
+    """The model of a checkpoint. path: a checkpoint file, or the folder of a run, whose latest checkpoint is
+    read. seed: of the samples, by default the seed of the run. dataset: provides characters and tasks for a
+    checkpoint without them; a line on standard error then says which they are.
 
-    Raises `UserError` where there is no such checkpoint, or it is damaged.
+    Raises `UserError` if there is no such checkpoint, or it is damaged.
     """
     path = Path(path)
     path = path / LATEST if path.is_dir() else path
@@ -91,9 +92,9 @@ class Trained:
         model = build_model(checkpoint, path)
         self.config, self.num_params = model.config, model.get_num_params()
         self.iteration, self.trained_on = checkpoint['iter_num'], checkpoint['config'].get('dataset')
-        self.digest = checkpoint.get('data')    # of that dataset; nanoGPT's checkpoints have none
+        self.digest = checkpoint.get('data')    # fingerprint of that dataset; None for nanoGPT's checkpoints
         self.device = choose_device(device)
-        # In the arithmetic of the run, whose own evaluation this repeats; a CPU has no float16.
+        # The dtype of the run, to repeat the run's own evaluation. A CPU has no float16.
         asked = checkpoint['config'].get('dtype', 'auto')
         asked = 'auto' if asked == 'float16' and self.device.type != 'cuda' else asked
         self.dtype = choose_dtype(asked, self.device, self.config.n_embd)
@@ -107,10 +108,10 @@ class Trained:
             return self.replicas.forward(tokens)
 
     def ask(self, name: str) -> tuple[Task, np.ndarray, dict[int, str]]:
-        """Ask every prompt of a task `NUM_SAMPLES` times, with the draws of the run's own evaluation.
+        """Ask every prompt of a task `NUM_SAMPLES` times, with the random draws of the run's own evaluation.
 
-        -> (task, right answers (P,), wrong answers {prompt: text of one})
-        A checkpoint that names no tasks (nanoGPT's) is asked the paper's. Raises `UserError` where the
+        -> (task, number of right answers (P,), {index of a prompt: a wrong answer})
+        A checkpoint that names no tasks (nanoGPT's) is asked the paper's questions. Raises `UserError` if the
         vocabulary lacks a character of the task.
         """
         task = self.tasks.get(name) or TASKS[name]()
@@ -122,17 +123,18 @@ class Trained:
         return task, right[completions.row[0].cpu().numpy()].sum(-1), wrong
 
     def about(self) -> dict[str, str | int]:
-        """What both evaluators say of the checkpoint, first in their tables and in their JSON."""
+        """What both eval scripts say about the checkpoint, at the top of their tables and their JSON."""
         return {'checkpoint': str(self.path), 'iteration': self.iteration, 'parameters': self.num_params}
 
 
 def ask(model: Trained, prompts: Sequence[str], max_new_tokens: int = 30, temperature: float = TEMPERATURE,
         top_k: int | None = TOP_K) -> list[str]:
-    """What a model says after each of some prompts, up to the end of the line, without the blanks there.
+    """What a model writes after each prompt, up to the end of the line, without trailing blanks.
 
-    By default nearly always the most likely characters, as in an evaluation; the draws are those of the seed
-    that the model was loaded with, and a prompt that stands there twice is drawn for twice. Raises
-    `UserError` for a character that the model does not know, and where there is no prompt.
+    By default it takes nearly always the most likely characters, as in an evaluation. The seed that the model
+    was loaded with determines the draws; a prompt that is given twice gets two separate draws. Raises
+    `UserError` for a character that the model does not know, for a missing or empty prompt, and if
+    `max_new_tokens` or `temperature` is not above 0.
     """
     if isinstance(prompts, str) or not all(prompts) or not prompts:
         raise UserError(f'expected a list of prompts, none of them empty, got {prompts!r}')

@@ -1,7 +1,8 @@
-"""What a model of arithmetic computes, in numbers: `measure` a checkpoint. docs/inspect.md explains each.
+"""Measures how a model of arithmetic computes its answers: `measure` returns all numbers of a checkpoint.
+docs/inspect.md explains each number.
 
-P questions such as `<5+7=` are asked as the evaluator asks them, each alone at the start of a window; an
-answer is predicted from the position of `=` on. All is exact or greedy, in float64: nothing is sampled.
+P questions such as `<5+7=` are asked as in an evaluation, each alone at the start of a window. An answer is
+predicted from the position of `=` on. Everything is exact or greedy, in float64: nothing is sampled.
 """
 from collections import Counter
 from collections.abc import Sequence
@@ -17,13 +18,13 @@ from tbtt.inference import Trained
 from tbtt.parts import attention_weights, mean_inputs, parts_of, read_out, replaced, streams
 from tbtt.tasks import INTEGER, Arithmetic
 
-PENALTY = 1e-3         # of the readout, in units of the mean variance of a feature
-DRAWS = 20             # shufflings of the labels, and renamings of the digits
-MOST_CONTEXTS = 30     # previous lines that every question is asked behind
+PENALTY = 1e-3         # of the ridge regression, in units of the mean variance of a feature
+DRAWS = 20             # random shufflings of the labels, and as many random renamings of the digits
+MOST_CONTEXTS = 30     # previous lines after which every question is asked, at most
 MOST_TOKENS = 2**20    # in one forward pass
 ROLES = ('<', 'first operand', 'sign', 'second operand', '=')    # of the characters of a question
 
-Score = dict[str, dict[str, float]]    # group, seen or heldout -> 'right', 'probability'
+Score = dict[str, dict[str, float]]    # {seen or heldout: {'right': ..., 'probability': ...}}
 
 
 class Questions(NamedTuple):
@@ -36,7 +37,8 @@ def digit_plane(embeddings: np.ndarray) -> tuple[np.ndarray, float]:
     """The first two principal components of D embeddings (D, C).
     -> (D, 2), and the share of the variance that they hold
 
-    Signs are such that the last digit lies right of the first, and both below the middle one.
+    Signs are chosen so that the last digit lies right of the first, and the middle digit lies above the mean
+    of these two.
     """
     centred = embeddings - embeddings.mean(0)
     left, sizes, _ = np.linalg.svd(np.pad(centred, ((0, 0), (0, 2))), full_matrices=False)
@@ -47,12 +49,13 @@ def digit_plane(embeddings: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def evenness(points: np.ndarray) -> tuple[float, float]:
-    """How evenly spaced an arc of points (D, 2) is, and by how many degrees it turns at each.
+    """How evenly spaced an arc of points (D, 2) is, and by how many degrees it turns at each point.
 
-    With the D - 1 steps from point to point as complex numbers z, it is |sum conj(z_k) z_k+1| over the mean
-    of sum |z_k|^2 and sum |z_k+1|^2: 1 just where every step is the one before it, turned by one angle. Of a
-    straight line that angle is 0. Where the steps mostly turn back, as those of points in no order do, only
-    the part of the sum at right angles counts. NaN for fewer than three points, or where all are one.
+    Let the complex numbers z be the D - 1 steps from point to point. The evenness is |sum conj(z_k) z_k+1|
+    divided by the mean of sum |z_k|^2 and sum |z_k+1|^2. It is 1 if each step equals the step before it,
+    turned by the same angle of at most 90 degrees; for a straight line the angle is 0. If the steps mostly
+    turn back, as they do for points in no order, only the imaginary part of the sum counts. NaN for fewer
+    than three points, or if all points are equal.
     """
     steps = np.diff(points[:, 0] + 1j * points[:, 1])
     product = np.vdot(steps[:-1], steps[1:])
@@ -64,7 +67,7 @@ def evenness(points: np.ndarray) -> tuple[float, float]:
 
 
 def features(x: np.ndarray) -> np.ndarray:
-    """Activations (N, C) as the columns of a linear fit: centred, divided by their mean standard deviation,
+    """Activations (N, C) as the columns of a linear fit: centred, divided by the root of their mean variance,
     and a column of ones. -> (N, C + 1)"""
     x = x - x.mean(0)
     scale = np.sqrt(np.square(x).mean())
@@ -72,19 +75,20 @@ def features(x: np.ndarray) -> np.ndarray:
 
 
 def ridge(x: np.ndarray) -> np.ndarray:
-    """Of columns as `features` makes them, (N, K): the matrix (K, N) that turns labels into the coefficients
-    of ridge regression. The last column, of ones, is not penalised."""
+    """The matrix (K, N) that turns labels into the coefficients of ridge regression. x: (N, K) columns as
+    `features` makes them. The last column, of ones, is not penalised."""
     penalty = np.full(x.shape[1], PENALTY * len(x))
     penalty[-1] = 0
     return np.linalg.solve(x.T @ x + np.diag(penalty), x.T)
 
 
 def left_out(x: np.ndarray, y: np.ndarray, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """For each group, indices into the N rows, the errors of predicting its labels from a fit to all others.
+    """The errors of predicting each group's labels from a fit to all other rows. groups: indices into the N
+    rows.
 
-    x (N, K), y (N, labels) -> a list of (len(group), labels). One fit serves all: without a group g its
-    errors are those of the whole fit, times the inverse of 1 - H_gg, where H is what turns labels into
-    predictions. The penalty stays that of all N rows.
+    x (N, K), y (N, labels) -> a list of (len(group), labels). A single fit is enough: the errors of a group g
+    without g are its errors in the whole fit, multiplied by the inverse of 1 - H_gg, where H is the matrix
+    that turns labels into predictions. The penalty stays that of all N rows.
     """
     to_coefficients = ridge(x)
     errors = y - x @ (to_coefficients @ y)
@@ -92,8 +96,8 @@ def left_out(x: np.ndarray, y: np.ndarray, groups: Sequence[np.ndarray]) -> list
 
 
 def explained(errors: Sequence[np.ndarray], y: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
-    """R² of the predictions of groups: 1 less the squared errors over those of the mean, NaN where all labels
-    are one. -> (labels,)"""
+    """R² of the predictions of the groups: 1 minus their squared errors divided by the squared errors of the
+    mean. NaN if all labels are equal. -> (labels,)"""
     spread = np.square(y[np.concatenate(groups)] - y.mean(0)).sum(0)
     return 1 - np.square(np.concatenate(errors)).sum(0) / np.where(spread > 0, spread, np.nan)
 
@@ -102,15 +106,16 @@ def readout(x: np.ndarray, operands: np.ndarray, results: np.ndarray, trained: n
             ) -> tuple[dict[str, float], np.ndarray]:
     """How well the results of one operation can be read linearly from activations.
 
-    x (P, C), operands (P, 2), results (P,), trained (P,) bool. Fits are to what was trained on.
-    -> R², and what each question reads as, (P,): one that was trained on from a fit without its pair
+    x (P, C), operands (P, 2), results (P,), trained (P,) bool. Only trained questions are fitted.
+    -> {name: R²}, and the value read for each question, (P,). For a trained question the fit leaves out its
+    pair.
 
-    pair_left_out       a question is read by a fit without it and without its two operands the other way
-                        round
-    results_shuffled    the same where the results are dealt out to the questions at random
-    digits_renamed      the same where each operand stands for another one. As high as the first where
+    pair_left_out       each question is read by a fit without it and without its two operands in the other
+                        order
+    results_shuffled    the same, with the results dealt to the questions at random
+    digits_renamed      the same, with each operand replaced by another one. As high as pair_left_out if the
                         activations only say which operands there are, and not how large they are
-    operand_left_out    the questions with an operand are read by a fit without any of them
+    operand_left_out    the questions with an operand are read by a fit without any of these questions
     """
     table = {tuple(pair): result for pair, result in zip(operands, results)}
     random, highest = np.random.default_rng(0), int(operands.max()) + 1
@@ -134,8 +139,9 @@ def readout(x: np.ndarray, operands: np.ndarray, results: np.ndarray, trained: n
 
 
 def arithmetic_of(trained: Trained) -> Arithmetic:
-    """The arithmetic that a checkpoint was trained on; of one that names no tasks (nanoGPT's) the paper's.
-    Raises `UserError` where it was trained on other tasks, or its vocabulary or its windows do not do."""
+    """The arithmetic that a checkpoint was trained on; the paper's if it names no tasks (nanoGPT's). Raises
+    `UserError` if it was trained only on other tasks, if its tokens are not the characters of arithmetic, or
+    if its windows are too short."""
     task = trained.tasks.get(Arithmetic.name)
     if trained.tasks and not task:
         raise UserError(f'{trained.path} was trained on {" and ".join(trained.tasks)}, without arithmetic: '
@@ -144,7 +150,7 @@ def arithmetic_of(trained: Trained) -> Arithmetic:
     try:
         for text in (*task.prompts, *task.answers):
             if len(trained.codec.encode(text)) != len(text):
-                raise UserError('its tokens are no characters')
+                raise UserError('its tokens are not single characters')
     except UserError as error:
         raise UserError(f'{trained.path} has no arithmetic: {error}') from error
     longest = max(task.prompts, key=len)
@@ -155,10 +161,10 @@ def arithmetic_of(trained: Trained) -> Arithmetic:
 
 
 class Subject:
-    """A model that is looked at, in float64 on the CPU, with its questions.
+    """The model that is studied, in float64 on the CPU, with its questions.
 
-    tokens: (T, P), shorter questions padded behind their `=`; equals: (P,) positions of that. groups: seen
-    and, where there are any, heldout -> indices of questions. Raises `UserError`, see `arithmetic_of`.
+    tokens: (T, P), shorter questions are padded after their `=`. equals: (P,) positions of the `=`. groups:
+    {seen, and heldout if there are any: indices of questions}. Raises `UserError`, see `arithmetic_of`.
     """
 
     def __init__(self, trained: Trained) -> None:
@@ -178,7 +184,7 @@ class Subject:
         self.windows = self.windows_of(prompts, self.task.answers)
 
     def windows_of(self, prompts: Sequence[str], answers: Sequence[str]) -> AnswerWindows:
-        """Where these answers to these prompts are predicted."""
+        """The windows in which these answers to these prompts are predicted."""
         return AnswerWindows(Questions(prompts, answers), self.codec, self.block_size, torch.device('cpu'))
 
     @torch.no_grad()
@@ -187,13 +193,13 @@ class Subject:
         return self.model(tokens.view(1, *tokens.shape[-2:]))
 
     def lens(self, stage: str) -> Forward:
-        """The forward pass that predicts from the residual stream of a stage."""
+        """A forward pass that predicts from the residual stream after a stage."""
         def forward(tokens: torch.Tensor) -> torch.Tensor:
             return read_out(self.model, streams(self.model, tokens.view(1, *tokens.shape[-2:]))[stage])
         return forward
 
     def answers(self, prompts: Sequence[str], forward: Forward | None = None) -> list[str]:
-        """What is said after each prompt if every character is the most probable one."""
+        """What the model writes after each prompt if it always takes the most probable character."""
         encoded = [self.codec.encode(prompt) for prompt in prompts]
         said = generate(forward or self.forward, encoded, torch.zeros(1, dtype=torch.int64), num_samples=1,
                         max_new_tokens=self.task.max_new_tokens, block_size=self.block_size, temperature=1.0,
@@ -202,7 +208,7 @@ class Subject:
         return [texts[row] for row in said.row.flatten().tolist()]
 
     def score(self, forward: Forward | None = None) -> Score:
-        """Greedy answers that are right, as a share, and the mean probability of the right answer."""
+        """Of each group: the share of right greedy answers, and the mean probability of the right answer."""
         said = self.answers(self.task.prompts, forward)
         right = np.array([self.task.mark(i, text) for i, text in enumerate(said)])
         probability = self.windows.probabilities(forward or self.forward, MOST_TOKENS)[0]
@@ -211,7 +217,7 @@ class Subject:
                 for name, members in self.groups.items()}
 
     def at_equals(self) -> dict[str, np.ndarray]:
-        """{stage: residual stream where the answer is predicted, (P, C)}"""
+        """{stage: residual stream at the `=` of each question, where the answer is predicted, (P, C)}"""
         places = torch.from_numpy(self.equals), torch.arange(len(self.equals))
         return {stage: x[:, places[0], places[1]].T.numpy()
                 for stage, x in streams(self.model, self.tokens).items()}
@@ -227,7 +233,7 @@ def digits(subject: Subject) -> dict[str, Any]:
 
 
 def attention(subject: Subject) -> list[dict[str, Any]]:
-    """How much each head looks from `=` at each of the `ROLES`, a mean over all questions; one dict a head"""
+    """How much each head attends from `=` to each of the `ROLES`, mean over all questions: a dict per head"""
     weights = attention_weights(subject.model, subject.tokens).numpy()    # (L, H, T, S, P)
     P = len(subject.equals)
     from_equals = weights[:, :, subject.equals, :, np.arange(P)]    # (P, L, H, S)
@@ -242,7 +248,7 @@ def attention(subject: Subject) -> list[dict[str, Any]]:
 
 
 def readouts(subject: Subject) -> dict[str, Any]:
-    """`readout` of each stage and operation, and what the questions read as after the last attention."""
+    """`readout` of each stage and operation, and the values read after the last attention."""
     last_attention = f'attention {subject.model.config.n_layer}'
     signs = np.array([sign for _, sign, _ in subject.task.expressions])
     shares, read = {}, {}
@@ -261,8 +267,8 @@ def readouts(subject: Subject) -> dict[str, Any]:
 
 
 def symmetry(subject: Subject) -> dict[str, float]:
-    """1 less the mean over the sums of two different operands of |p(c after a+b) - p(c after b+a)|, where c
-    is the result of a+b, for questions that were trained on and held-out ones."""
+    """1 minus the mean of |p(c after a+b) - p(c after b+a)| over all sums with a != b, where c is the result
+    of a+b. -> {group: that number}, for seen and held-out questions"""
     task = subject.task
     place = {expression: i for i, expression in enumerate(task.expressions)}
     sums = [i for i, (a, sign, b) in enumerate(task.expressions) if sign == '+' and a != b]
@@ -275,11 +281,11 @@ def symmetry(subject: Subject) -> dict[str, float]:
 
 
 def contexts(subject: Subject) -> dict[str, Any]:
-    """What becomes of the greedy answers when the end of a training line stands before the question.
+    """How the greedy answers change when the end of a training line stands before the question.
 
-    -> {'lines': how many ends of lines, group: {'right': share of the answers, 'same': share that is as
-    without a line}, 'alone': {held-out prompt: answer without a line}, 'said': {held-out prompt: {answer:
-    behind how many lines}}}
+    -> {'lines': number of these line ends, group: {'right': share of right answers, 'same': share of answers
+    that are the same without a line}, 'alone': {held-out prompt: answer without a line}, 'said': {held-out
+    prompt: {answer: number of lines after which it is given}}}
     """
     task = subject.task
     room = subject.block_size - min(map(len, task.prompts))
@@ -298,21 +304,21 @@ def contexts(subject: Subject) -> dict[str, Any]:
 
 
 def first_integer(completion: str) -> str:
-    """The answer in a completion, as it is marked: its first integer, or nothing."""
+    """The part of a completion that is marked: its first integer, or '' if there is none."""
     found = INTEGER.search(completion)
     return found.group() if found else ''
 
 
 def at_stages(subject: Subject) -> dict[str, Score]:
-    """{stage: score} of what the head would say to the residual stream of each stage: the logit lens."""
+    """{stage: score} of the head applied to the residual stream after each stage: the logit lens."""
     return {stage: subject.score(subject.lens(stage)) for stage in streams(subject.model, subject.tokens)}
 
 
 def without_parts(subject: Subject) -> dict[str, Score]:
-    """{part: score} of the model in which a part says at each position what it says on average over the
-    questions with their right answers."""
+    """{part: score} of the model in which this part always gives its mean output at each position. The mean
+    is over the questions with their right answers."""
     windows, parts = subject.windows, parts_of(subject.model)
-    last = torch.zeros(windows.contexts.shape[1], dtype=torch.int64)    # position that is predicted from
+    last = torch.zeros(windows.contexts.shape[1], dtype=torch.int64)    # last predicting position per window
     last.scatter_reduce_(0, windows.column, windows.position, 'amax')
     real = torch.arange(len(windows.contexts))[:, None] <= last
     means = mean_inputs(subject.model, parts, windows.contexts, real)
@@ -324,8 +330,9 @@ def without_parts(subject: Subject) -> dict[str, Score]:
 
 
 def verdict(score: Score) -> str:
-    """What the greedy answers say. Where at most half of the questions are answered that were trained on:
-    `neither`. Else `rule` if all held-out ones are answered, `lookup` if none, `part of the rule` if some."""
+    """The verdict of the greedy answers. `neither` if at most half of the trained questions are answered
+    right. Otherwise `rule` if all held-out questions are, `lookup` if none are, `part of the rule` if some
+    are."""
     if score['seen']['right'] <= 0.5:
         return 'neither'
     if 'heldout' not in score:

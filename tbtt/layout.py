@@ -1,5 +1,6 @@
-"""What lies where in a run's folder: the files of a seed in `seed_1337` below it, or for a run of one seed in
-it. The only room that knows how the folders of seeds are named; it loads neither torch nor NumPy."""
+"""The names of files and folders of a run: each seed has a folder such as `seed_1337` in the run's folder,
+and a single seed uses the run's folder itself. Only this module knows how the folders of seeds are named. It
+loads neither torch nor NumPy."""
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ KEPT = re.compile(r'ckpt_(0|[1-9]\d*)\.pt', re.ASCII)    # ckpt_1000.pt: of iter
 
 
 def kept_checkpoint(iteration: int) -> str:
-    """The name of the checkpoint that is kept of an iteration."""
+    """The file name of the checkpoint that is kept at an iteration."""
     return f'ckpt_{iteration}.pt'
 
 
@@ -20,11 +21,11 @@ def kept_checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def folder_of_seed(run: Path, seed: int) -> Path:
-    """Where a seed lies in a run of several."""
+    """The folder of a seed in a run of several seeds."""
     return run / f'seed_{seed}'
 
 
 def seed_folders(run: Path) -> list[Path]:
-    """The folders of seeds below a run's folder, in order."""
+    """The folders of seeds below a run's folder, in order of the seeds."""
     found = [path for path in run.glob('seed_*') if re.fullmatch(r'seed_\d+', path.name)]
     return sorted(found, key=lambda path: int(path.name[5:]))

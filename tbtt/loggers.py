@@ -1,9 +1,9 @@
-"""Where evaluations go beside results.csv: TensorBoard, Weights & Biases, Trackio. There each seed is a run
-of its own, with its settings, its evaluations and, once it is finished, its final scores.
+"""Logs of evaluations besides results.csv: TensorBoard, Weights & Biases, Trackio. Each seed is a separate
+run there, with its settings, its evaluations and, once it is finished, its final scores.
 
-A log is told what is on the disk already, and results.csv stays what counts. One that cannot be opened stops
-a training before it begins; one that fails later is given up, and the training goes on. A run that is resumed
-goes on in its log: points that are there do not come twice, and those that are missing are made up for.
+A log receives an evaluation after it is on the disk; results.csv remains the record that counts. If a log
+cannot be opened, training does not start. If it fails later, it is dropped and training continues. A resumed
+run continues in its log: points that are there are not repeated, and missing points are added.
 """
 import contextlib
 import contextvars
@@ -25,8 +25,8 @@ from tbtt.results import format_results, result_columns
 from tbtt.run_folder import RunFolder
 from tbtt.seed_folder import SeedFolder
 
-Point = dict[str, float]    # what an evaluation found: {column of results.csv: number}, without blanks
-FINAL = ('_acc', '_answered', '_loss')    # ends of the columns that count as scores
+Point = dict[str, float]    # an evaluation: {column of results.csv: number}, without blanks
+FINAL = ('_acc', '_answered', '_loss')    # how the columns end that count as scores
 
 
 def read_points(text: str) -> dict[int, Point]:
@@ -40,8 +40,8 @@ def read_points(text: str) -> dict[int, Point]:
 
 
 def final_scores(points: dict[int, Point]) -> Point:
-    """The scores at the best evaluation, which the paper reports (the first with the highest score over all
-    questions; none without tasks), and at the last one: {'best_math_acc': 98.0, ...}"""
+    """The scores at the best and at the last evaluation: {'best_math_acc': 98.0, ...}. The best, which the
+    paper reports, is the first with the highest score over all questions; without tasks there is none."""
     *_, last = points.values()
     chosen = {'last': last}
     if 'combined_acc' in last:
@@ -51,47 +51,47 @@ def final_scores(points: dict[int, Point]) -> Point:
 
 
 def with_prefix(final: Point) -> Point:
-    """Final scores under the names that they have among metrics: `final/best_math_acc`."""
+    """Final scores under their names as metrics: `final/best_math_acc`."""
     return {f'final/{name}': value for name, value in final.items()}
 
 
 def points_of(seed: SeedFolder) -> dict[int, Point]:
-    """All evaluations of a seed so far; one that was finished before is read from the disk."""
+    """All evaluations of a seed so far. For a seed that was finished earlier they are read from the disk."""
     points = read_points(seed.csv)
     return read_points((seed.path / RESULTS).read_text()) if seed.finished and not points else points
 
 
 def names_of(seed: SeedFolder, config: Config, default: str) -> tuple[str, str | None]:
-    """What a seed's run is called, and the group of runs that it belongs to, None where it is alone."""
+    """The name of a seed's run, and its group of runs (None if there is only one seed)."""
     run = config.wandb_run_name or default
     return (f'{run}/{seed.path.name}', run) if config.num_seeds > 1 else (run, None)
 
 
 def is_first(seed: SeedFolder, config: Config) -> bool:
-    """Is this the seed whose run prints where to look, and also logs the load of the machine?"""
+    """Is this the first seed? Only its run prints where to look, and logs the load of the machine."""
     return seed.seed == config.seed
 
 
 class Log(Protocol):
-    """One seed's run in some package, opened for a fresh run or for one that goes on (`resuming`).
+    """One seed's run in a logging package, opened for a fresh or (`resuming`) for a resumed run.
 
-    first: the iteration from which on it lacks evaluations.
+    first: from this iteration on the log lacks evaluations.
     """
     first: int
 
     def __init__(self, seed: SeedFolder, config: Config, resuming: bool) -> None:
-        """Open it, with the settings of the seed."""
+        """Open the log, with the settings of the seed."""
 
     def add(self, iteration: int, point: Point, final: Point) -> None:
-        """Add an evaluation. final: the final scores, with the evaluation that ends the run; else empty."""
+        """Add an evaluation. final: the final scores if this evaluation ends the run, otherwise empty."""
 
     def close(self, finished: bool) -> None:
-        """Write what is not written yet. finished: is the run at its end?"""
+        """Write what is not written yet. finished: has the run reached its end?"""
 
 
 class TensorboardLog:
-    """Scalars in tensorboard/ of the seed's folder. When a run goes on all its points are written again, into
-    a new file that says that those of the files before it are void: TensorBoard's own way (`purge_step`)."""
+    """Scalars in tensorboard/ of the seed's folder. When a run is resumed, all its points are written again
+    into a new file. With `purge_step` that file makes TensorBoard ignore the points in earlier files."""
     first = 0
 
     def __init__(self, seed: SeedFolder, config: Config, resuming: bool) -> None:
@@ -109,16 +109,16 @@ class TensorboardLog:
         self.writer.flush()
 
     def close(self, finished: bool) -> None:
-        """The tab HPARAMS shows which runs are finished."""
+        """Close the file. A finished run is marked as finished in the tab HPARAMS."""
         if finished:
             self.writer.file_writer.add_summary(self.end)
         self.writer.close()
 
 
 class WandbLog:
-    """A run of Weights & Biases. Its id and the last evaluation that it was told are in wandb.json of the
-    seed's folder: with them a run goes on, online in the same run, offline in a further folder of the same
-    id, which `wandb sync` joins to the first."""
+    """A run of Weights & Biases. Its id and the iteration that it logged last are in wandb.json of the seed's
+    folder. With them a resumed run continues: online in the same run, offline in a further folder with the
+    same id, which `wandb sync` joins to the first."""
 
     def __init__(self, seed: SeedFolder, config: Config, resuming: bool) -> None:
         import wandb
@@ -139,13 +139,13 @@ class WandbLog:
         self.first = self.run.starting_step or before.get('logged', -1) + 1
 
     def add(self, iteration: int, point: Point, final: Point) -> None:
-        """Add an evaluation, and remember that it was added. Final scores are in the summary."""
+        """Add an evaluation, and note in wandb.json that it was added. Final scores go into the summary."""
         self.run.log(point, step=iteration)
         self.run.summary.update(final)
         write_file(self.path, json.dumps({'id': self.run.id, 'logged': iteration}).encode())
 
     def close(self, finished: bool) -> None:
-        """Waits until all is uploaded. A run that is not finished counts as failed until it goes on."""
+        """Wait until all is uploaded. An unfinished run is shown as failed until it is resumed."""
         self.run.finish(exit_code=0 if finished else 1)
 
 
@@ -160,15 +160,15 @@ def read_state(path: Path) -> dict:
 
 
 class TrackioLog:
-    """A run of Trackio, which writes into an SQLite file of this machine (TRACKIO_DIR), or to a Space."""
+    """A run of Trackio, which writes into an SQLite file on this machine (TRACKIO_DIR), or to a Space."""
 
     def __init__(self, seed: SeedFolder, config: Config, resuming: bool) -> None:
         import trackio
 
-        # A run is found again by its name, so that says which folder it is.
+        # Trackio finds a run by its name, so the name contains the folder.
         name, group = names_of(seed, config, config.out_dir)
         self.quiet, monitor = not is_first(seed, config), None if is_first(seed, config) else False
-        # In a context of its own: there Trackio sees no other run that it would end.
+        # In a separate context: Trackio would end any other run that it sees.
         with self.output():
             self.run = contextvars.copy_context().run(
                 trackio.init, project=config.wandb_project, name=name, group=group, config=seed.config,
@@ -177,7 +177,7 @@ class TrackioLog:
         self.first = self.run._next_step
 
     def output(self) -> contextlib.AbstractContextManager:
-        """Where Trackio prints."""
+        """What Trackio prints within it is shown for the first seed only."""
         return contextlib.redirect_stdout(io.StringIO() if self.quiet else sys.stdout)
 
     def add(self, iteration: int, point: Point, final: Point) -> None:
@@ -185,12 +185,12 @@ class TrackioLog:
         self.run.log(point | with_prefix(final), step=iteration)
 
     def close(self, finished: bool) -> None:
-        """Waits until all is in its file, up to half a minute."""
+        """Wait until all is in its file, at most half a minute."""
         with self.output():
             self.run.finish()
 
 
-# {setting: (package, log)}, first the one that may be refused: then the others have left nothing yet.
+# {setting: (package, log)}. W&B may refuse to open, so it is first: the others have left nothing by then.
 LOGS = {'wandb_log': ('wandb', WandbLog), 'trackio_log': ('trackio', TrackioLog),
         'tensorboard_log': ('tensorboard', TensorboardLog)}
 
@@ -205,15 +205,15 @@ def wanted_logs(config: Config) -> dict[str, type[Log]]:
 
 
 class Logs:
-    """All logs of the seeds that a process trains. say: takes a line on one that failed."""
+    """All logs of the seeds that this process trains. say: prints a line about a log that failed."""
 
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self.config, self.say, self.kinds = config, say, wanted_logs(config)
         self.logs: dict[tuple[str, SeedFolder], Log] | None = None
 
     def open(self, folder: RunFolder) -> None:
-        """Open the logs of all seeds, once, and tell them what they lack: of a run that is resumed also those
-        of the seeds that are finished. Raises `UserError` where one cannot be opened."""
+        """Open the logs of all seeds, once, and add the evaluations that they lack. In a resumed run this
+        includes the logs of finished seeds. Raises `UserError` if a log cannot be opened."""
         if self.logs is not None or not folder.ranks.writes:
             return
         self.logs = {}
@@ -228,7 +228,7 @@ class Logs:
                     raise UserError(f'{package}_log=True: {describe(error)}') from error
 
     def tell(self, seed: SeedFolder, log: Log, points: dict[int, Point]) -> None:
-        """Add the evaluations that a log lacks; with the last one of a finished run its final scores."""
+        """Add those points that a log lacks; with the last point of a finished run also its final scores."""
         every = points_of(seed)
         for iteration, point in points.items():
             if iteration >= log.first:
@@ -236,18 +236,18 @@ class Logs:
                 log.add(iteration, point, final_scores(every) if at_end else {})
 
     def add(self, written: Iterable[tuple[SeedFolder, dict]]) -> None:
-        """Tell the logs of rows of results.csv that were written."""
+        """Add rows to the logs, after they were written to results.csv."""
         points = {seed: read_points(format_results([row])) for seed, row in written}
         for (package, seed), log in list((self.logs or {}).items()):
             self.attempt(package, seed, lambda: self.tell(seed, log, points.get(seed, {})))
 
     def attempt(self, package: str, seed: SeedFolder, action: Callable[[], None]) -> None:
-        """Do something with a log. One that fails is given up: no log is worth a training."""
+        """Call `action`, which uses a log. A log that fails is dropped, so that the training continues."""
         try:
             action()
         except Exception as error:    # whatever such a package raises
             self.logs.pop((package, seed), None)
-            self.say(f'the log in {package} of {seed.path} is given up, the training goes on: '
+            self.say(f'the {package} log of {seed.path} is dropped, training continues: '
                      f'{describe(error)}')
 
     def close(self) -> None:

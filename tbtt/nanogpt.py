@@ -1,23 +1,24 @@
-"""The config files of nanoGPT and of the paper's own code: how their settings are read here.
+"""Translates settings of nanoGPT and of the paper's own code, from config files and checkpoints, into ours.
 
-Such a file states what differs from the defaults of its own project, which are not ours. One that sets a name
-which only they have is therefore read on top of their defaults.
+Such a config file states only what differs from the defaults of its own project, which are not ours. So a
+file that sets a name which only they have is read on top of their defaults.
 """
 from collections.abc import Mapping
 from typing import Any
 
-# Of nanoGPT's train.py, and the same in the paper's train_with_eval.py. The machine is ours: device, dtype
-# and compile stay as they are.
+# Defaults of nanoGPT's train.py, and the same in the paper's train_with_eval.py. device, dtype and compile
+# are not among them, because they depend on the machine.
 DEFAULTS = dict(
     out_dir='out', dataset='openwebtext', eval_interval=2000, eval_iters=200, log_interval=1,
     wandb_project='owt', wandb_run_name='gpt2', n_layer=12, n_head=12, n_embd=768, mlp_expansion=4,
     block_size=1024, bias=False, dropout=0.0, batch_size=12, gradient_accumulation_steps=40,
     max_iters=600_000, learning_rate=6e-4, min_lr=6e-5, warmup_iters=2000, lr_decay_iters=600_000,
     decay_lr=True, weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0)
-# Of all nanoGPT's models; it has no names for these.
+# What all of nanoGPT's models have; nanoGPT has no names for these.
 UNNAMED = {'mlp_expansion': DEFAULTS['mlp_expansion'], 'tanh_gelu': False}
-INTERVAL = 'full_eval_interval'    # of the paper, between scores: our eval_interval, unless full_eval=False
-# The others mean nothing here: every evaluation scores the tasks and saves the latest and the best
+# The paper's interval between scores: our eval_interval, unless full_eval=False.
+INTERVAL = 'full_eval_interval'
+# The other names have no meaning here: every evaluation scores the tasks and saves the latest and the best
 # checkpoint, and the backend follows from the device.
 FOREIGN = {INTERVAL, 'full_eval', 'always_save_checkpoint', 'backend'}
 

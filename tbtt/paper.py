@@ -17,11 +17,11 @@ class Experiment(NamedTuple):
     grid: str
 
 
-# By the first word of their runs' names.
+# {first word of the runs' names: experiment}
 EXPERIMENTS = {'math': Experiment(('math',), 'grid_math'), 'facts': Experiment(('facts',), 'grid_facts'),
                'both': Experiment(('math', 'facts'), 'grid_combined')}
 MODELS = {'n14': 'mini_14', 'n28': 'mini_28', 'n56': 'mini_56', 'MLT': 'mlt'}
-# In the order of MODELS, position embeddings not counted.
+# Parameters in the order of MODELS, position embeddings not counted.
 NUM_PARAMS = {'math': (1456, 5264, 19936, 10628352), 'facts': (1932, 6216, 21840, 10641408),
               'both': (2142, 6636, 22680, 10647168)}
 ITERS = 30_000    # iterations of every run
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def existing_folder(text: str) -> Path:
-    """argparse type of a folder that is there."""
+    """argparse type of a folder that exists."""
     if not Path(text).is_dir():
         raise UserError(f'no folder {text}: name the one that holds math_mini_14 and the other runs')
     return Path(text)
@@ -70,14 +70,14 @@ def tasks_column(experiment: str) -> str:
 
 
 def title(tasks: str) -> str:
-    """What figures and tables call tasks that are trained together. tasks: math, math+facts, ..."""
+    """The name of tasks that are trained together, in figures and tables. tasks: math, math+facts, ..."""
     first, *others = (TASKS[name].label for name in tasks.split('+'))
     return ' and '.join([first, *(label.lower() for label in others)])
 
 
 def num_params(name: str) -> int | None:
-    """Parameters of the paper's model in the run folder `name`, either twin; None for a folder of another
-    name."""
+    """Parameters of the paper's model in the run folder `name`, with or without `_wd`; None for a folder with
+    another name."""
     sizes = {run_name(experiment, model): size for experiment in EXPERIMENTS
              for model, size in zip(MODELS, NUM_PARAMS[experiment])}
     return sizes.get(name.removesuffix('_wd'))
@@ -85,8 +85,8 @@ def num_params(name: str) -> int | None:
 
 @functools.cache
 def recipe(experiment: str, model: str, wd: bool = False) -> dict:
-    """{setting: value} of how a run is trained: SHAPE, REGULARISATION, TRAINING and max_iters, from its
-    config file."""
+    """How a run is trained, from its config file: {setting: value} of SHAPE, REGULARISATION, TRAINING and
+    max_iters."""
     config = load_config([ROOT / 'config' / f'train_{run_name(experiment, model, wd)}.py'], {})
     return {name: getattr(config, name) for name in (*SHAPE, *REGULARISATION, *TRAINING, 'max_iters')}
 
@@ -102,8 +102,8 @@ def published() -> dict[tuple[str, str], dict[str, str]]:
 
 
 def stopped(last: int, info: dict, iters: int = ITERS) -> str:
-    """`stopped at 3,000, bfloat16` of a run whose last evaluation is before `iters`, else nothing. info: what
-    its run.json says"""
+    """A note such as `stopped at 3,000, bfloat16` for a run whose last evaluation is before `iters`,
+    otherwise ''. info: its run.json"""
     if last >= iters:
         return ''
     dtype = info.get('dtype') or 'float32'

@@ -1,8 +1,9 @@
-"""A model taken apart: its residual stream after each stage, its attention weights, itself without a part.
+"""Takes a model apart: its residual stream after each stage, its attention weights, and the model without a
+part.
 
-A stage is what the residual stream has come to: `embedding`, `attention 1`, `MLP 1`, `attention 2`, ... A
-part is what a stage adds: the attention of a layer, one of its heads, its MLP. All of it is read and
-replaced by hooks, so that the forward pass is the model's own and nothing is computed twice.
+A stage names a point of the residual stream: after `embedding`, `attention 1`, `MLP 1`, `attention 2`, ... A
+part is what a stage adds: the attention of a layer, one of its heads, or its MLP. Hooks read and replace
+activations, so that the forward pass is the model's own and nothing is computed twice.
 """
 import contextlib
 from collections.abc import Iterator
@@ -15,14 +16,14 @@ from model import GPT
 
 
 class Part(NamedTuple):
-    """What is added to the residual stream: some input features of the last linear layer on the way there."""
+    """What is added to the residual stream: some input features of the last linear layer before it."""
     name: str
     linear: nn.Module
     features: slice
 
 
 def parts_of(model: GPT) -> list[Part]:
-    """Attention and MLP of each layer; where a layer has several heads, each of these too."""
+    """The attention and the MLP of each layer, and each head if a layer has several."""
     found = []
     for layer, block in enumerate(model.transformer.h, 1):
         found.append(Part(f'attention {layer}', block.attn.c_proj, slice(None)))
@@ -36,7 +37,7 @@ def parts_of(model: GPT) -> list[Part]:
 
 @contextlib.contextmanager
 def watched(modules: dict[str, nn.Module]) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """-> {name: (input, output)}, which the forward passes within it fill."""
+    """-> {name: (input, output)} of the modules, which forward passes within this context fill in"""
     seen, handles = {}, []
     for name, module in modules.items():
         def keep(_: nn.Module, inputs: tuple, output: torch.Tensor, name: str = name) -> None:
@@ -65,8 +66,8 @@ def streams(model: GPT, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def read_out(model: GPT, stream: torch.Tensor) -> torch.Tensor:
-    """The logits (..., V, T, B) that the head gives for a residual stream (..., C, T, B): of the last stage
-    the model's own, of an earlier one the logit lens (nostalgebraist 2020)."""
+    """The logits (..., V, T, B) that the head gives for a residual stream (..., C, T, B). After the last
+    stage they are the model's own, after an earlier one the logit lens (nostalgebraist 2020)."""
     return model.lm_head(model.transformer.ln_f(stream))
 
 
@@ -88,8 +89,8 @@ def attention_weights(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def mean_inputs(model: GPT, parts: list[Part], tokens: torch.Tensor, real: torch.Tensor
                 ) -> dict[str, torch.Tensor]:
-    """What each part is on average at each position: the input of its linear layer over windows (T, B), of
-    which only the tokens count that are `real` (T, B). -> {name: (features, T)}"""
+    """The mean input of each part's linear layer at each position, over windows (T, B). Only tokens that are
+    `real` (T, B) count. -> {name: (features, T)}"""
     with watched({part.name: part.linear for part in parts}) as seen:
         model(tokens)
     weight = real / real.sum(-1, keepdim=True).clamp(min=1)    # (T, B)
@@ -98,8 +99,8 @@ def mean_inputs(model: GPT, parts: list[Part], tokens: torch.Tensor, real: torch
 
 @contextlib.contextmanager
 def replaced(part: Part, inputs: torch.Tensor) -> Iterator[None]:
-    """Within it a part says the same whatever the window: `inputs` (features, T) to its linear layer. Windows
-    longer than these T go on with the last of them."""
+    """Within this context a part's linear layer gets the same `inputs` (features, T) for every window. In
+    longer windows the positions from T on get the last of them."""
     def replace(_: nn.Module, given: tuple) -> torch.Tensor:
         x = given[0].clone()    # (..., features, T, B)
         position = torch.arange(x.shape[-2]).clamp(max=inputs.shape[-1] - 1)

@@ -58,8 +58,8 @@ def num_lines(text: str) -> int:
 def zipf(num: int, exponent: float, total: int) -> list[int]:
     """How often each of `num` ranks occurs among about `total` lines, in proportion to rank**-exponent.
 
-    Each count is total * share, rounded to the nearest whole number (a half to the even one), and at least 1:
-    the counts add up to `total` only nearly.
+    Each count is total * share, rounded to the nearest whole number (a half to the even one), and at least 1.
+    So the counts add up to `total` only approximately.
     """
     weights = [rank**-exponent for rank in range(1, num + 1)]
     whole = sum(weights)
@@ -67,20 +67,20 @@ def zipf(num: int, exponent: float, total: int) -> list[int]:
 
 
 def skew(task: Task, exponent: float, total: int, seed: int) -> Task:
-    """The task with repeats: those of `zipf`, dealt at random to the prompts that are not held out."""
+    """The task with the repeats of `zipf`, assigned at random to the prompts that are not held out."""
     seen = task.groups().get(task.seen_group, range(len(task.prompts)))
     counts = zipf(len(seen), exponent, total)
-    # A stream of its own for each task: the facts have the same frequencies with and without arithmetic.
+    # Each task has its own stream, so that facts have the same frequencies with and without arithmetic.
     random.Random(f'{seed} {task.name}').shuffle(counts)
     repeats = dict(zip(seen, counts))
     return type(task)(**task.describe(), repeats=[repeats.get(i, 0) for i in range(len(task.prompts))])
 
 
 def deal(task: Arithmetic, seed: int) -> Arithmetic:
-    """Arithmetic whose results are dealt out to its questions at random: a table without a rule.
+    """Arithmetic whose results are dealt to its questions at random: a table without a rule.
 
-    The results that are trained on stay the same, each as often as before; only which question has which
-    changes. A held-out question is dealt one of them too: nothing that is trained on says which.
+    The trained results stay the same, each as often as before; only their questions change. A held-out
+    question is dealt one of these results too, and no training line says which.
     """
     seen = task.groups()['seen']
     results = [task.results[i] for i in seen]
@@ -92,9 +92,9 @@ def deal(task: Arithmetic, seed: int) -> Arithmetic:
 
 def prepare_dataset(name: str, out_dir: str | Path | None = None, **options: object) -> Path:
     """Run data/NAME/prepare.py with its options, such as `heldout='3,8'`. -> the folder with the dataset,
-    by default data/NAME; the setting `dataset` of a training takes it.
+    by default data/NAME, as a value for the setting `dataset` of a training.
 
-    Raises `UserError`, with the line that the script would print.
+    Raises `UserError` with the line that the script would print.
     """
     script = ROOT / 'data' / name / 'prepare.py'
     if not script.is_file():
@@ -110,7 +110,7 @@ def prepare_dataset(name: str, out_dir: str | Path | None = None, **options: obj
 
 
 def prepare(script: str, doc: str, kinds: Sequence[str], skewed: bool = False) -> None:
-    """Prepare the dataset of `script` with the tasks named in `kinds` ('math', 'facts'), by its command line.
+    """Prepare the dataset of `script` from its command line, with the tasks in `kinds` ('math', 'facts').
 
     skewed: lines repeat, as often as `zipf` says.
     """
@@ -119,8 +119,8 @@ def prepare(script: str, doc: str, kinds: Sequence[str], skewed: bool = False) -
         parser.add_argument('--heldout', type=pairs, default=((5, 7),), metavar='A,B[;A,B...]',
                             help='pairs of operands that are never trained on, or none (default: 5,7)')
         parser.add_argument('--answers', choices=('right', 'shuffled'), default='right',
-                            help='shuffled deals the results out to the questions at random, once, and asks '
-                                 'for what was dealt (default: right)')
+                            help='shuffled: deal the results out to the questions at random, once; these '
+                                 'then count as right (default: right)')
         parser.add_argument('--max_operand', type=int, default=9,
                             help='largest operand, up to 99 (default: 9)')
     if skewed:
@@ -128,17 +128,17 @@ def prepare(script: str, doc: str, kinds: Sequence[str], skewed: bool = False) -
                             help='rank r is repeated in proportion to r**-EXPONENT; 0 repeats all alike '
                                  '(default: 1.0)')
         parser.add_argument('--repeats', type=num_lines, default=500,
-                            help='lines of facts, about: each fact has at least one (default: 500)')
+                            help='about how many lines of facts; each fact has at least one (default: 500)')
         if 'math' in kinds:
             parser.add_argument('--math_repeats', type=num_lines, default=1000,
-                                help='lines of arithmetic, about: each expression that is not held out has '
-                                     'at least one (default: 1000)')
+                                help='about how many lines of arithmetic; each expression that is not '
+                                     'held out has at least one (default: 1000)')
     if len(kinds) > 1:
         parser.add_argument('--order', choices=('blocks', 'mixed'), default='mixed' if skewed else 'blocks',
                             help='blocks: all arithmetic, then all facts, each in the order that it has '
                                  'alone; mixed: all lines shuffled together (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=1337,
-                        help='of the order of lines, and of all that is drawn (default: 1337)')
+                        help='seed of the order of lines and of all random draws (default: 1337)')
     add_out_dir(parser, script)
     args = parser.parse_args()
     tasks = [Arithmetic(args.max_operand, args.heldout) if kind == 'math' else TASKS[kind]()
@@ -168,7 +168,7 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def prepare_strings(script: str, doc: str) -> None:
-    """Prepare random strings by the command line of `script`."""
+    """Prepare random strings from the command line of `script`."""
     parser = Parser(doc)
     parser.add_argument('--num', type=whole_number(2, MAX_LINES), default=128, help='strings (default: 128)')
     parser.add_argument('--length', type=whole_number(2, 1000), default=16,
@@ -214,7 +214,7 @@ def shuffled(lines: list[str], seed: int) -> list[str]:
 
 
 def write_dataset(folder: str | Path, tasks: list[Task], seed: int, order: str = 'blocks') -> None:
-    """Shuffle the tasks' lines once, each task's by themselves or (order='mixed') all together; write them.
+    """Shuffle the lines once, each task's separately or (order='mixed') all together, and write them.
 
     Prints the counts.
     """
@@ -236,7 +236,8 @@ def write_lines(folder: str | Path, lines: list[str], characters: str, **about: 
     """Write lines, in this order, as train.txt, val.txt, train.bin, val.bin and meta.pkl. characters: of the
     vocabulary. about: more keys of meta.pkl.
 
-    Validation data are the training data, by design: the question is what is recalled and what is held out.
+    The validation data are the training data, by design: models are tested on recall and on held-out
+    questions.
     """
     text = ''.join(lines)
     codec = Codec.of_text(characters)
@@ -252,7 +253,7 @@ def write_lines(folder: str | Path, lines: list[str], characters: str, **about: 
 
 
 def print_counts(task: Task) -> None:
-    """What is special about a task's lines: repeats, results that were dealt, what is held out."""
+    """Print what is special about a task's lines: repeats, results dealt at random, held-out questions."""
     if task.repeats:
         count, prompt = max(zip(task.repeats, task.prompts))
         print(f'{task.name}: {sum(task.repeats)} lines, {count} of them {prompt.strip()}')

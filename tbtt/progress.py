@@ -1,5 +1,5 @@
-"""What a run tells while it trains: a bar on a terminal, plain lines elsewhere, logs (loggers.py), whoever
-trains it from Python; and what stops it from outside."""
+"""Reports on a run while it trains (a bar on a terminal, plain lines elsewhere, logs, a Python callback), and
+notices signals that stop it."""
 import contextlib
 import signal
 import sys
@@ -19,13 +19,13 @@ from tbtt.results import counted_groups, group_label, heldout_groups
 from tbtt.seed_folder import SeedFolder
 from tbtt.startup import is_our_script
 
-SLOW = 2.0    # seconds without a word after which one is due
+SLOW = 2.0    # seconds that a job may take before a line says so
 BAR = '{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]'
-REFRESH = 0.1    # seconds between two looks at the loss for the bar
+REFRESH = 0.1    # seconds between two updates of the loss on the bar
 
 
 def scores_line(rows: list[dict]) -> str:
-    """One evaluation in words, the seeds taken together: `addition 98.0%  held-out 23/40 (2 of 4)  ...`"""
+    """One evaluation in words, all seeds together: `addition 98.0%  held-out 23/40 (2 of 4)  ...`"""
     parts = []
     for group in counted_groups():
         if f'{group}_total' in rows[0]:
@@ -43,41 +43,42 @@ def scores_line(rows: list[dict]) -> str:
 
 
 def last_loss(losses: torch.Tensor) -> float:
-    """The mean of the last of some steps, losses (steps, R); seeds that diverged left out."""
+    """The mean loss of the last step, over the seeds without a NaN. losses: (steps, R)"""
     return losses[-1].nanmean().item()
 
 
-Callback = Callable[[int, list[dict]], None]    # an evaluation: (iteration, a row a seed)
+Callback = Callable[[int, list[dict]], None]    # gets an evaluation: (iteration, one row per seed)
 
 
 class Reporter:
-    """Tells how a run is going, in the order in which it went: a step's loss once it is computed (a GPU may
-    be behind the host), an evaluation once it is on the disk. No step waits for a line. quiet: says only what
-    has to be said. callback: is told every evaluation that this process wrote, each row with its `seed`.
+    """Reports how a run is going, in order: the loss of a step once it is computed (a GPU may be behind the
+    host), an evaluation once it is on the disk. No step waits for a line. quiet: print only what is
+    necessary. callback: is called with every evaluation that this process wrote, each row with its `seed`.
 
-    signal: the first SIGINT or SIGTERM that came, for the loop to end after its step; a second one ends the
-    process, or in another program than our scripts does what it did before.
+    signal: the SIGINT or SIGTERM received, else 0; the training loop then ends after its step. The same
+    signal once more ends the process; in another program than our scripts it does what it did before.
     """
 
     def __init__(self, config: Config, quiet: bool = False, callback: Callback | None = None) -> None:
         self.config, self.quiet, self.callback, self.signal = config, quiet, callback, 0
         self.logs = Logs(config, self.say)
-        self.waiting, self.behind = deque(), False    # (can it be told?, tell it); is the device behind?
+        self.waiting, self.behind = deque(), False    # (is it ready?, report it); may the device lag?
         self.handlers, self.bar = {}, None
-        self.looked, self.scores = 0.0, ''    # when the bar last showed a loss; the last scores there
+        self.looked, self.scores = 0.0, ''    # when the bar last showed a loss; its scores
 
     def __enter__(self) -> 'Reporter':
         return self
 
     def remember(self, number: int, frame: object) -> None:
-        """As a signal handler: keep the number; the same signal once more is not for us."""
+        """A signal handler: keep the number, and handle a signal of this kind only once."""
         self.signal = number
         signal.signal(number, signal.SIG_DFL if is_our_script() else self.handlers[number])
 
     def start(self, iteration: int, line: str) -> None:
-        """Training begins, or goes on with other seeds."""
+        """Training begins, or goes on with other seeds. The first call sets the bar and the signal
+        handlers."""
         if self.bar is None:
-            if threading.current_thread() is threading.main_thread():    # no other one may
+            if threading.current_thread() is threading.main_thread():    # only this one may
                 for number in (signal.SIGINT, signal.SIGTERM):
                     self.handlers[number] = signal.signal(number, self.remember)
             self.bar = tqdm(total=self.config.max_iters, unit='it', dynamic_ncols=True, bar_format=BAR,
@@ -88,7 +89,7 @@ class Reporter:
 
     @contextlib.contextmanager
     def if_slow(self, line: str) -> Iterator[None]:
-        """Say a line where what is done under it takes long."""
+        """Print a line if the work within this context takes longer than `SLOW`."""
         timer = threading.Timer(SLOW, self.tell, [line])
         timer.start()
         try:
@@ -97,8 +98,8 @@ class Reporter:
             timer.cancel()
 
     def step(self, iteration: int, losses: torch.Tensor) -> None:
-        """iteration: steps done; losses: (steps, R) of those since the last call, perhaps still being
-        computed."""
+        """Report steps. iteration: steps done so far; losses: (steps, R) since the last call, perhaps still
+        being computed."""
         self.behind = losses.device.type != 'cpu'
         self.bar.update(len(losses))
         if self.bar.disable:
@@ -109,14 +110,14 @@ class Reporter:
         self.catch_up()
 
     def plain_line(self, iteration: int, losses: torch.Tensor) -> None:
-        """Every `log_interval` iterations, a line."""
+        """Report a line with the loss every `log_interval` iterations."""
         interval = self.config.log_interval
         if iteration // interval > (iteration - len(losses)) // interval:
             self.waiting.append((lambda: not self.behind or len(self.waiting) > 1,
                                  lambda: self.tell(f'iter {iteration:6d}: loss {last_loss(losses):.4f}')))
 
     def evaluation(self, iteration: int, rows: list[dict], written: Future | None) -> None:
-        """An evaluation, to be told once it is `written`; None in a process that writes nothing and tells
+        """Report an evaluation once it is `written`, which is None in a process that writes and reports
         nothing."""
         if written is not None:
             self.waiting.append((lambda: written.done() and not written.exception(),
@@ -125,7 +126,8 @@ class Reporter:
 
     def tell_evaluation(self, iteration: int, rows: list[dict], written: list[tuple[SeedFolder, dict]]
                         ) -> None:
-        """Print an evaluation, show its scores beside the bar, and hand on the rows that were written."""
+        """Print an evaluation, show its scores beside the bar, and pass the written rows to logs and
+        callback."""
         self.tell(f'iter {iteration:6d}: {scores_line(rows)}')
         self.scores = ''
         if 'combined_acc' in rows[0]:
@@ -135,22 +137,22 @@ class Reporter:
             self.scores += f', held-out {right}/{total}'
         self.logs.add(written)
         if self.callback:
-            callback, self.callback = self.callback, None    # one that raises is not called again
+            callback, self.callback = self.callback, None    # a callback that raises is not called again
             callback(iteration, [{'seed': seed.seed, **row} for seed, row in written])
             self.callback = callback
 
     def catch_up(self) -> None:
-        """Tell what can be told by now."""
+        """Report what is ready by now."""
         while self.waiting and self.waiting[0][0]():
             self.waiting.popleft()[1]()
 
     def tell(self, line: str) -> None:
-        """Print a line above the bar."""
+        """Print a line above the bar, unless quiet."""
         if not self.quiet:
             self.say(line)
 
     def say(self, line: str) -> None:
-        """Print a line above the bar, even where this is quiet."""
+        """Print a line above the bar, even if quiet."""
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""What a result was made by: the hardware, the versions, the commit and the command."""
+"""Records how a result was made: the hardware, the versions, the commit and the command."""
 import platform
 import shutil
 import subprocess
@@ -19,10 +19,10 @@ def provenance(device: torch.device) -> dict:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit of this project's own repository, with `-dirty` behind it where files were changed; None
-    without one.
+    """The commit of this project's own repository, with `-dirty` appended if files were changed; None if
+    there is no such repository.
 
-    An unpacked archive may lie within another repository, whose commit says nothing of this project.
+    An unpacked archive may lie inside another repository, whose commit says nothing about this project.
     """
     top = git(root, 'rev-parse', '--show-toplevel')
     if not top or Path(top).resolve() != root.resolve():
@@ -31,10 +31,10 @@ def commit(root: Path = ROOT) -> str | None:
 
 
 def git(root: Path, *args: str) -> str | None:
-    """What a git command prints, None where it fails or there is no git."""
+    """The output of a git command; None if it fails or git is missing."""
     if shutil.which('git') is None:
         return None
-    # The code that is running lies there: whoever owns the folder, git may look into it.
+    # The running code is from this folder, so git may read it even if another user owns it.
     done = subprocess.run(['git', '-c', f'safe.directory={root}', '-C', root, *args], capture_output=True,
                           text=True)
     return done.stdout.strip() or None

@@ -1,5 +1,5 @@
-"""R seeds of one model as one: every parameter carries a leading axis R, and the model's forward broadcasts
-over it."""
+"""R seeds of one model computed as one: every parameter has a leading axis R, and the model's forward pass
+broadcasts over it."""
 from collections.abc import Iterable
 
 import torch
@@ -14,7 +14,7 @@ class Replicas:
     """The parameters of R models of one shape, float32, in one buffer `flat` of shape (R, parameters of one
     model).
 
-    `params` are views of it by name, (R, *shape): an optimizer's step over the buffer is a step of all.
+    `named` gives views of it by name, (R, *shape). An optimizer step on the buffer is a step of all models.
     """
 
     def __init__(self, models: list[GPT], device: torch.device | str = 'cpu') -> None:

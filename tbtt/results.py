@@ -1,12 +1,12 @@
-"""results.csv: what an evaluation found, one row each; the best row; the seeds of a run.
+"""Reads and writes results.csv, which has one row per evaluation; finds the best row and the seeds of a run.
 
-The columns are those of the tasks (`tbtt/tasks.py`). What does not apply to a run (facts in an arithmetic
-run) is blank. `add_*` and `sub_*` count all pairs of operands, the held-out ones included. `*_acc` are
-percent. `*_prob` are means over prompts of the exact probability of the right answer (teacher-forced,
-temperature 1). `heldout_answered` of `heldout_questions` are questions: each is asked several times, and
-answered where enough of its answers are right. `order_learned` is the share of the order of the lines that
-the loss shows (`tbtt/order.py`; below 0 where the lines are not known yet), `other_order_loss` the loss on
-the same lines in another order.
+The columns follow from the tasks (`tbtt/tasks.py`). Columns that do not apply to a run (facts in an
+arithmetic run) are blank. `add_*` and `sub_*` count all pairs of operands, including held-out pairs. `*_acc`
+are percent. `*_prob` are means over prompts of the exact probability of the right answer (teacher-forced,
+temperature 1). `heldout_answered` of `heldout_questions` counts questions: each question is asked several
+times, and it is answered if enough of its answers are right. `order_learned` is the share of the order of the
+lines that the model has learned, computed from the loss (`tbtt/order.py`; below 0 as long as the lines are
+not known). `other_order_loss` is the loss on the same lines in another order.
 """
 import csv
 import functools
@@ -24,19 +24,19 @@ from tbtt.config import MOST_STEPS
 from tbtt.layout import RESULTS, seed_folders
 from tbtt.tasks import TASKS, Task
 
-if TYPE_CHECKING:    # only those who ask for a table need it
+if TYPE_CHECKING:    # needed only for a table
     import pandas
 
-NUM_SAMPLES, ENOUGH = 10, 6    # times that a question is asked (as in the paper), right ones that answer it
-# What the paper's own files have too; the later columns may be absent.
+NUM_SAMPLES, ENOUGH = 10, 6    # samples per question (as in the paper), and right ones to answer it
+# The columns that the paper's own files have too; the other columns may be absent.
 NEEDED_RESULTS = ('iter', 'add_correct', 'add_total', 'sub_correct', 'sub_total', 'facts_correct',
                   'facts_total', 'train_loss', 'val_loss')
 ORDER_COLUMNS = ('order_learned', 'other_order_loss')
 INFO = {'seed': int, 'num_params': int, 'iter_num': int, 'finished': bool, 'diverged': int,
-        'seconds': int | float, 'config': dict}    # of run.json, where it has them
-MEND = 'mend the line or train the run anew'
+        'seconds': int | float, 'config': dict}    # types of keys of run.json, if it has them
+MEND = 'correct the line, or train the run again'
 
-Results = dict[str, np.ndarray]    # column -> (T,) float64, one number an evaluation, NaN where blank
+Results = dict[str, np.ndarray]    # {column: (T,) float64}, one number per evaluation, NaN if blank
 
 
 def result_columns() -> list[str]:
@@ -58,22 +58,22 @@ def heldout_groups() -> list[str]:
 
 
 def scores() -> dict[str, tuple[str, ...]]:
-    """score -> the groups that make it up: one score a task, and `combined`, of all questions."""
+    """{score: the groups that it counts}: one score per task, and `combined` of all questions."""
     parts = {name: task.scored for name, task in TASKS.items()}
     return {**parts, 'combined': tuple(group for groups in parts.values() for group in groups)}
 
 
 def group_label(group: str) -> str:
-    """What figures and tables call a group of questions."""
+    """The name of a group of questions in figures and tables."""
     return next(task.labels[group] for task in TASKS.values() if group in task.labels)
 
 
 def read_results(path: str | Path) -> Results:
-    """A results.csv, ours or the paper's.
+    """Read a results.csv, ours or the paper's.
 
     The keys are `result_columns()` and an accuracy of every group (`add_acc`, `heldout_acc`, ...). All
-    accuracies are percent, computed from the counts. Where a file has no `heldout_answered`, it is filled in
-    as far as the counts leave no doubt (`answered_bounds`). Raises `UserError` that names the file and the
+    accuracies are percent, computed from the counts. If a file has no `heldout_answered`, it is filled in
+    where the counts leave no doubt (`answered_bounds`). Raises `UserError` that names the file and the
     line.
     """
     header, lines = read_lines(path)
@@ -101,8 +101,9 @@ def read_results(path: str | Path) -> Results:
 
 def read_lines(path: str | Path, mend: str = 'train the run first or name another folder'
                ) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header's names, and (line number, cells) of each line that is not blank; `UserError` if there are
-    none, and where there is no such file with what to do (`mend`)."""
+    """The names in the header, and (line number, cells) of each further line that is not blank. Raises
+    `UserError` if there are none, or if the file cannot be read, is no CSV text or is cut off. mend: what to
+    do, for the message."""
     try:
         text = Path(path).read_text(encoding='utf-8-sig')
         reader = csv.reader(io.StringIO(text), strict=True)
@@ -111,7 +112,7 @@ def read_lines(path: str | Path, mend: str = 'train the run first or name anothe
         raise UserError(f'{path}: {error.strerror}: {mend}') from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path}: line 1: this is no CSV text: {mend}') from error
-    # Its last number may lack digits.
+    # Without the last newline, the last number may lack digits.
     if lines and not text.endswith('\n') and len(lines[-1][1]) == len(lines[0][1]):
         raise UserError(f'{path}: line {reader.line_num} is cut off: complete or delete it')
     if len(lines) < 2:
@@ -121,7 +122,7 @@ def read_lines(path: str | Path, mend: str = 'train the run first or name anothe
 
 
 def parse_number(text: str, where: str) -> float:
-    """The float that `text` spells."""
+    """The number in a text. Raises `UserError` if there is none. where: file and line, for the message."""
     try:
         return float(text)
     except ValueError:
@@ -151,7 +152,7 @@ def percent_right(counts: Mapping, groups: Iterable[str]) -> float | np.ndarray:
 
 
 def seen_percent(results: Results, task: type[Task]) -> np.ndarray:
-    """Percent right of a task's questions that were trained on, one number an evaluation."""
+    """Percent right of a task's questions that were trained on, one number per evaluation."""
     def count(what: str) -> np.ndarray:
         heldout = np.nan_to_num(results[f'{task.heldout_group}_{what}']) if task.heldout_group else 0
         return sum(results[f'{group}_{what}'] for group in task.scored) - heldout
@@ -170,21 +171,22 @@ def score_columns(counts: Mapping) -> dict:
 
 
 def answered_bounds(correct: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many questions can be answered where `correct` of `total` answers are right: at least, at most.
+    """The smallest and the largest possible number of answered questions if `correct` of `total` answers are
+    right.
 
-    Each question is asked NUM_SAMPLES times and answered from ENOUGH right answers on. 40 of 40 are 4 of 4
-    questions, 3 of 40 are none, but 10 of 40 may be one question or none.
+    Each question is asked NUM_SAMPLES times, and it is answered if at least ENOUGH answers are right. 40 of
+    40 mean 4 of 4 questions, 3 of 40 mean none, but 10 of 40 may mean one question or none.
     """
     questions = total // NUM_SAMPLES
-    # Right answers beyond those that questions can have and still not be answered.
+    # Right answers above ENOUGH - 1 per question: with no more than that, no question has to be answered.
     spare = correct - (ENOUGH - 1) * questions
     least = np.ceil(np.clip(spare, 0, None) / (NUM_SAMPLES - ENOUGH + 1))
     return least, np.minimum(correct // ENOUGH, questions)
 
 
 def answered_text(correct: float, total: float, answered: float = np.nan) -> str:
-    """How many questions are answered, in words: `3 of 4`; `2 to 4 of 4` where only the counts are known and
-    leave that open; nothing where nothing was asked."""
+    """How many questions are answered, in words: `3 of 4`; `2 to 4 of 4` if only the counts are known and
+    leave it open; '' if nothing was asked, or `total` is not a multiple of NUM_SAMPLES."""
     if not total > 0 or total % NUM_SAMPLES:
         return ''
     least, most = (answered, answered) if answered == answered else answered_bounds(np.array(correct),
@@ -194,21 +196,22 @@ def answered_text(correct: float, total: float, answered: float = np.nan) -> str
 
 
 def fill_answered(results: Results, group: str) -> None:
-    """Where a row lacks the number of answered questions, put what its counts say, if they leave no doubt."""
+    """Fill in the number of answered questions where a row lacks it and its counts leave no doubt."""
     correct, total, answered, questions = (results[f'{group}_{what}']
                                            for what in ('correct', 'total', 'answered', 'questions'))
     blank = np.isnan(questions) & (total % NUM_SAMPLES == 0)
     questions[blank] = total[blank] // NUM_SAMPLES
-    with np.errstate(invalid='ignore'):    # blanks, and whatever number a damaged file names
+    with np.errstate(invalid='ignore'):    # blanks, and any number of a damaged file
         least, most = answered_bounds(correct, total)
     sure = blank & (least == most)
     answered[sure] = least[sure]
 
 
 def format_results(rows: Iterable[Mapping]) -> str:
-    """The CSV text of rows, {column: number} each; None or absent is blank, floats read back exactly.
+    """The CSV text of rows, {column: number} each. A column that is None or absent is blank. Floats can be
+    read back exactly.
 
-    Keys that are no columns are left out.
+    Keys that are not columns are left out.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, result_columns(), extrasaction='ignore', lineterminator='\n')
@@ -218,8 +221,8 @@ def format_results(rows: Iterable[Mapping]) -> str:
 
 
 def append_row(text: str, row: Mapping) -> str:
-    """The text of a results.csv with a row more. One with other columns than ours, of an older version or of
-    the paper, gets ours first; those that it lacks are blank."""
+    """The text of a results.csv with one more row. If it has other columns than ours, because it is from an
+    older version or from the paper, it first gets our columns; the columns that it lacks are blank."""
     columns = result_columns()
     reader = csv.DictReader(io.StringIO(text.removeprefix('\ufeff')), skipinitialspace=True)
     if [name.strip() for name in reader.fieldnames or []] != columns:
@@ -239,8 +242,8 @@ def format_number(value: float | None) -> str:
 
 
 def best_row(results: Results, score: str) -> int:
-    """The first row with the highest `score` (of `scores`), whose checkpoint was kept. ValueError if there is
-    none."""
+    """The first row with the highest `score` (of `scores`); the best checkpoint is from this row. Raises
+    ValueError if there is none."""
     return int(np.nanargmax(results[f'{score}_acc']))
 
 
@@ -250,7 +253,7 @@ def last_row(results: Results) -> int:
 
 
 def find_seeds(folder: str | Path) -> list[Path]:
-    """The folders of one seed each with a results.csv: the folder itself, or those `seed_*` below it in
+    """The folders of seeds that have a results.csv: the folder itself, or the `seed_*` folders below it, in
     order."""
     folder = Path(folder)
     if (folder / RESULTS).exists():
@@ -259,7 +262,7 @@ def find_seeds(folder: str | Path) -> list[Path]:
 
 
 def seeds_in(folder: str | Path) -> list[Path]:
-    """As `find_seeds`. Raises `UserError` where there is none."""
+    """As `find_seeds`. Raises `UserError` if there is none."""
     found = find_seeds(folder)
     if not found:
         raise UserError(f'no results.csv in {folder} or in a seed_* folder below it: train it, or name '
@@ -269,12 +272,12 @@ def seeds_in(folder: str | Path) -> list[Path]:
 
 def read_seeds(folders: Sequence[Path]) -> list[Results]:
     """The results of seeds, from the folders that `find_seeds` gives."""
-    return [read_results(folder / 'results.csv') for folder in folders]
+    return [read_results(folder / RESULTS) for folder in folders]
 
 
 def stack_seeds(seeds: Sequence[Results]) -> Results:
-    """Several seeds' results as {column: (R, T) array} over the T iterations that any of them has, NaN where
-    a seed has none (it diverged before, or is not there yet); `iter` is (T,)."""
+    """The results of R seeds as {column: (R, T) array} over the T iterations that any of them has. NaN where
+    a seed has no such evaluation (it diverged earlier, or has not come so far); `iter` is (T,)."""
     iterations = functools.reduce(np.union1d, [seed['iter'] for seed in seeds])
     stacked = {column: np.full((len(seeds), len(iterations)), np.nan) for column in seeds[0]}
     for row, seed in enumerate(seeds):
@@ -284,7 +287,7 @@ def stack_seeds(seeds: Sequence[Results]) -> Results:
 
 
 def read_info(folder: str | Path, name: str = 'run.json') -> dict:
-    """What run.json says made a run; {} where there is none."""
+    """The content of run.json, which says how a run was made; {} if there is none."""
     path = Path(folder) / name
     try:
         info = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
@@ -300,10 +303,10 @@ def read_info(folder: str | Path, name: str = 'run.json') -> dict:
 
 
 class RunResults(dict):
-    """What the evaluations of a run found, {column: array}: (T,) for one seed, and for several (R, T), a row
-    a seed, NaN where a seed has no number; `iter` is (T,). The columns are those of `read_results`.
+    """The results of a run, {column: array}. Arrays are (T,) for one seed and (R, T) for several, one row per
+    seed, NaN where a seed has no number; `iter` is (T,). The columns are those of `read_results`.
 
-    seeds: their numbers. info: what run.json says of each, a list of dicts.
+    seeds: the numbers of the seeds. info: the content of run.json of each seed, a list of dicts.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -313,8 +316,8 @@ class RunResults(dict):
         self.seeds = [info.get('seed') for info in self.info]
 
     def to_pandas(self) -> 'pandas.DataFrame':
-        """A table with a row for each evaluation of each seed, and the seed in the column `seed`. Columns in
-        which there is no number at all are left out. Raises `UserError` where pandas is missing."""
+        """A table with a row for each evaluation of each seed, and the seed in the column `seed`. Columns
+        without any number are left out. Raises `UserError` if pandas is missing."""
         frame = study_package('pandas').DataFrame
         shape = len(self.seeds), len(self['iter'])
         long = {'seed': np.repeat(self.seeds, shape[1]), 'iter': np.tile(self['iter'].astype(int), shape[0])}
@@ -323,7 +326,7 @@ class RunResults(dict):
 
 
 def load_results(path: str | Path) -> RunResults:
-    """The results of a run's folder, of one seed or of many, or those beside a file in it.
+    """The results of a run, of one seed or of several. path: the run's folder, or a file in it.
 
     Raises `UserError` where there are none.
     """

@@ -1,5 +1,4 @@
-"""Random numbers that are functions of what they are for: (seed, iteration, position), not of what was drawn
-before.
+"""Random numbers that depend only on what they are for (seed, iteration, position), not on earlier draws.
 
 A counter-based generator (the 64-bit finaliser of SplitMix64, Steele et al. 2014, chained over the keys) in
 integer arithmetic: the same numbers on every device, in any order, for one replica or a hundred.
@@ -8,7 +7,7 @@ import torch
 
 
 def signed(constant: int) -> int:
-    """An unsigned 64-bit constant as the int64 with its bits: torch has no arithmetic on uint64."""
+    """An unsigned 64-bit constant as the int64 with the same bits: torch has no arithmetic on uint64."""
     return constant - 2**64 if constant >= 2**63 else constant
 
 
@@ -21,14 +20,14 @@ def shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def mix(x: torch.Tensor) -> torch.Tensor:
-    """SplitMix64's finaliser of each element, int64: one changed bit changes about half of them."""
+    """SplitMix64's finaliser of each int64 element: if one bit changes, about half of all bits change."""
     x = (x ^ shifted(x, 30)) * MIX_1
     x = (x ^ shifted(x, 27)) * MIX_2
     return x ^ shifted(x, 31)
 
 
 def chain(*keys: torch.Tensor | int) -> torch.Tensor:
-    """Integer tensors (or integers) that broadcast -> int64 tensor of 64 bits that each of them changed."""
+    """Integer tensors (or integers) that broadcast -> int64 tensor of 64 bits that depend on all of them."""
     state = torch.tensor(0)
     for key in keys:
         state = mix(state + torch.as_tensor(key) * GOLDEN + GOLDEN)

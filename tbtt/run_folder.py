@@ -1,6 +1,6 @@
-"""A run's folder while seeds are trained in it: who may write there, which seeds are left, what is written.
+"""A run's folder during training: who may write there, which seeds are left to train, and what is written.
 
-Each seed has a folder of its own (seed_folder.py), locked by the process that trains it.
+Each seed has its own folder (seed_folder.py), which the process that trains the seed locks.
 """
 import contextlib
 import dataclasses
@@ -26,11 +26,11 @@ from tbtt.results import read_info
 from tbtt.resume import describe_loss
 from tbtt.seed_folder import FILES, MAY_DIFFER, SeedFolder, begun, finished, is_ours, same
 
-SPARE_FILES = 100    # that may be open beside the locks
+SPARE_FILES = 100    # files that may be open besides the locks
 
 
 class Busy(UserError):
-    """Another process has what is asked for: to wait and try again will help."""
+    """Another process uses the folder: waiting and trying again will help."""
     status = 75    # EX_TEMPFAIL of sysexits.h
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +40,7 @@ class Busy(UserError):
 # Locks.
 
 def is_taken(folder: Path) -> bool:
-    """Has another process locked this folder? Makes nothing."""
+    """Has another process locked this folder? Creates nothing."""
     if not (folder / LOCK).exists():
         return False
     lock = filelock.FileLock(folder / LOCK)
@@ -53,13 +53,13 @@ def is_taken(folder: Path) -> bool:
 
 
 class Locks:
-    """The folders that this process has locked, and what it made to lock them."""
+    """The folders that this process has locked, and what it created to lock them."""
 
     def __init__(self) -> None:
         self.held, self.made = {}, []    # {folder: its lock}; paths
 
     def take(self, folder: Path) -> None:
-        """Lock a folder, made where it is not there. Raises `Busy` where another process has it."""
+        """Lock a folder, and create it if it is missing. Raises `Busy` if another process has locked it."""
         for path in reversed([folder, *folder.parents]):
             if not path.exists():
                 path.mkdir(exist_ok=True)
@@ -74,23 +74,23 @@ class Locks:
             self.made.append(folder / LOCK)
 
     def keep(self) -> None:
-        """What was made for the locks stays, for it is used."""
+        """Keep what was created for the locks, because it is used from now on."""
         for path in self.made:
-            flush_folder(path.parent)    # the names of new folders, as what is in them
+            flush_folder(path.parent)    # new names must reach the disk too
         self.made = []
 
     def release(self) -> None:
-        """Give all back, as if it had never been taken."""
+        """Release all locks, and remove what was created for them, unless `keep` was called."""
         for path in reversed(self.made):
-            with contextlib.suppress(OSError):    # somebody else has put something there
+            with contextlib.suppress(OSError):    # another program has put something there
                 path.rmdir() if path.is_dir() else path.unlink()
         for lock in self.held.values():
-            lock.release()    # the file of one that was used stays
+            lock.release()    # the file of a used lock stays
         self.held, self.made = {}, []
 
 
 def check_open_files(num_seeds: int) -> None:
-    """Raise `UserError` where the locks of so many seeds are more files than a process may have open."""
+    """Raise `UserError` if the locks of so many seeds need more open files than a process may have."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if 0 <= limit < num_seeds + SPARE_FILES:
         raise UserError(f'num_seeds={num_seeds}: every seed keeps a file open, and only {limit} may be open '
@@ -103,9 +103,9 @@ class RunFolder:
     """The folder of a run while this process trains seeds in it: locked against other writers, written in the
     background.
 
-    Entered, it has locked what it is going to write and read what it goes on from; nothing is changed before
-    `start`. Raises `UserError` where it holds another run and neither `init_from=resume` nor `overwrite` says
-    what to do, `Busy` where another process is at it.
+    On entry it locks what it is going to write, and reads what it resumes from. Nothing is changed before
+    `start`. Raises `UserError` if the folder holds another run and neither `init_from=resume` nor `overwrite`
+    says what to do, and `Busy` if another process uses it.
     """
 
     def __init__(self, config: Config, dataset: Dataset, ranks: Ranks | None = None,
@@ -114,16 +114,16 @@ class RunFolder:
         self.path, self.config, self.ranks, self.say = Path(config.out_dir), config, ranks or Ranks(), say
         self.resuming = config.init_from == 'resume'
         numbers = range(config.seed, config.seed + config.num_seeds)
-        self.asked = {self.path_of(seed) for seed in numbers}    # in all processes
+        self.asked = {self.path_of(seed) for seed in numbers}    # the seeds of all processes
         self.seeds = [SeedFolder(self.path_of(seed), seed, config, dataset)
                       for seed in self.ranks.shard_seeds(numbers)]
-        self.leg = self.seeds    # those that are trained now
+        self.leg = self.seeds    # the seeds that are trained now
         self.locks, self.metadata, self.started = Locks(), {}, False
         self.losses, self.snapshot, self.began = [], None, time.monotonic()
         self.writer, self.pending = ThreadPoolExecutor(max_workers=1), None
 
     def path_of(self, seed: int) -> Path:
-        """The folder of a seed: that of the run, or with several seeds one below it."""
+        """The folder of a seed: the run's folder, or with several seeds a folder below it."""
         return folder_of_seed(self.path, seed) if self.config.num_seeds > 1 else self.path
 
     # Looking and locking.
@@ -138,22 +138,22 @@ class RunFolder:
         return self
 
     def claim(self) -> None:
-        """Refuse what would harm another run, lock what is to be written, and look again."""
+        """Raise `UserError` if this would harm another run, lock what is to be written, and look again."""
         before = self.look()
         if self.ranks.writes:
             for folder in self.to_write():
                 self.locks.take(folder)
         if self.look() != before:
-            raise Busy(self.path)    # it came between the two looks, and may be gone already
+            raise Busy(self.path)    # it wrote between the two looks, and may have ended
         if not self.resuming:
             for other in seed_folders(self.path) if self.config.num_seeds == 1 else [self.path]:
-                # One seed and many, where neither has left anything yet.
+                # A run of one seed and a run of several may start at once, before either has left a file.
                 if other not in self.locks.held and is_taken(other):
                     raise Busy(other)
 
     def look(self) -> dict[Path, int]:
-        """Raise `UserError` where what is asked for cannot be. -> what is to be overwritten, {file: time of
-        last change}"""
+        """Raise `UserError` if the settings do not fit what is in the folder. -> what is to be overwritten,
+        {file: time of last change}"""
         if self.resuming:
             self.look_for_a_run()
         elif not self.config.overwrite:
@@ -167,14 +167,14 @@ class RunFolder:
         return {}
 
     def look_for_a_run(self) -> None:
-        """Raise `UserError` unless there is a run of these seeds to go on with; see which of them are
+        """Raise `UserError` unless there is a run of these seeds to resume. Note which of them are
         finished."""
         if not any(begun(path) for path in self.asked):
             several = [path.name for path in seed_folders(self.path) if begun(path)]
             if several or begun(self.path):
                 raise UserError(f'{self.path} holds {", ".join(several) or "one seed"}, not what '
                                 f'num_seeds={self.config.num_seeds} and seed={self.config.seed} ask for: '
-                                f'those cannot change under way')
+                                f'these cannot change when a run is resumed')
             raise UserError(f'no run in {self.path} to resume, for there is no checkpoint: train without '
                             f'--init_from=resume')
         for seed in self.seeds:
@@ -182,7 +182,7 @@ class RunFolder:
                 seed.skip()
 
     def look_for_others(self) -> None:
-        """Raise `UserError` unless what is there are other seeds of the same run."""
+        """Raise `UserError` if the folder holds anything else than other seeds of the same run."""
         here = [folder for folder in (self.path, *seed_folders(self.path)) if begun(folder)]
         if not all(self.is_of_this_run(folder) for folder in here):
             raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True '
@@ -197,8 +197,7 @@ class RunFolder:
             same(theirs.get(name, mine[name]), mine[name]) for name in mine.keys() - MAY_DIFFER)
 
     def others(self) -> list[Path]:
-        """The folders in which other seeds than those that are asked for have left something, no links among
-        them."""
+        """The folders, without links, in which seeds that are not asked for have left something."""
         below = [folder for folder in seed_folders(self.path) if not folder.is_symlink()]
         return [folder for folder in (self.path, *below) if folder not in self.asked and begun(folder)]
 
@@ -216,8 +215,7 @@ class RunFolder:
     # Reading.
 
     def read(self, finished: bool = False) -> None:
-        """Take up the run that is on the disk; of the seeds that are finished only where asked to. Changes
-        nothing."""
+        """Read the run that is on the disk; finished seeds only if `finished`. Changes nothing."""
         if not self.resuming:
             return
         seeds = [seed for seed in self.seeds if finished or not seed.finished]
@@ -229,7 +227,7 @@ class RunFolder:
                     self.say(note)
 
     def peek(self) -> list[list[SeedFolder]]:
-        """All seeds as they are on the disk, by iteration, without a lock and without a trace."""
+        """All seeds as they are on the disk, grouped by iteration. Takes no lock and changes nothing."""
         if self.resuming:
             self.look_for_a_run()
         self.read(finished=True)
@@ -243,10 +241,10 @@ class RunFolder:
         return [seed for seed in self.seeds if not seed.is_complete(self.config.max_iters)]
 
     def legs(self) -> Iterator[tuple[list[SeedFolder], int, int]]:
-        """Which seeds to train together next, from which iteration to which: (seeds, first, last). Those that
-        are behind come first, up to an evaluation at which others stand. Seeds that diverged go along without
-        a number: so those beside them are added up in the order, and have the dropout, that they have in a
-        run never interrupted."""
+        """Which seeds to train together next, from which iteration to which: (seeds, first, last). Seeds that
+        are behind come first, up to the first evaluation at or after the next seed ahead. Diverged seeds are
+        trained along with NaN as weights, so that the other seeds have the same order of summation and the
+        same dropout as in a run that was never interrupted."""
         max_iters, interval = self.config.max_iters, self.config.eval_interval
         if not self.going() and self.ranks.writes:
             self.prepare()
@@ -261,21 +259,22 @@ class RunFolder:
             self.keep_states()
 
     def keep_states(self) -> None:
-        """The seeds of a leg go on from where its last record found them."""
+        """Let the seeds of a leg continue from the state of its last `record`."""
         self.count_seconds()
         for r, seed in enumerate(self.leg):
             if seed.diverged is None and self.snapshot:
                 seed.checkpoint = {**self.snapshot(r), 'model_args': seed.model_args}
 
     def count_seconds(self) -> None:
-        """Add the time since this was last done to the seconds of the leg's seeds."""
+        """Add the time since the last call, or since the leg began, to the seconds of the leg's seeds."""
         now = time.monotonic()
         for seed in self.leg:
             seed.seconds += now - self.began
         self.began = now
 
     def states(self, seeds: list[SeedFolder], fresh: Callable[[int], dict]) -> dict[Path, dict]:
-        """-> {path: checkpoint} of seeds; of those that begin only now what `fresh` says of replica r"""
+        """-> {path: checkpoint} of seeds; `fresh` gives the state of replica r for a seed that has none. A
+        diverged seed gets NaN as weights."""
         states = {}
         for r, seed in enumerate(seeds):
             state = seed.checkpoint or {**fresh(r), 'model_args': seed.model_args}
@@ -285,12 +284,12 @@ class RunFolder:
         return states
 
     def has(self, iteration: int) -> bool:
-        """Is the evaluation of this iteration among the results?"""
+        """Is the evaluation of this iteration already in the results?"""
         return all(seed.last_evaluated == iteration for seed in self.leg if not seed.closed)
 
     @property
     def iteration(self) -> int:
-        """How far the last of the seeds is."""
+        """The iteration of the seed that is furthest behind."""
         return min(seed.iteration for seed in self.going() or self.seeds)
 
     def describe_end(self) -> str:
@@ -302,14 +301,14 @@ class RunFolder:
 
     @property
     def all_diverged(self) -> bool:
-        """Has each of the seeds that are trained now a loss that is not finite?"""
+        """Is the loss of all seeds that are trained now not finite?"""
         return all(seed.diverged is not None for seed in self.leg)
 
     # Writing.
 
     def start(self, **metadata: object) -> None:
-        """What made the run, for run.json. What it overwrites is removed only now, when all is ready to
-        go."""
+        """Begin to write. metadata: what made the run, for run.json. What the run overwrites is removed only
+        now, when everything is ready."""
         self.metadata = metadata
         if not self.started and self.ranks.writes:
             self.prepare()
@@ -331,7 +330,7 @@ class RunFolder:
                 seed.mark()
 
     def remove_others(self) -> None:
-        """Remove what other seeds than those that are asked for have left. Follows no link."""
+        """Remove what seeds that are not asked for have left. Links are removed, not followed."""
         for folder in self.others():
             remove_run(folder)
             remove_folder(folder)
@@ -339,7 +338,7 @@ class RunFolder:
             link.unlink()
 
     def watch(self, iteration: int, losses: torch.Tensor) -> None:
-        """Take in the losses (steps, R) of the steps up to an iteration, perhaps still being computed."""
+        """Take in the losses (steps, R) of the steps before an iteration, perhaps still being computed."""
         self.losses.append((iteration - len(losses), losses))
 
     def find_diverged(self) -> None:
@@ -353,26 +352,26 @@ class RunFolder:
         self.losses = []
 
     def healthy(self, rows: list[dict]) -> list[dict]:
-        """The rows of the seeds whose loss is finite; where there are none, all."""
+        """The rows of the seeds whose loss is finite; all rows if there are none."""
         return [row for row, seed in zip(rows, self.leg) if seed.diverged is None] or rows
 
     def record(self, iteration: int, snapshot: Callable[[int], dict],
                found: Evaluation | None = None) -> Future | None:
-        """Write the state at an iteration, and its evaluation where there is one, in the background: all
-        seeds' files change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the write
-        before it, and raises what that raised. -> done when all is on the disk, with what `write` says; None
-        in a process that writes nothing"""
+        """Write the state at an iteration, and its evaluation if there is one, in the background: the files
+        of all seeds change as one. snapshot: r -> what a checkpoint holds of replica r. Waits for the
+        previous write, and raises its error. -> a future of the result of `write`, done when all is on the
+        disk; None in a process that writes nothing"""
         if found:
             self.watch(iteration + 1, torch.tensor([[row['train_loss'] for row in found.rows]]))
         self.find_diverged()
         self.flush()
-        self.count_seconds()    # here, not in the thread that writes: it may come after the end of the leg
+        self.count_seconds()    # not in the writing thread, which may run after the end of the leg
         self.snapshot = snapshot
         seeds = []
         for r, seed in enumerate(self.leg):
             new = found is not None and seed.last_evaluated < iteration
             row, answers = (found.rows[r], found.answers[r]) if new else (None, {})
-            # A seed that diverged and has no row of it yet stays where it was: resumed, it diverges again.
+            # A diverged seed that has no row of it yet stays where it was: when resumed, it diverges again.
             if not seed.closed and (row or seed.diverged is None):
                 seed.iteration, seed.closed = iteration, seed.diverged is not None
                 seed.last_evaluated = iteration if row else seed.last_evaluated
@@ -383,16 +382,16 @@ class RunFolder:
 
     def write(self, iteration: int, snapshot: Callable[[int], dict], seeds: list[tuple]
               ) -> list[tuple[SeedFolder, dict]]:
-        """Replace the files of these seeds as one. seeds: (place among the replicas, seed, row or None,
-        answers). -> the rows that were written, (seed, row) each"""
+        """Replace the files of these seeds as one. seeds: (index among the replicas, seed, row or None,
+        answers) each. -> the rows that were written, (seed, row) each"""
         write_folders({seed.path: {ABOUT: self.describe(seed, iteration),
                                    **seed.next_files(iteration, snapshot(r), row, answers, not seed.closed)}
                        for r, seed, row, answers in seeds})
         return [(seed, row) for _, seed, row, _ in seeds if row]
 
     def describe(self, seed: SeedFolder, iteration: int) -> bytes:
-        """run.json: what made the run, how far it is, and the seconds it took so far (all seeds of a process
-        together)."""
+        """The content of run.json: what made the run, how far it is, and the seconds that it took so far (all
+        seeds of a process together)."""
         info = {'seed': seed.seed, 'tasks': list(seed.meta.get('tasks', {})), **self.metadata,
                 'iter_num': iteration, 'finished': seed.is_complete(self.config.max_iters),
                 'diverged': seed.diverged if seed.closed else None,
@@ -414,7 +413,7 @@ class RunFolder:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """What runs left in a folder; run.json last, for as long as it is there a run is."""
+    """The files that runs left in a folder. run.json is last: as long as it exists, there is a run."""
     names = [COMMIT, *reversed(FILES)]
     return [*folder.glob(f'*{TMP}'), *kept_checkpoints(folder).values(),
             *(folder / name for name in names if (folder / name).is_file())]
@@ -427,8 +426,8 @@ def remove_run(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder in which nothing is left but the lock, which this process has."""
+    """Remove a folder if nothing but the lock, which this process holds, is left in it."""
     if [path.name for path in folder.iterdir()] == [LOCK]:
         (folder / LOCK).unlink()
-        with contextlib.suppress(OSError):    # somebody else put something there
+        with contextlib.suppress(OSError):    # another program put something there
             folder.rmdir()

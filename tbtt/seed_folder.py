@@ -1,6 +1,7 @@
-"""One seed's folder: what an evaluation leaves in it, and how the seed goes on from it.
+"""One seed's folder: what an evaluation writes into it, and how the seed is resumed from it.
 
-It is whole by itself: seeds that were trained together go on alone, and those trained alone go on together.
+The folder is complete: seeds that were trained together can be resumed alone, and seeds that were trained
+alone can be resumed together.
 """
 import dataclasses
 import hashlib
@@ -19,10 +20,11 @@ from tbtt.layout import ABOUT, ANSWERS, KEPT, LATEST, RESULTS, kept_checkpoint, 
 from tbtt.results import append_row, format_results, read_info, read_results, scores
 
 BEST = {score: f'ckpt_best_{score}.pt' for score in scores()}    # math, facts, combined
-# run.json first: where another one is, it is there too. Beside them checkpoints that are kept (layout.KEPT).
+# run.json is first: if any other file exists, so does run.json. Checkpoints that are kept (layout.KEPT) are
+# not listed here.
 FILES = (ABOUT, LATEST, *BEST.values(), RESULTS, ANSWERS)
-# Settings that may change when a run goes on: they name places and the machine, or only what is printed or
-# kept.
+# Settings that may change when a run is resumed: they name places, the machine or the length of the run, or
+# only what is printed or kept.
 MAY_CHANGE = {'out_dir', 'init_from', 'overwrite', 'eval_only', 'max_iters', 'log_interval', 'dataset',
               'keep_answers', 'keep_checkpoints', 'wandb_log', 'wandb_project', 'wandb_run_name',
               'wandb_mode', 'trackio_log', 'tensorboard_log', 'device', 'dtype', 'compile'}
@@ -41,7 +43,7 @@ def begun(folder: Path) -> bool:
 
 def finished(folder: Path, config: Config) -> bool:
     """Is the run of one seed in this folder done, at `max_iters` or because its loss was no longer finite?
-    Raises `UserError` where it was made with other settings than `config`, as a resume would."""
+    Raises `UserError` if it was made with other settings than `config`, as resuming it would."""
     info = read_info(folder)
     if not info.get('finished') or (folder / COMMIT).exists():    # the other files may not be in place yet
         return False
@@ -54,19 +56,19 @@ def finished(folder: Path, config: Config) -> bool:
 
 
 def check_unchanged(recorded: dict, asked: dict, folder: Path) -> None:
-    """Raise `UserError` where settings, {name: value}, are not those that the run in `folder` was made with:
-    it names the first, and the options that bring all of them back."""
+    """Raise `UserError` if the settings `asked` differ from `recorded`, those of the run in `folder`, except
+    in `MAY_CHANGE`. The error names the first difference, and the options that undo all of them."""
     then = {name: recorded[name] for name, now in asked.items()
             if name in recorded and name not in MAY_CHANGE and not same(recorded[name], now)}
     if then:
         name = next(iter(then))
         options = ' '.join(f'--{name}={value}' for name, value in then.items())
-        raise UserError(f'{name}={asked[name]!r}, but the run in {folder} has {name}={then[name]!r}: that '
-                        f'cannot change under way, it goes on with {options}')
+        raise UserError(f'{name}={asked[name]!r}, but the run in {folder} has {name}={then[name]!r}: this '
+                        f'cannot change when a run is resumed; resume it with {options}')
 
 
 def same(one: object, other: object) -> bool:
-    """Are they equal? A tensor, which has no place among plain values, is equal to none."""
+    """Are they equal? A tensor of several numbers, which has no place among plain values, equals nothing."""
     try:
         return bool(one == other)
     except RuntimeError:
@@ -74,17 +76,17 @@ def same(one: object, other: object) -> bool:
 
 
 def digest(text: str) -> str:
-    """A text's fingerprint."""
+    """The fingerprint of a text (SHA-256)."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class SeedFolder:
     """One seed's folder: its rows as CSV text, its best scores, how far it is.
 
-    iteration: where it stands. last_evaluated: the last iteration that has a row, -1 without one. checkpoint:
-    the state to go on from, None for a fresh one. diverged: the iteration at which its loss was no longer
-    finite, or None; closed: is the row without a finite loss written? finished: does run.json say that
-    nothing is left to do?
+    iteration: how far it is. last_evaluated: the last iteration that has a row, -1 if there is none.
+    checkpoint: the state to resume from, None for a fresh seed. diverged: the iteration at which its loss was
+    no longer finite, or None. closed: is the row without a finite loss written? finished: does run.json say
+    that nothing is left to do?
     """
 
     def __init__(self, path: Path, seed: int, config: Config, dataset: Dataset) -> None:
@@ -103,15 +105,15 @@ class SeedFolder:
         return self.finished or self.closed or self.iteration >= max_iters and evaluated
 
     def skip(self) -> None:
-        """Take up what run.json says of a seed that is finished."""
+        """Read how far a finished seed is from its run.json."""
         info = read_info(self.path)
         self.finished, self.iteration, self.diverged = True, info['iter_num'], info.get('diverged')
         self.closed = self.diverged is not None
 
     def read(self, change: Change | None) -> None:
-        """Take up what is on the disk, or will be once a half made change is finished. Changes nothing.
+        """Read what is on the disk, or will be there once a half-made change is finished. Changes nothing.
 
-        Raises `UserError` for what is damaged, or was made with settings that cannot change under way.
+        Raises `UserError` for damaged files, and if a setting differs that cannot change when resuming.
         """
         checkpoint = read_checkpoint(new_content(self.path, change, LATEST))
         self.check(checkpoint)
@@ -127,7 +129,7 @@ class SeedFolder:
         self.seconds = float(seconds) if isinstance(seconds, (int, float)) else 0.0
 
     def check(self, checkpoint: dict) -> None:
-        """Raise `UserError` unless a checkpoint is one of these settings and these data."""
+        """Raise `UserError` unless a checkpoint was made with these settings and these data."""
         path = self.path / LATEST
         check_unchanged(nanogpt.recorded_settings(checkpoint), self.config, path)
         if not same(nanogpt.UNNAMED | checkpoint['model_args'], nanogpt.UNNAMED | self.model_args):
@@ -136,40 +138,41 @@ class SeedFolder:
         for key, now in (('meta', self.meta), ('data', self.digest)):
             if not same(checkpoint.get(key, now), now):
                 raise UserError(f'{path} was trained on other data than {self.config["dataset"]} now holds: '
-                                f'prepare them as they were, or train anew')
+                                f'restore the old data, or train anew')
 
     def read_results(self, checkpoint: dict, path: Path, info: dict) -> None:
-        """Take up the rows. Raises `UserError` unless they are those that the checkpoint was written with."""
+        """Read the rows. Raises `UserError` unless they are the rows that the checkpoint was written with."""
         place, empty = self.path / RESULTS, format_results([])
         if not path.exists():
             if checkpoint.get('results', digest(empty)) != digest(empty):
-                raise UserError(f'{place} is gone, which the run wrote there with {LATEST}: bring it back, '
-                                f'or train anew')
+                raise UserError(f'{place}, which the run wrote together with {LATEST}, is missing: '
+                                f'restore it, or train anew')
             return
         rows, lines = read_results(path), path.read_text().splitlines(keepends=True)
         keep = int(np.searchsorted(rows['iter'], checkpoint['iter_num'], side='right'))
         if checkpoint.get('results', now := digest(''.join(lines[:keep + 1]))) != now:
-            raise UserError(f'{place} is not what the run wrote there with {LATEST}: bring it back, or train '
-                            f'anew')
+            raise UserError(f'{place} is not what the run wrote together with {LATEST}: restore it, or '
+                            f'train anew')
         self.diverged, self.closed = info.get('diverged'), not np.isfinite(rows['train_loss'][-1])
         if self.closed:
             self.diverged, keep = self.diverged or int(rows['iter'][-1]), len(rows['iter'])
         self.csv = ''.join(lines[:keep + 1])
-        if 'best' not in checkpoint:    # of the paper's own code: its best stay until one is better
+        if 'best' not in checkpoint:    # of the paper's code: its best files stay until a score is better
             self.best = {score: float(np.nanmax(rows[f'{score}_acc'][:keep])) for score in BEST
                          if np.isfinite(rows[f'{score}_acc'][:keep]).any()}
         self.last_evaluated = int(rows['iter'][keep - 1]) if keep else -1
-        if not self.closed:    # what was not finite comes again
+        if not self.closed:    # resumed, a seed that diverged does so again
             self.diverged = None
 
     def read_answers(self, path: Path) -> None:
-        """Take up the answers. A run of before they were kept, or one that has lost them, goes on without
-        those. Raises `UserError` for a damaged file, or one of other questions."""
+        """Read the answers. A run from before answers were kept, or a run that has lost the file, goes on
+        without the earlier answers. Raises `UserError` if the file is damaged or is about other questions."""
         if self.answers and self.config['keep_answers'] and path.exists():
             self.answers = answers.resume_answers(path, self.answers, self.last_evaluated)
 
     def mark(self) -> None:
-        """Say in run.json that nothing is left to do, where a run that was to be longer did not."""
+        """Write into run.json that nothing is left to do. A run that was meant to be longer did not say
+        so."""
         info = read_info(self.path) | {'seed': self.seed, 'iter_num': self.iteration, 'finished': True,
                                        'diverged': self.diverged, 'config': self.config}
         write_files(self.path, {ABOUT: (json.dumps(info, indent=1) + '\n').encode()})
@@ -177,11 +180,11 @@ class SeedFolder:
 
     def next_files(self, iteration: int, state: dict, row: dict | None, given: dict[str, answers.Given],
                    healthy: bool) -> dict[str, bytes]:
-        """Take in an evaluation. -> the files to write at an iteration, {name: bytes}: the latest checkpoint,
-        and where there is an evaluation (`row`, `given`) the results with it, a checkpoint for every score
-        that is strictly better than before, and one to keep where that is due. Where the loss is not finite
-        (not `healthy`) only the results: the last good checkpoint stays. state: what the engine's snapshot
-        holds of this seed."""
+        """Take in an evaluation. -> the files to write at an iteration, {name: bytes}: the latest checkpoint
+        and, if there is an evaluation (`row`, `given`), the results and the answers with it, a checkpoint for
+        every score that is strictly better than before, and a checkpoint to keep if it is due. If the loss is
+        not finite (not `healthy`), only results and answers: the last good checkpoint stays. state: what the
+        engine's snapshot holds of this seed."""
         files, names = {}, [LATEST]
         if row is not None:
             self.csv = append_row(self.csv, row)
@@ -206,8 +209,8 @@ class SeedFolder:
 
 
 def best_of(checkpoint: dict, path: Path) -> tuple[dict, float]:
-    """-> best scores, best validation loss of a checkpoint. Raises `UserError` where these or the iteration
-    cannot be."""
+    """-> best scores, best validation loss of a checkpoint. Raises `UserError` if these or the iteration are
+    impossible."""
     best, loss = checkpoint.get('best', {}), checkpoint.get('best_val_loss', float('inf'))
     try:
         loss = float(loss)

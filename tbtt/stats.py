@@ -1,12 +1,12 @@
-"""Intervals: of a mean, of a share, of a difference of two, and of the size at which a share passes one
-half."""
+"""Confidence intervals of a mean, of a share, of a difference of two of these, and of the size at which a
+share passes one half."""
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-# It loads its parts, which take a second, when they are first used.
+# scipy loads its parts, which take a second, only when they are first used.
 import scipy
 
 LEVEL = 0.95    # of every interval, unless another is asked for
@@ -27,7 +27,8 @@ def wilson_interval(count: int, total: int, level: float = LEVEL) -> tuple[float
 
 
 def newcombe_interval(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The share of True in `one` less that in `other`, (R,) bool each. -> low and high end, from -1 to 1
+    """Interval of the share of True in `one` minus that in `other`, (R,) bool each. -> low and high end, from
+    -1 to 1
 
     Method 10 of Newcombe 1998, Statistics in Medicine 17, 873-890.
     """
@@ -37,11 +38,12 @@ def newcombe_interval(one: np.ndarray, other: np.ndarray, level: float = LEVEL) 
 
 
 def welch_interval(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The mean of `one` less that of `other`, (R,) each, of variances that may differ. -> low and high end"""
+    """Interval of the mean of `one` minus that of `other`, (R,) each, with different variances. -> low and
+    high end"""
     middle = float(one.mean() - other.mean())
     if np.ptp(one) == np.ptp(other) == 0:    # without any spread Welch's statistic is 0/0
         return middle, middle
-    # scipy warns of a group without spread, which is sound as long as the other has some.
+    # scipy warns if one group has no spread, but the result is sound if the other group has some.
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)
         interval = scipy.stats.ttest_ind(one, other, equal_var=False).confidence_interval(level)
@@ -61,8 +63,8 @@ def bootstrap(groups: Sequence[np.ndarray], statistic: Callable[[np.ndarray], Se
 def logistic_fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """The logistic curve in x through shares y in [0, 1], (N,) each. -> x at one half, slope
 
-    The most likely one under a weak prior on its slope (Cauchy with scale 2.5 in units of the standard
-    deviation of x: Gelman et al. 2008), which keeps it finite where the data are separated.
+    It is the most likely curve under a weak prior on its slope (Cauchy with scale 2.5 in units of the
+    standard deviation of x: Gelman et al. 2008). The prior keeps the slope finite if the data are separated.
     """
     center, scale = x.mean(), x.std()
     z = (x - center) / scale
@@ -91,11 +93,11 @@ class Threshold(NamedTuple):
 
 def threshold(sizes: np.ndarray, shares: np.ndarray, direction: int, resamples: int = 400,
               seed: int = 0) -> Threshold:
-    """Where shares of 0 to 1 pass one half over sizes in parameters, (N,) each, one entry a seed. direction:
-    1 where they rise, -1 where they fall.
+    """The size at which shares pass one half. sizes: numbers of parameters, shares: 0 to 1, (N,) each, one
+    entry per seed. direction: 1 if the shares should rise with size, -1 if they should fall.
 
-    A logistic fit in log-parameters. Its interval is a bootstrap over the seeds of each size. It is neither
-    narrower than the sizes between which the change lies, nor wider than those that were looked at.
+    A logistic fit in log-parameters, with an interval from a bootstrap over the seeds of each size. The
+    interval includes the sizes between which the mean share passes one half, and ends within the sizes given.
     """
     levels, which = np.unique(sizes, return_inverse=True)
     x = np.log(sizes)

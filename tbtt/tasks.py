@@ -1,11 +1,11 @@
-"""The tasks: what is trained on, what is asked, how an answer is marked, what is held out, and what results
-call it.
+"""The tasks: what is trained on, what is asked, how an answer is marked, what is held out, and the names in
+results.
 
 A new task is one class: derive it from `Task` and list it in `TASKS`. The columns of results.csv and
 summary.csv, the tables and the figures follow from its class attributes.
 
-A task is described by plain containers (`describe`), which travel in `meta.pkl` and in checkpoints, so that
-whoever holds a checkpoint can ask what it was trained for (`tasks_from`).
+`describe` turns a task into plain containers, which are stored in `meta.pkl` and in checkpoints. So the
+questions of a checkpoint can be asked without any other file (`tasks_from`).
 """
 import csv
 import re
@@ -18,15 +18,15 @@ from tbtt.config import ROOT
 
 FACTS = ROOT / 'data' / 'facts_char' / 'capitals.csv'
 INTEGER = re.compile(r'-?\d+')
-MAX_LINES = 10**6    # of a task: a damaged meta.pkl may name any number, and every line of it would be built
+MAX_LINES = 10**6    # of a task: a damaged meta.pkl may name any number, and so many lines would be built
 
 
 def check_repeats(repeats: Sequence[int], trained: Sequence[bool]) -> list[int]:
-    """How often each prompt's line is trained on, as a list. trained: one bool a prompt, False where it is
+    """How often each prompt's line is trained on, as a list. trained: one bool per prompt, False if it is
     held out.
 
-    Raises `UserError` unless there is a whole number for each prompt, 0 for the held-out ones, at least 1 for
-    all others.
+    Raises `UserError` unless there is a whole number for each prompt, 0 for held-out prompts, at least 1 for
+    all others, and no more than `MAX_LINES` in all.
     """
     if not isinstance(repeats, (list, tuple)) or len(repeats) != len(trained):
         raise UserError(f'repeats: expected a list of {len(trained)} whole numbers, one a prompt')
@@ -40,8 +40,8 @@ def check_repeats(repeats: Sequence[int], trained: Sequence[bool]) -> list[int]:
 
 
 def check_dealt(dealt: Sequence[int], right: Sequence[int]) -> list[int]:
-    """The results dealt to the prompts. Raises `UserError` unless there is one for each, out of the right
-    ones."""
+    """The results dealt to the prompts, as a list. Raises `UserError` unless there is one for each prompt,
+    and each is the right result of some prompt."""
     if not isinstance(dealt, (list, tuple)) or len(dealt) != len(right):
         raise UserError(f'dealt: expected a list of {len(right)} whole numbers, one a prompt')
     known = set(right)
@@ -56,14 +56,14 @@ class Task:
     """What every task has. P is the number of its prompts.
 
     name: in meta.pkl, run.json and summary.csv. label: in titles. max_new_tokens: sampled for an answer.
-    stop: the character that ends an answer, or None. scored: the groups of prompts whose answers make up the
-    score, each prompt in one of them. heldout_group: the group that is never trained on, or None; seen_group:
-    then the group of all others. probed: the groups of which results.csv has the exact probability of the
-    right answer. labels: {group: its name in figures and tables}. Names of tasks and of groups differ from
-    those of all other tasks, as they name columns.
+    stop: the character that ends an answer, or None. scored: the groups of prompts that make up the score;
+    each prompt is in one of them. heldout_group: the group that is never trained on, or None. seen_group: the
+    group of all other prompts, if there is a held-out group. probed: the groups for which results.csv has the
+    exact probability of the right answer. labels: {group: its name in figures and tables}. No two tasks may
+    share a name or the name of a group, because columns are named after them.
 
-    An instance has prompts and answers, (P,) texts each, and repeats, (P,) training lines of each prompt or
-    None for one line of each that is not held out.
+    An instance has prompts and answers, (P,) texts each, and repeats: (P,) numbers of training lines, or None
+    for one line of each prompt that is not held out.
     """
     name: str
     label: str
@@ -126,18 +126,17 @@ class Task:
         differ."""
 
     def described(self, *names: str) -> dict:
-        """The parts of a description that only some tasks have, such as `repeats`; none where they are
-        None."""
+        """The optional parts of a description, such as `repeats`, without those that are None."""
         return {name: list(getattr(self, name)) for name in names if getattr(self, name) is not None}
 
 
 class Arithmetic(Task):
     """Sums and differences of two operands from 0 to `max_operand`, `<a+b=c>` and `<a-b=c>`.
 
-    heldout: pairs of operands; every expression with just these two, in either order, is never trained on.
-    repeats: training lines of each prompt, 0 for the held-out ones; where not given, all others have one.
-    dealt: what counts as the result of each prompt, where that is not the right one (`prepare.deal`).
-    Raises `UserError` where an operand is out of range, or `repeats` or `dealt` does not fit the prompts.
+    heldout: pairs of operands; expressions of these two operands, in either order, are never trained on.
+    repeats: number of training lines of each prompt, 0 for held-out prompts; by default 1 for all others.
+    dealt: what counts as the result of each prompt, if it is not the right result (`prepare.deal`).
+    Raises `UserError` if an operand is out of range, or if `repeats` or `dealt` does not fit the prompts.
     """
     name, label = 'math', 'Arithmetic'
     scored, heldout_group, seen_group, probed = ('add', 'sub'), 'heldout', 'seen', ('seen', 'heldout')
@@ -164,13 +163,13 @@ class Arithmetic(Task):
         right = [a + b if sign == '+' else a - b for a, sign, b in self.expressions]
         self.dealt = None if dealt is None else check_dealt(dealt, right)
         self.results = self.dealt or right
-        # With its end: 1 is no answer where 12 is right.
+        # With the end `>`: a model that answers 12 has not answered 1.
         self.answers = [f'{result}>' for result in self.results]
         trained = [not self.is_heldout(i) for i in range(len(self.prompts))]
         self.repeats = None if repeats is None else check_repeats(repeats, trained)
 
     def is_heldout(self, i: int) -> bool:
-        """Has the expression of prompt i just the two operands of a held-out pair?"""
+        """Are the operands of prompt i a held-out pair, in either order?"""
         a, _, b = self.expressions[i]
         return (a, b) in self.either_order
 
@@ -200,8 +199,8 @@ class Arithmetic(Task):
                 **self.described('repeats', 'dealt')}
 
     def check(self, lines: list[str]) -> None:
-        """Count the different lines from the number of operands and pairs, and look for held-out
-        expressions."""
+        """Check how many different lines there are, from the numbers of operands and of held-out pairs, and
+        that no line is held out."""
         heldout = {frozenset(pair) for pair in self.heldout}
         expected = 2 * (self.max_operand + 1) ** 2 - sum(2 * len(pair) for pair in heldout)
         found = len(set(lines))
@@ -212,10 +211,10 @@ class Arithmetic(Task):
 
 
 class Capitals(Task):
-    """Statements `Capital of X is Y`. facts: pairs (country, capital); the paper's fifty where not given.
+    """Statements `Capital of X is Y`. facts: pairs (country, capital), by default the paper's fifty.
 
-    repeats: how many training lines each of the facts has, at least one; where not given, one.
-    Raises `UserError` where `repeats` does not fit the facts.
+    repeats: number of training lines of each fact, at least 1; by default 1.
+    Raises `UserError` if `repeats` does not fit the facts.
     """
     name, label = 'facts', 'Facts'
     scored, probed = ('facts',), ('facts',)
@@ -249,7 +248,7 @@ class Capitals(Task):
         return {'facts': [list(fact) for fact in self.facts], **self.described('repeats')}
 
     def check(self, lines: list[str]) -> None:
-        """Count the different lines: one a fact."""
+        """Check that there is one different line per fact."""
         found, expected = len(set(lines)), len(set(self.facts))
         assert found == expected, f'{found} different lines of facts, expected {expected}'
 
@@ -259,9 +258,9 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (Arithmetic, Capital
 
 
 def tasks_from(descriptions: dict[str, dict], path: str | Path) -> dict[str, Task]:
-    """{'math': {...}, 'facts': {...}} -> {'math': Arithmetic, 'facts': Capitals}, those that are described.
+    """{'math': {...}, 'facts': {...}} -> {'math': Arithmetic, 'facts': Capitals}, for the tasks described.
 
-    Raises `UserError` naming the file they come from where a description is not one of ours.
+    Raises `UserError`, which names the file, if a description is not one of ours.
     """
     try:
         return {name: TASKS[name](**description) for name, description in descriptions.items()}
@@ -273,8 +272,8 @@ def tasks_from(descriptions: dict[str, dict], path: str | Path) -> dict[str, Tas
 
 
 def read_facts(path: str | Path) -> list[tuple[str, str]]:
-    """A CSV with the columns country and capital -> pairs. Raises `UserError` where a row lacks one, or a
-    country comes twice."""
+    """A CSV with the columns country and capital -> pairs. Raises `UserError` if a row lacks one, a country
+    comes twice, or a capital is too long for an answer."""
     with open(path, newline='', encoding='utf-8-sig') as file:
         rows = list(csv.DictReader(file))
     facts = [tuple((row.get(name) or '').strip() for name in ('country', 'capital')) for row in rows]
@@ -282,7 +281,7 @@ def read_facts(path: str | Path) -> list[tuple[str, str]]:
         raise UserError(f'{Path(path)}: expected the columns country and capital, both filled in every row')
     countries = Counter(country for country, _ in facts)
     if twice := [country for country, count in countries.items() if count > 1]:
-        raise UserError(f'{Path(path)}: {twice[0]} is there twice: one capital a country can be asked')
+        raise UserError(f'{Path(path)}: {twice[0]} occurs twice: a country can have only one capital')
     if too_long := [capital for _, capital in facts if len(capital) > Capitals.max_new_tokens]:
         raise UserError(f'{Path(path)}: {too_long[0]}: an answer has at most {Capitals.max_new_tokens} '
                         'characters')

@@ -1,4 +1,4 @@
-"""Your own text: read, split, encoded and written in pieces, so that a file may be larger than the memory."""
+"""Reads, splits, encodes and writes your own text in pieces, so that a file may be larger than the memory."""
 import argparse
 import codecs
 import io
@@ -33,7 +33,7 @@ def share(text: str) -> float:
 
 def read_pieces(path: Path) -> Iterator[str]:
     """The text of a UTF-8 file in pieces. All line ends become newlines, as in Python's text files; a byte
-    order mark is dropped. Raises `UserError` with the place of the first byte that is no UTF-8."""
+    order mark is dropped. Raises `UserError` with the place of the first byte that is not UTF-8."""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder('utf-8-sig')(), translate=True)
     with open(path, 'rb') as file:
         try:
@@ -47,7 +47,7 @@ def read_pieces(path: Path) -> Iterator[str]:
 
 
 def survey(paths: Sequence[Path]) -> tuple[int, str]:
-    """-> how many characters all files have together, and which, in sorted order"""
+    """-> the number of characters in all files together, and the different characters, sorted"""
     total, seen = 0, set()
     for path in paths:
         for piece in read_pieces(path):
@@ -59,8 +59,8 @@ def survey(paths: Sequence[Path]) -> tuple[int, str]:
 
 
 def stretch(paths: Sequence[Path], first: int, last: int, between: str) -> Iterator[str]:
-    """The characters first..last-1 of all files, one after another, in pieces; `between` comes where one file
-    ends and the next begins, and is not counted."""
+    """The characters first..last-1 of all files, joined, in pieces. `between` is put between two files, and
+    is not counted."""
     place = 0
     for path in paths:
         if path is not paths[0] and first <= place < last:
@@ -73,9 +73,9 @@ def stretch(paths: Sequence[Path], first: int, last: int, between: str) -> Itera
 
 
 def encode_characters(codec: Codec, pieces: Iterable[str]) -> Iterator[np.ndarray]:
-    """Pieces of text -> their ids, by one look-up a piece. Raises `UserError` where a file changed since its
-    characters were counted."""
-    table = np.full(CODE_POINTS, LARGEST, dtype='<u2')    # which is the id of no character
+    """Pieces of text -> their ids, by one look-up per piece. Raises `UserError` if a file has changed since
+    its characters were counted."""
+    table = np.full(CODE_POINTS, LARGEST, dtype='<u2')    # LARGEST is the id of no character
     for character, i in codec.stoi.items():
         table[ord(character)] = i
     for piece in pieces:
@@ -98,7 +98,7 @@ def write_tokens(path: Path, pieces: Iterable[Sequence[int] | np.ndarray]) -> in
 
 
 def prepare_text(script: str, doc: str) -> None:
-    """Prepare text files by the command line of `script`."""
+    """Prepare text files from the command line of `script`."""
     parser = Parser(doc)
     parser.add_argument('--input', nargs='+', action='extend', required=True, type=Path, metavar='FILE',
                         help='text in UTF-8; several are joined in this order, those without --input last')
@@ -106,12 +106,12 @@ def prepare_text(script: str, doc: str) -> None:
     parser.add_argument('--tokens', choices=('char', 'gpt2'), default='char',
                         help="characters, or GPT-2's byte-level BPE (default: char)")
     parser.add_argument('--val', type=share, default=0.1, metavar='SHARE',
-                        help='of the characters, the last ones, to validate on; 0: the training data '
-                             '(default: 0.1)')
+                        help='share of the characters, from the end, to validate on; 0: validate on '
+                             'the training data (default: 0.1)')
     parser.add_argument('--tokenizer', default='gpt2', metavar='FOLDER',
-                        help='with tokenizer.json, or vocab.json and merges.txt (default: gpt2, of this '
-                             "machine's Hugging Face cache)")
-    parser.add_argument('--download', action='store_true', help='fetch the tokenizer where it is not here')
+                        help='folder with tokenizer.json, or vocab.json and merges.txt (default: gpt2, '
+                             "from this machine's Hugging Face cache)")
+    parser.add_argument('--download', action='store_true', help='fetch the tokenizer if it is not here')
     parser.add_argument('--vocab_size', type=int, default=0, metavar='SIZE',
                         help="round the vocabulary up, as nanoGPT's 50304 (default: as it is)")
     add_out_dir(parser, script)
@@ -132,7 +132,7 @@ def prepare_text(script: str, doc: str) -> None:
 
 
 def language(args: argparse.Namespace, characters: str) -> tuple[Any, dict[str, Any], str]:
-    """-> how pieces of text become ids, meta.pkl, and what stands between two files"""
+    """-> the function from pieces of text to ids, the content of meta.pkl, and the text between two files"""
     if args.tokens == 'char':
         codec = Codec.of_text(characters)
         meta = {'vocab_size': len(codec.stoi), 'stoi': codec.stoi, 'itos': codec.itos}
@@ -144,8 +144,8 @@ def language(args: argparse.Namespace, characters: str) -> tuple[Any, dict[str, 
 
 
 def write_text(folder: Path, meta: dict[str, Any], splits: dict[str, Iterable]) -> dict[str, int]:
-    """Write train.bin, val.bin and meta.pkl, when all of them are ready. splits: {name: pieces of ids}
-    -> {name: how many}"""
+    """Write train.bin, val.bin and meta.pkl; they get their names only when all are ready. splits: {name:
+    pieces of ids} -> {name: number of ids}"""
     folder.mkdir(parents=True, exist_ok=True)
     tmp = {name: folder / f'{name}{TMP}' for name in ('train.bin', 'val.bin', 'meta.pkl')}
     try:

@@ -1,20 +1,20 @@
 """
-Let trainings of all kinds loose on one folder, kill, stop, continue and interrupt them at random, and see
-what is left.
+Run trainings of all kinds on one folder, kill, stop, continue and interrupt them at random, and check what
+they leave.
 
     python tests/chaos.py --minutes 30 --seed 0 --out results/chaos
 
-On the folder of one run of four seeds work, at the same time and over the same seeds: single trainings, joint
-ones, pairs of processes as torchrun starts them, and sweeps. Some are killed from outside at any moment, some
-from within: before a file is opened, renamed or deleted, and before it is flushed, whole or cut in half, as a
-power cut leaves it. Some are stopped and continued, interrupted once or twice, or held still while others ask
-for what they hold.
+Several trainings work at the same time on the folder of one run of four seeds, and on the same seeds: single
+trainings, joint trainings, pairs of processes as torchrun starts them, and sweeps. Some are killed from
+outside at any moment. Some are killed from within: before a file is opened, renamed or deleted, and before it
+is flushed, whole or cut in half as after a power cut. Some are stopped and continued, interrupted once or
+twice, or held still while others ask for the seeds that they hold.
 
-After each round every folder has to load, and no evaluation may be gone that was ever told or on the disk; no
-process may take longer than a minute once it is let alone; and who is refused may not have changed a byte.
-When all seeds are done, their results and weights are compared with those of a run that nobody disturbed.
-`--seed` draws the same rounds again, as far as processes can be timed. The exit status is 1 where anything
-went wrong.
+After each round, every folder has to load, and no evaluation that was ever printed or on the disk may be
+missing. A process may take at most a minute once it is left alone. A refused process may not change a byte.
+When all seeds are done, their results and weights are compared with those of an undisturbed run. `--seed`
+draws the same rounds again, as far as the timing of processes allows. The exit status is 1 if anything went
+wrong.
 """
 import argparse
 import contextlib
@@ -60,15 +60,15 @@ SCRIPT = 'train_with_eval.py'
 SETTINGS = dict(TINY, max_iters=20, eval_interval=2, keep_checkpoints=4, n_embd=16, batch_size=64,
                 learning_rate=0.03, min_lr=0.003)
 SEEDS = range(1, 5)
-PATIENCE = 60    # seconds for a process that is let alone
-STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}    # exit statuses of one that saved what it had
+PATIENCE = 60    # seconds for an undisturbed process
+STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}    # exit statuses of a process that saved its state
 KILLED = {-signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM}
 
 
-# Dying within.
+# Processes that kill themselves.
 
 class Moments:
-    """Counts the moments between which files below `folder` change, and dies at the `last` of them."""
+    """Counts the moments just before files below `folder` change, and kills this process at number `last`."""
 
     def __init__(self, folder: Path, last: int | None) -> None:
         self.folder, self.last, self.count = str(Path(folder).resolve()), last, 0
@@ -82,7 +82,7 @@ class Moments:
                 self.moment()
 
     def flush(self, descriptor: int) -> None:
-        """In place of os.fsync: before it, half of the file may be all that is there."""
+        """Replaces os.fsync: a process that dies before the flush may leave only half of the file."""
         about = os.fstat(descriptor)
         if stat.S_ISREG(about.st_mode):    # folders are flushed too
             self.moment(lambda: os.ftruncate(descriptor, about.st_size // 2))
@@ -99,8 +99,8 @@ class Moments:
 # Processes.
 
 def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dict) -> int:
-    """A script in a child of this process, which has torch already: a tenth of the time of a new one.
-    prepare: called in the child before. -> process id"""
+    """Run a script in a child of this process, which has torch already: a tenth of the time of a new process.
+    prepare: called in the child before the script. -> process id"""
     child = os.fork()
     if child:
         return child
@@ -111,7 +111,7 @@ def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dic
             os.dup2(descriptor, number)
             setattr(sys, name, open(number, 'w', buffering=1, closefd=False))
         signal.signal(signal.SIGINT, signal.SIG_DFL)    # as tbtt/startup.py has it in a new process
-        tqdm.set_lock(threading.RLock())    # its own is shared by all: who is killed may keep it for ever
+        tqdm.set_lock(threading.RLock())    # tqdm's own is shared: a killed child may never free it
         prepare()
         status = run_script(script, *args, **settings)
     except BaseException:
@@ -122,8 +122,8 @@ def forked(log: Path, prepare: Callable, script: str, args: tuple, settings: dic
 
 
 class ForkedPopen:
-    """In place of the subprocess.Popen with which a sweep starts a training: the same in a child of this
-    process."""
+    """Replaces the subprocess.Popen with which a sweep starts a training: the training runs in a child of
+    this process."""
 
     def __init__(self, command: list, stdout: io.BufferedWriter, env: dict[str, str],
                  preexec_fn: Callable | None, **_: object) -> None:
@@ -144,7 +144,7 @@ class ForkedPopen:
 
 
 def forked_run(command: list[str], **_: object) -> subprocess.CompletedProcess:
-    """In place of the subprocess.run with which a sweep has its data prepared."""
+    """Replaces the subprocess.run with which a sweep prepares its data."""
     _, script, *args = command
     with tempfile.NamedTemporaryFile() as log:
         child = forked(Path(log.name), lambda: None, script, tuple(args), {})
@@ -154,7 +154,7 @@ def forked_run(command: list[str], **_: object) -> subprocess.CompletedProcess:
 
 @contextlib.contextmanager
 def forked_sweeps() -> Iterator[None]:
-    """Within it sweeps of this process train in children of it, which need not import torch anew."""
+    """Inside it, sweeps in this process train in its children, which need not import torch again."""
     stand_in = types.SimpleNamespace(Popen=ForkedPopen, run=forked_run, DEVNULL=subprocess.DEVNULL)
     launch.subprocess = tbtt.prepare.subprocess = stand_in
     try:
@@ -164,8 +164,8 @@ def forked_sweeps() -> Iterator[None]:
 
 
 class Training:
-    """A training, or another script, under way. fresh: an interpreter of its own; else a child of this
-    process. All it prints is in `log`."""
+    """A running training or other script. fresh: in a new interpreter; else in a child of this process. All
+    its output is in `log`."""
 
     def __init__(self, log: Path, settings: dict, prepare: Callable = lambda: None, fresh: bool = False,
                  script: str = SCRIPT, args: tuple = ()) -> None:
@@ -196,7 +196,7 @@ class Training:
         return self.status
 
     def says(self, words: str, timeout: float = 120) -> bool:
-        """Wait until it has printed these words, or ended."""
+        """Wait until it has printed these words or ended. -> has it printed them?"""
         end = time.monotonic() + timeout
         while words not in self.said() and self.ended() is None and time.monotonic() < end:
             time.sleep(0.005)
@@ -210,7 +210,7 @@ class Training:
             os.kill(self.pid, number)
 
     def stop(self) -> None:
-        """Let it stand still, and wait until it does: it may be writing."""
+        """Stop it, and wait until it stands still: it may be writing."""
         self.kill(signal.SIGSTOP)
         self.wait_for_stop()
 
@@ -220,7 +220,7 @@ class Training:
             time.sleep(0.005)
 
     def told(self) -> set[int]:
-        """The iterations whose evaluations it has told."""
+        """The iterations whose evaluations it has printed."""
         return {int(t) for t in re.findall(r'^iter +(\d+): .*loss train', self.said(), re.M)}
 
 
@@ -236,7 +236,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-# What is compared.
+# Comparing runs.
 
 def tensors(value: object, name: str = '') -> dict[str, bytes]:
     """{place: bytes} of every tensor in nested dicts."""
@@ -247,8 +247,8 @@ def tensors(value: object, name: str = '') -> dict[str, bytes]:
 
 
 def pieces(folder: Path) -> dict[str, bytes]:
-    """{place: bytes} of what has to agree: results.csv, answers.npz, and all numbers in the checkpoints
-    (not the folder's name)."""
+    """{place: bytes} of everything that has to agree: results.csv, answers.npz, and all numbers in the
+    checkpoints (not the folder's name)."""
     found = {}
     for path, content in contents(folder).items():
         if path.endswith('.pt'):
@@ -256,13 +256,13 @@ def pieces(folder: Path) -> dict[str, bytes]:
             found |= {path + place: value for place, value in tensors(checkpoint).items()}
             scores = [checkpoint[key] for key in ('iter_num', 'best_val_loss', 'best')]
             found[path + ' scores'] = repr(scores).encode()
-        elif not path.endswith(('run.json', '.lock')):    # times; and nothing at all
+        elif not path.endswith(('run.json', '.lock')):    # run.json has times; locks are empty
             found[path] = content or b''
     return found
 
 
 def difference(one: Path, other: Path) -> int:
-    """How many bytes differ between two runs; a file that only one of them has counts whole."""
+    """How many bytes differ between two runs; all bytes of a file that only one run has count."""
     a, b = pieces(one), pieces(other)
     both = [(a.get(place, b''), b.get(place, b'')) for place in a.keys() & b.keys()]
     missing = [{**a, **b}[place] for place in a.keys() ^ b.keys()]
@@ -273,7 +273,7 @@ def difference(one: Path, other: Path) -> int:
 # The chaos.
 
 class Actor:
-    """One or two processes that train some seeds, and what is going to happen to them.
+    """One or two processes that train some seeds, and what will happen to them.
 
     kind: 'single', 'joint', 'pair' (two processes, as torchrun starts them) or 'sweep'. fate: (name, seconds
     from the start).
@@ -294,7 +294,7 @@ class Actor:
             process.kill(number)
 
     def act(self, draw: random.Random) -> None:
-        """What is due by now."""
+        """Do to the processes what is due by now."""
         name, at = self.fate
         age = time.monotonic() - self.began
         if name == 'stop' and not self.stopped and age > at:
@@ -321,7 +321,7 @@ class Actor:
 
 
 class Chaos:
-    """Rounds on the seeds of one run in `root`, against one run that is left alone. Counts what happens."""
+    """Rounds on the seeds of one run in `root`, compared with an undisturbed run. Counts what happens."""
 
     kinds = ('single', 'joint', 'joint', 'pair')
 
@@ -340,7 +340,7 @@ class Chaos:
         self.whole = whole
 
     def write_sweep(self) -> None:
-        """The sweep file whose only run is the one that all work on."""
+        """Write the sweep file whose only run is the run that all processes work on."""
         shared = {**self.settings, 'seed': SEEDS[0], 'num_seeds': len(SEEDS)}
         lines = [f'{name} = {value!r}' for name, value in shared.items() if name != 'dataset']
         self.sweep = self.root / 'sweep_chaos.py'
@@ -348,14 +348,14 @@ class Chaos:
         shutil.copytree(self.settings['dataset'], self.root / 'sweeps' / 'chaos' / 'data' / 'as_math')
 
     def left_alone(self, folder: Path) -> float:
-        """The run to compare with. -> its seconds"""
+        """Train the undisturbed run to compare with. -> its seconds"""
         begin = time.monotonic()
         training = self.training(folder, SEEDS, {})
         assert training.wait() == 0, training.said()
         return time.monotonic() - begin
 
     def place(self, folder: Path, seeds: range) -> dict:
-        """The settings of a training of some seeds: on with what there is, else from the start."""
+        """The settings of a training of some seeds: resume what exists, else start from scratch."""
         out_dir = folder_of_seed(folder, seeds[0]) if len(seeds) == 1 else folder
         begun = any((folder_of_seed(folder, seed) / name).exists()
                     for seed in seeds for name in (LATEST, COMMIT))
@@ -376,7 +376,7 @@ class Chaos:
         return self.processes[-1]
 
     def actor(self, kinds: tuple[str, ...]) -> Actor:
-        """A new process, or two, on some of the seeds."""
+        """Start one or two processes on some of the seeds."""
         draw, kind = self.draw, self.draw.choice(kinds)
         first = draw.randrange(len(SEEDS))
         seeds = SEEDS[first:first + 1] if kind == 'single' else SEEDS[:4] if kind == 'sweep' else draw.choice(
@@ -398,7 +398,7 @@ class Chaos:
         return Actor(kind, seeds, processes, (fate, at))
 
     def round(self) -> None:
-        """Several at once; or one that is held still while another asks for the same."""
+        """Several actors at once, or one that is held still while another asks for the same seeds."""
         self.count['rounds'] += 1
         if self.draw.random() < 0.3:
             actors = self.held_still()
@@ -424,7 +424,7 @@ class Chaos:
         time.sleep(0.005)
 
     def held_still(self) -> list[Actor]:
-        """Whoever asks for what a process holds that does not move is refused, at once, and changes
+        """A training that asks for seeds that a stopped process holds is refused at once and changes
         nothing."""
         holder = self.actor(tuple(kind for kind in self.kinds if kind != 'sweep'))
         holder.fate = ('held', 0)
@@ -455,14 +455,14 @@ class Chaos:
         return [holder, other]
 
     def judge(self, actors: list[Actor]) -> None:
-        """Nobody is at work: what did they leave?"""
+        """All processes have ended: check how, and what they left."""
         for actor in actors:
             for process in actor.processes:
                 self.count['kills'] += process.status == -signal.SIGKILL
                 self.count['interruptions'] += process.status in STOPPED | {-signal.SIGINT, -signal.SIGTERM}
                 self.count['refusals'] += process.status == Busy.status
                 known = {0, Busy.status} | STOPPED | KILLED
-                # They looked before anyone began; or another process of the pair was refused.
+                # It found no run yet, or the other process of the pair was refused.
                 fair = process.status == 2 and ('another' in process.said() or 'no run in' in process.said())
                 if process.status not in known and not (fair or actor.kind == 'sweep'):
                     self.fault(actor, f'ended with {process.status}')
@@ -471,7 +471,7 @@ class Chaos:
         self.look_at_folders(actors)
 
     def look_at_folders(self, actors: list[Actor]) -> None:
-        """Does every folder load, with every evaluation that it ever had, or that anyone told?"""
+        """Does every folder load, with every evaluation that it ever had or that a process printed?"""
         for seed in SEEDS:
             settings = self.place(self.run, SEEDS[seed - 1:seed])
             texts = {name: str(settings[name]) for name in ('compile', 'dataset', 'out_dir')}
@@ -497,7 +497,7 @@ class Chaos:
         return any(not rows or int(rows[-1].split(',')[0]) < last for rows in self.rows.values())
 
     def finish(self) -> None:
-        """Let the run come to its end, compare it, and begin anew."""
+        """Train the run to its end, compare it, and delete it for a new one."""
         actor = Actor('joint', SEEDS, [self.training(self.run, SEEDS, {})], ('alone', 0))
         while not actor.ended():
             self.watch([actor])

@@ -1,5 +1,5 @@
-"""What the tests share: prepared datasets, a small trained run, and scripts run in this process or in their
-own."""
+"""What the tests share: prepared datasets, a small trained run, and functions that run scripts in this
+process or in a new one."""
 import atexit
 import gc
 import os
@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ['OMP_NUM_THREADS'] = '1'    # before torch is loaded, and for every process started from here
-if 'PYTEST_XDIST_WORKER' not in os.environ:    # one cache for all processes, and not the user's
+os.environ['OMP_NUM_THREADS'] = '1'    # before torch is loaded; processes started here inherit it
+if 'PYTEST_XDIST_WORKER' not in os.environ:    # one cache for all processes, not the user's
     os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='tbtt_cache_')
     atexit.register(shutil.rmtree, os.environ['XDG_CACHE_HOME'], ignore_errors=True)
 
@@ -28,9 +28,9 @@ from tbtt.engine import Engine
 from tbtt.replicas import Replicas
 
 torch.set_num_threads(1)
-# A shell that runs the tests in the background has them ignore Ctrl-C, and with them all that they start.
+# In the background, a shell makes the tests and all processes that they start ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-hypothesis.settings.register_profile('tests', deadline=None)    # a busy machine is no fault
+hypothesis.settings.register_profile('tests', deadline=None)    # a test may be slow on a busy machine
 hypothesis.settings.load_profile('tests')
 
 HERE = Path(__file__).resolve().parents[1]
@@ -39,20 +39,20 @@ DATASETS = {'as_math': 'math', 'facts_char': 'facts', 'both_math_and_facts': 'bo
 # A run of three evaluations in a second.
 TINY = dict(device='cpu', compile=False, max_iters=20, eval_interval=10, log_interval=10, batch_size=16,
             warmup_iters=2, lr_decay_iters=20)
-# A run that learns most of a small grid in five seconds, in a shape that nanoGPT has a name for.
+# A run that learns most of a small grid in five seconds, in a shape that nanoGPT supports.
 LEARNS = dict(TINY, max_iters=300, eval_interval=50, batch_size=128, block_size=8, n_embd=48, n_head=4,
               mlp_expansion=4, min_lr=1e-3, warmup_iters=20, lr_decay_iters=300)
 
 
-# Where a download without .git has its files, and where a user's own are not looked for.
+# The project's folders, for a download without .git. Other folders are the user's and are not searched.
 FOLDERS = ('analysis', 'config', 'data', 'docs', 'reference', 'results', 'runs', 'tbtt', 'tests')
 SUFFIXES = ('.py', '.md', '.txt', '.toml', '.cff', '')
 
 
 def project_files(root: Path = HERE) -> list[Path]:
-    """The files of the project, relative to `root`: what git tracks, and in a download without .git what is
-    in the project's own folders and not in .gitignore. Nothing that a user trained, prepared or swept beside
-    them."""
+    """The files of the project, relative to `root`: the files that git tracks or, in a download without .git,
+    the files in the project's folders that are not in .gitignore. What a user trained, prepared or swept in
+    the same place is left out."""
     if (root / '.git').exists() and shutil.which('git'):
         done = subprocess.run(['git', '-C', root, 'ls-files', '-z'], capture_output=True, text=True)
         if done.returncode == 0:
@@ -77,7 +77,7 @@ def copy_project(target: Path, leave_out: tuple[str, ...] = (), root: Path = HER
 
 FORKING = ('test_crash.py', 'test_distributed.py', 'test_properties.py', 'test_sweep.py',
            'test_capacity_bits.py', 'test_controls.py', 'test_sweep_plan.py', 'test_sweep_state.py')
-# One waits for half a minute, the others compile, and share the import of torch's compiler.
+# The first test waits half a minute. The others compile, and share the import of torch's compiler.
 LONGEST = ('test_a_ray_cluster_loses_a_node_and_nothing_else',
            'test_a_compiled_step_gives_the_losses_of_an_eager_one',
            'test_every_mode_gives_the_losses_of_every_other_over_200_steps',
@@ -85,10 +85,11 @@ LONGEST = ('test_a_ray_cluster_loses_a_node_and_nothing_else',
            'test_the_plain_loop_takes_the_same_steps')
 
 
-@pytest.hookimpl(tryfirst=True)    # before the slow ones are left out
+@pytest.hookimpl(tryfirst=True)    # before slow tests are left out
 def pytest_collection_modifyitems(items):
-    """Tests that fork come first: a process in which others have started threads may fork into a deadlock.
-    The longest begin what the second process gets of --dist worksteal, so that none is left to the end."""
+    """Tests that fork run first: once other tests have started threads in a process, a fork may deadlock.
+    The longest tests come where the share of the second process of --dist worksteal begins, so that none is
+    left to the end."""
     items.sort(key=lambda item: item.path.name not in FORKING)
     longest = sorted((item for item in items if item.name in LONGEST),
                      key=lambda item: LONGEST.index(item.name))
@@ -105,8 +106,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """All that is imported by now stays: the garbage collector need not look at it again, nor touch it in a
-    process that is forked."""
+    """Everything imported by now stays alive: the garbage collector need not look at it again, nor touch it
+    in forked processes."""
     gc.collect()
     gc.freeze()
 
@@ -122,7 +123,7 @@ def options(settings):
 
 
 def run_script(script, *args, root=HERE, **settings):
-    """A script in this process, as python would run it. -> exit status"""
+    """Run a script in this process, as python would. -> exit status"""
     argv, path = sys.argv, list(sys.path)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv = [str(script), *options(settings), *map(str, args)]
@@ -138,20 +139,20 @@ def run_script(script, *args, root=HERE, **settings):
 
 
 def start(script, *args, cwd, root=HERE, **settings):
-    """A script in a process of its own. -> Popen"""
+    """Start a script in a new process. -> Popen"""
     return subprocess.Popen([sys.executable, root / script, *options(settings), *map(str, args)], cwd=cwd,
                             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def shell(script, *args, cwd, root=HERE, **settings):
-    """A script in a process of its own, to its end. -> Result"""
+    """Run a script in a new process to its end. -> Result"""
     process = start(script, *args, cwd=cwd, root=root, **settings)
     out, err = process.communicate(timeout=300)
     return Result(process.returncode, out, err)
 
 
 def contents(folder):
-    """{path: bytes, or None for a folder} of all that lies below a folder."""
+    """{path: bytes, or None for a folder} of everything below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
             for path in sorted(Path(folder).rglob('*'))}
 
@@ -185,7 +186,7 @@ def train(engine, first, last):
 
 
 def checkpoints(engine):
-    """{path: checkpoint} of all replicas, as far as an engine needs them."""
+    """{path: checkpoint} of all replicas, with what an engine needs."""
     snapshot, args = engine.snapshot(), vars(engine.replicas.template.config)
     return {f'seed {r}': {**snapshot(r), 'model_args': args} for r in range(len(engine.seeds))}
 
@@ -196,15 +197,15 @@ def weights(engine, r=0):
 
 
 def shared(factory, name, make):
-    """What make(folder) leaves: made by the first of the test processes that asks for it, while the others
+    """A folder filled by make(folder): the first test process that asks for it makes it, while the others
     wait. factory: pytest's tmp_path_factory. -> a copy of the folder for this process"""
     root = factory.getbasetemp()
     if 'PYTEST_XDIST_WORKER' in os.environ:
-        root = root.parent    # that of all processes
+        root = root.parent    # the folder that all processes share
     folder, made = root / 'shared' / name, root / f'shared {name} is made'
     with filelock.FileLock(root / f'shared {name}.lock'):
         if not made.exists():
-            shutil.rmtree(folder, ignore_errors=True)    # of one that failed
+            shutil.rmtree(folder, ignore_errors=True)    # left by an attempt that failed
             make(folder)
             made.touch()
     return shutil.copytree(folder, factory.mktemp(name) / name)
@@ -222,7 +223,7 @@ def command(capsys):
 
 @pytest.fixture(scope='session')
 def datasets(tmp_path_factory):
-    """{name: folder} of all datasets, prepared as they come."""
+    """{name: folder} of all datasets, prepared with the default options."""
     root = tmp_path_factory.mktemp('datasets')
     for name in DATASETS:
         assert run_script(f'data/{name}/prepare.py', out_dir=root / name) == 0
@@ -241,7 +242,7 @@ def facts_data(datasets):
 
 @pytest.fixture(scope='session')
 def both_codec(datasets):
-    """The codec that has the characters of both tasks."""
+    """The codec with the characters of both tasks."""
     meta = read_meta(datasets['both_math_and_facts'] / 'meta.pkl')
     return Codec(meta['stoi'], meta['itos'])
 
@@ -264,5 +265,5 @@ def learned(small_math, tmp_path_factory):
 
 @pytest.fixture
 def copy_of_learned(learned, tmp_path):
-    """A copy of that folder which a test may change."""
+    """A copy of the folder `learned` that a test may change."""
     return shutil.copytree(learned, tmp_path / 'run')

@@ -1,4 +1,4 @@
-"""animate.py: a frame shows what answers.npz holds, in few bytes; what is missing or does not fit is said."""
+"""animate.py: a frame shows what answers.npz holds, in few bytes; messages say what is missing or wrong."""
 import io
 import os
 import shutil
@@ -20,7 +20,7 @@ ITERS = [0, 500, 1000, 30_000]
 
 
 def write_seed(folder, tasks, probability, right=True, iters=ITERS):
-    """A seed's results.csv and answers.npz. probability: (E, P), or a number. right: all that it says is."""
+    """A seed's results.csv and answers.npz. probability: (E, P) or a number. right: are all answers right?"""
     used = {'<', '>', *''.join(text for task in tasks.values() for text in task.answers)}
     itos = dict(enumerate(sorted(used)))
     stoi = {character: token for token, character in itos.items()}
@@ -44,7 +44,7 @@ def write_seed(folder, tasks, probability, right=True, iters=ITERS):
 
 
 def drawn(folder):
-    """-> what is shown of a run, its figure, and what changes it to an iteration"""
+    """-> what is shown of a run, its figure, and the function that changes it to an iteration"""
     shown = animate.read_run(folder)
     return shown, *animate.draw([shown])
 
@@ -186,7 +186,7 @@ def test_a_still_is_written_in_every_format(command, learned, tmp_path, kind, he
 
 @pytest.mark.slow
 def test_a_film_is_made_of_the_same_frames_by_ffmpeg(learned, tmp_path, monkeypatch):
-    program = tmp_path / 'ffmpeg'    # writes what it was given
+    program = tmp_path / 'ffmpeg'    # writes its input to its output file
     program.write_text(f'#!{sys.executable}\nimport sys\n'
                        'open(sys.argv[-1], "wb").write(sys.stdin.buffer.read())')
     program.chmod(0o755)

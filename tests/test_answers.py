@@ -42,20 +42,20 @@ def run(command, small_math, tmp_path):
 
 @pytest.fixture(scope='module')
 def answers(learned):
-    """What the run in `learned` answered."""
+    """The answers of the run in `learned`."""
     return read_answers(learned / 'answers.npz')
 
 
 @pytest.fixture(scope='module')
 def model(learned, small_math):
-    """The last model of that run, in nanoGPT's own arithmetic, and its codec."""
+    """The last model of that run, computed as nanoGPT does, and its codec."""
     checkpoint = load(learned / 'ckpt.pt')
     model = NanoGPT(**checkpoint['model_args'], mlp_expansion=4).eval()
     model.load_state_dict(checkpoint['model'])
     return model, Dataset(small_math, 8).codec
 
 
-# What is in it.
+# The content of answers.npz.
 
 def test_the_answers_are_those_of_every_evaluation_and_prompt(learned, answers):
     assert answers.iters.tolist() == read_results(learned / 'results.csv')['iter'].tolist()
@@ -184,7 +184,7 @@ def changed(arrays, **new):
 
 
 def claimed(arrays, shape):
-    """A file whose probabilities claim to have another shape than they have."""
+    """A file whose probabilities claim a shape that they do not have."""
     content = io.BytesIO()
     np.lib.format.write_array_header_1_0(content, {'descr': '<f4', 'fortran_order': False, 'shape': shape})
     content.write(arrays['math_probability'].tobytes())

@@ -35,8 +35,8 @@ def is_one_line(err, says):
 
 @pytest.fixture
 def refused(command, tmp_path):
-    """refused(script, *args, says=..., **settings): asserts that the script declines, in words that contain
-    `says`."""
+    """refused(script, *args, says=..., **settings): asserts that the script refuses, in a message that
+    contains `says`."""
     def run(script, *args, says, status=2, **settings):
         before = contents(tmp_path)
         result = command(script, *args, **settings)
@@ -250,7 +250,7 @@ def test_a_folder_that_is_a_file(refused, small_math, tmp_path):
 @pytest.mark.parametrize('make', [lambda path: path.symlink_to('nowhere'), lambda path: path.touch()])
 def test_a_folder_that_cannot_be_made(refused, small_math, tmp_path, make):
     make(tmp_path / 'run')
-    refused(TRAIN, says=[str(tmp_path / 'run'), 'where a folder is to be'], dataset=small_math,
+    refused(TRAIN, says=[str(tmp_path / 'run'), 'a folder is needed there'], dataset=small_math,
             out_dir=tmp_path / 'run', **TINY)
 
 
@@ -274,7 +274,7 @@ def test_a_run_goes_on_only_as_it_was(goes_on, settings, says):
 
 
 def test_a_run_goes_on_only_with_its_own_characters(goes_on, copy_of_learned, data):
-    # The same number of characters, other ones: the embedding's rows would change their meaning.
+    # As many characters, but other ones: the embedding's rows would change their meaning.
     meta = pickle.loads((data / 'meta.pkl').read_bytes())
     itos = {i: chr(ord('A') + i) for i in meta['itos']}
     (data / 'meta.pkl').write_bytes(pickle.dumps({'vocab_size': len(itos), 'itos': itos,
@@ -347,11 +347,11 @@ def repeat_in_archive(path):
             again = copy.copy(largest)
             again.filename = again.orig_filename = f'archive/data/again_{i}'
             archive.filelist.append(again)
-        archive._didModify = True    # writes the directory anew
+        archive._didModify = True    # makes zipfile write the directory again
 
 
 def spread_weights(path, width):
-    """Weights of that width that all repeat one number: a small file, gigabytes once they are copied."""
+    """Weights of this width that all repeat one number: a small file, but gigabytes once they are copied."""
     checkpoint = load(path)
     narrow = checkpoint['model_args']['n_embd']
     for name, value in checkpoint['model'].items():

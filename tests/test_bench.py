@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: its slow twins give the numbers of the fast paths."""
+"""The benchmark measures what it says: its slow versions give the same numbers as the fast paths."""
 import functools
 import json
 
@@ -34,7 +34,7 @@ def test_the_slow_twin_takes_the_same_steps(folder, task):
 
 @pytest.mark.slow
 def test_the_plain_loop_takes_the_same_steps(folder, monkeypatch):
-    # Traced as it is for the compiler, which takes ten seconds more and is asked in test_engine.py.
+    # Only trace as for the compiler. Compiling takes ten seconds more and is tested in test_engine.py.
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
     setup = bench.Setup('math', 'n14', folder, CPU)
     plain = setup.plain_loop()
@@ -58,7 +58,7 @@ def test_the_slow_twin_finds_the_same_loss_and_about_the_same_estimate(folder):
 def test_the_slow_twin_gives_the_answers_of_ours_where_nothing_is_left_to_chance(folder):
     setup = bench.Setup('facts', 'n14', folder, CPU)
     task, codec = setup.dataset.tasks['facts'], setup.dataset.codec
-    with torch.no_grad():    # a large head: the most likely character has all the probability
+    with torch.no_grad():    # large weights: the most likely character gets all the probability
         setup.replicas.flat.mul_(20)
     setup.slow_model.load_state_dict(setup.replicas.state_dict(setup.replicas.flat[0]))
     evaluator = setup.evaluation
@@ -72,7 +72,7 @@ def test_the_slow_twin_gives_the_answers_of_ours_where_nothing_is_left_to_chance
 
 @pytest.mark.slow
 def test_json_is_one_line_with_hardware_versions_commit_medians_and_spread(monkeypatch, capsys):
-    monkeypatch.setattr(Engine, 'prepare', lambda self: None)    # compiling is not what is asked here
+    monkeypatch.setattr(Engine, 'prepare', lambda self: None)    # compiling is not tested here
     steps = bench.Setup.steps
     monkeypatch.setattr(bench.Setup, 'steps', lambda self, count: steps(self, 1))
     monkeypatch.setattr(bench.Setup, 'slow_steps', lambda self, count: None)

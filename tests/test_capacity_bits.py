@@ -1,5 +1,5 @@
-"""Memorised bits: of a model that is the table and of one that knows nothing, what is offered, and the
-scripts."""
+"""Memorised bits of a model that knows the table and of a model that knows nothing, the bits that are
+offered, and the scripts."""
 import csv
 import math
 from collections import Counter
@@ -42,7 +42,7 @@ def test_a_model_that_is_the_table_has_all_bits_and_a_uniform_one_none():
     each = [math.log2(28)] * 100
     assert memorised_bits(np.zeros(100), each) == pytest.approx(100 * math.log2(28))
     assert memorised_bits(np.full(100, -math.log2(28)), each) == pytest.approx(0, abs=1e-9)
-    assert memorised_bits(np.full(100, -50.0), each) == 0    # worse than a guess is no debt
+    assert memorised_bits(np.full(100, -50.0), each) == 0    # worse than a guess counts as 0
     half = np.array([[0.0, -20.0], [-1.0, -1.0]])
     assert memorised_bits(half, [2, 2]) == pytest.approx([2, 2])
 
@@ -55,7 +55,7 @@ def test_who_knows_only_how_often_each_answer_occurs_has_memorised_nothing(table
 
 
 def forward_of(questions, codec, block_size, knows):
-    """A model that gives the right next character of each answer all probability; or all characters alike."""
+    """A model that gives the right next characters of the answers all probability, or all the same."""
     nexts = {}
     for prompt, answer in zip(questions.prompts, questions.answers):
         for at in range(len(prompt), len(prompt + answer)):
@@ -90,7 +90,7 @@ def test_through_the_windows_of_evaluation_the_table_has_what_is_offered_and_ign
 
 def test_what_is_offered_is_what_can_be_known():
     assert offered_bits(Questions(['a', 'b', 'c'], ['1', '2', '1'], [1, 1, 1])) == pytest.approx(3)
-    # Two strings that begin alike: each has half of what follows.
+    # Two strings begin alike: at best, a model gives each of them half of the probability.
     assert offered_bits(Questions(['a', 'a', 'c'], ['11', '22', '12'], [2, 2, 2])) == pytest.approx(1 + 1 + 2)
 
 
@@ -130,8 +130,8 @@ def test_strings_that_cannot_be_are_refused(command, tmp_path, options, says):
 
 
 def in_this_process(command, **options):
-    """In place of subprocess.run: a sweep needs no process of its own."""
-    if options:    # git, asked for the commit
+    """Replaces subprocess.run: a sweep runs in this process."""
+    if options:    # git, which is asked for the commit
         return run(command, **options)
     return CompletedProcess(command, run_script(*command[1:]))
 

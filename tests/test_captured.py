@@ -1,4 +1,4 @@
-"""The captured step: its host's side everywhere, the real thing where there is a CUDA GPU."""
+"""The captured step: its host side on every machine, and the real capture where there is a CUDA GPU."""
 import contextlib
 
 import pytest
@@ -18,7 +18,7 @@ class Stream:
 
 
 class Graph:
-    """A graph that replays by taking its owner's steps again."""
+    """A stand-in for a CUDA graph: it replays by taking its owner's steps again."""
     owner = None
 
     def replay(self):
@@ -29,7 +29,7 @@ class Graph:
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    """torch.cuda's streams and graphs, for the host's side of a capture on a machine without a GPU."""
+    """Replaces torch.cuda's streams and graphs, to test the host side of a capture without a GPU."""
     monkeypatch.setattr(torch.cuda, 'Stream', Stream)
     monkeypatch.setattr(torch.cuda, 'current_stream', Stream)
     monkeypatch.setattr(torch.cuda, 'stream', lambda stream: contextlib.nullcontext())
@@ -38,11 +38,11 @@ def no_gpu(monkeypatch):
 
 
 def capture(engine, size):
-    """A capture of the engine's step, the state left as it was."""
+    """A capture of the engine's step; the engine's state stays as it was."""
     before = State(*(x.clone() for x in engine.state))
     captured = Captured(engine.step, engine.state, *engine.example(), size=size)
     captured.graph.owner, captured.graph.state = captured, engine.state
-    # what a stub executes in capturing
+    # without a GPU, capturing executes the steps
     assert torch.equal(engine.state.step, before.step + captured.warm_up + size)
     torch._foreach_copy_(engine.state, before)
     return captured

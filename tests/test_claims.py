@@ -1,4 +1,4 @@
-"""The verdicts on made-up summaries of each kind, and the figures of sweeps by what they draw."""
+"""The verdicts on made-up summaries of each kind, and what the figures of sweeps draw."""
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
@@ -12,7 +12,7 @@ from tbtt.sweep.summary import PAIR, read_summaries, row_of_paper, write_summary
 
 
 def seeds(experiment, model, count, wd=False, **scores):
-    """Rows of `count` seeds of a model of the paper. scores: constants, or lists with one value a seed."""
+    """Rows of `count` seeds of a model of the paper. scores: constants, or lists with one value per seed."""
     row = {**row_of_paper(experiment, model, wd), 'run': f'{experiment}_{model}_{wd}', 'iter': 30000,
            'diverged': None, 'heldout': '' if experiment == 'facts' else PAIR, 'finished': 1,
            'num_params': 1000.0, 'heldout_total': None if experiment == 'facts' else 40.0}
@@ -65,7 +65,7 @@ def test_the_evaluation_that_the_paper_reports_and_the_last_are_judged_apart():
 @pytest.mark.parametrize('scores, verdict', [
     ([8.0, 8.4, 8.2] * 2, 'holds'), ([8.0, 8.0, 8.0], 'agree so far'), ([4.0, 4.2, 3.8], 'disagree so far'),
     ([4.0, 4.2, 3.8] * 2, 'does not hold'),
-    # a wide interval holds any number
+    # a wide interval contains any number
     ([8.2, 8.2], 'not enough runs'), ([0.0, 2.0, 100.0], 'not enough runs')])
 def test_the_facts_of_n14_are_compared_with_the_papers_number(scores, verdict):
     assert claims.facts_claim(seeds('facts', 'n14', len(scores), best_facts=scores))[0].verdict == verdict
@@ -90,7 +90,7 @@ def test_joint_training_lowers_n14(joint, verdict):
 @pytest.mark.parametrize('last, verdict', [
     ([40] * 20, 'holds'), ([40] * 6, 'not enough runs'), ([40] * 14 + [0] * 6, 'not enough runs'),
     ([0] * 6, 'does not hold'),
-    ([0] * 3, 'not enough runs')])    # three seeds say nothing of a change, even where all change
+    ([0] * 3, 'not enough runs')])    # three seeds show no change, even if all of them change
 def test_weight_decay_is_judged_by_the_interval_of_the_difference(last, verdict):
     rows = math_seeds('n14', len(last), 40) + math_seeds('n14', len(last), last, wd=True)
     assert part(claims.decay_claim(rows), 'math n14, last').verdict == verdict
@@ -203,7 +203,7 @@ def test_the_last_claim_names_both_thresholds(monkeypatch):
 
 @pytest.fixture
 def summary(tmp_path):
-    """Three widths of arithmetic, two of facts, with results.csv beside. -> path of the summary"""
+    """A summary of three widths of arithmetic and two of facts, with the results.csv files. -> its path"""
     rows = []
     for task, model, size, held, facts in (('math', 'n14', 1456, 40, None), ('math', 'n28', 5264, 10, None),
                                            ('math', 'n56', 19936, 0, None), ('facts', 'n14', 1932, None, 8.0),
@@ -248,7 +248,7 @@ def test_the_capacity_figure_draws_every_size_seed_and_value_of_the_paper(summar
     dots = [len(points.get_offsets()) for points in math.collections if len(points.get_offsets()) == 4]
     assert len(dots) == 6    # four seeds of each of three sizes, held-out and seen
     papers = [line for line in facts.lines if line.get_label() == 'paper, best evaluation: facts']
-    assert [line.get_ydata()[0] for line in papers] == [8.2, 100, 100]    # n56 too, the MLT would be far away
+    assert [line.get_ydata()[0] for line in papers] == [8.2, 100, 100]    # n56 too; the MLT would be far away
     intervals = [container.lines[2][0].get_segments()[0] for container in shares.containers]
     assert 100 * wilson_interval(4, 4)[0] == pytest.approx(intervals[0][0][1])
 
@@ -271,7 +271,7 @@ def test_the_rule_figure_draws_a_dot_a_seed_the_papers_values_and_questions_on_t
     dots = [points.get_offsets() for points in axes.collections if isinstance(points, PathCollection)]
     assert [len(each) for each in dots] == [12, 12]
     assert all(x < 1456 for x, _ in dots[0][:4]) and all(x > 1456 for x, _ in dots[1][:4])
-    assert len(np.unique(np.vstack(dots), axis=0)) == 24    # none hides another
+    assert len(np.unique(np.vstack(dots), axis=0)) == 24    # no dot hides another
     assert [text.get_text() for text in right.get_yticklabels()] == ['0', '1', '2', '3', '4']
     assert right.get_ylim() == axes.get_ylim() and right.get_yticks().tolist() == [0, 25, 50, 75, 100]
     assert [text.get_text() for text in axes.get_xticklabels()] == ['1,456', '5,264', '19,936']
@@ -330,7 +330,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, script, args):
 def test_runs_that_were_trained_differently_are_not_averaged(summary, capsys):
     lines = summary.read_text().splitlines()
     at = lines[0].split(',').index('learning_rate')
-    # "5,7" stands before and is quoted: one comma more
+    # "5,7" comes before it and is quoted: one more comma
     other = lines[1].replace('seed_0', 'seed_9').split(',')
     other[at + 1], other[0] = '0.5', 'other'
     summary.write_text('\n'.join([*lines, ','.join(other)]) + '\n')

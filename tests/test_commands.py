@@ -1,4 +1,4 @@
-"""Every command of the README as a user types it, in a copy of the project, and what the shell sees of it."""
+"""Every command of the README as a user types it in a copy of the project, and what the shell sees."""
 import json
 import os
 import re
@@ -49,7 +49,7 @@ def clone(tmp_path_factory):
 
 
 def succeed(clone, script, *args, cwd=None, **settings):
-    """-> standard output of a command that ends well"""
+    """-> standard output of a command that succeeds"""
     result = shell(script, *args, cwd=cwd or clone, root=clone, **settings)
     assert result.status == 0, result.err
     return result.out
@@ -85,7 +85,7 @@ def test_tests_pass_after_training_in_the_clone(clone, tmp_path):
 
 
 def test_the_tests_see_what_git_tracks_and_nothing_beside_it(tmp_path):
-    root = copy_project(tmp_path / 'project', leave_out=('results',))    # many, and large
+    root = copy_project(tmp_path / 'project', leave_out=('results',))    # many large files
     files = project_files(root)
     assert {Path('model.py'), Path('tbtt/cli.py'), Path('data/as_math/prepare.py'),
             Path('tests/conftest.py')} <= set(files)
@@ -181,7 +181,7 @@ def test_a_signal_ends_training_cleanly_with_everything_saved(command, small_mat
 @pytest.mark.slow_after_first
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_a_script_without_its_packages_names_the_command_that_installs_them(script, tmp_path):
-    # -S: as a Python in which nothing is installed
+    # -S: like a Python without installed packages
     command = [sys.executable, '-S', HERE / script, '--help']
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == '', done
@@ -226,7 +226,7 @@ def test_help_of_a_real_process_ends_well(tmp_path):
     assert shell('sample.py', '--help', cwd=tmp_path).status == 0
 
 
-# What each of them sets is checked in test_config.py.
+# test_config.py checks the settings of each file.
 @pytest.mark.slow_after_first
 @pytest.mark.parametrize('twin', ['', '_wd'])
 @pytest.mark.parametrize('model', ['mini_14', 'mini_28', 'mini_56', 'mlt'])
@@ -250,7 +250,7 @@ def test_every_config_of_the_paper_trains(command, datasets, tmp_path, monkeypat
 def test_a_config_with_frequencies_trains_and_its_checkpoints_know_them(command, datasets, tmp_path,
                                                                             monkeypatch, task, model):
     monkeypatch.chdir(tmp_path)
-    # losses of few windows
+    # few windows for the losses, to save time
     settings = dict(dataset=datasets[task], device='cpu', compile=False, batch_size=4, eval_iters=1)
     result = command('train_with_eval.py', f'config/train_{task}_{model}.py', max_iters=1, **settings)
     assert result.status == 0, result.err
@@ -270,7 +270,7 @@ def test_key_value_config_and_default_come_in_that_order(command, small_math, tm
     assert type(config['learning_rate']) is float
 
 
-# What a shell does to a script's words, streams and environment.
+# What a shell does to a script's arguments, streams and environment.
 
 def test_the_home_is_meant_by_a_tilde_behind_an_equals_sign(command, learned, small_math, tmp_path,
                                                             monkeypatch):
@@ -285,7 +285,7 @@ def test_the_home_is_meant_by_a_tilde_behind_an_equals_sign(command, learned, sm
     assert command('data/as_math/prepare.py', out_dir='~/prepared').status == 0
     (tmp_path / 'mine.py').write_text("out_dir = '~/second'\n")
     assert command('train_with_eval.py', 'mine.py', dataset='~/data', **TINY | dict(max_iters=0)).status == 0
-    # matplotlib has caches at home
+    # matplotlib keeps hidden caches in the home folder
     made = {path.name for path in tmp_path.iterdir() if not path.name.startswith('.')}
     assert made == {'run', 'data', 'plot.png', 'new', 'prepared', 'mine.py', 'second'}
 
@@ -301,7 +301,7 @@ def at_a_shell(text, cwd, **variables):
 
 @pytest.mark.slow
 def test_a_backend_for_plots_that_is_not_there_does_no_harm(learned, tmp_path):
-    """A notebook exports its own to all that it starts."""
+    """A notebook exports its own backend to every process that it starts."""
     backend = 'module://matplotlib_inline.backend_inline'
     done = at_a_shell(f'{sys.executable} {HERE}/plot_results.py --model_folder {learned} --output=plot.png',
                       tmp_path, MPLBACKEND=backend)

@@ -1,4 +1,4 @@
-"""Settings: what the config files come to, how they build on each other, and what a setting may be."""
+"""Settings: the values that config files give, how files build on each other, and which values are valid."""
 import dataclasses
 import json
 import re
@@ -19,7 +19,7 @@ CONFIGS = sorted(HERE.glob('config/train_*.py'))
 
 
 def resolved(*files, **overrides):
-    """{name: value} of all settings that files and overrides come to."""
+    """{name: value} of all settings that result from files and overrides."""
     return dataclasses.asdict(load_config([str(path) for path in files], overrides))
 
 
@@ -216,7 +216,7 @@ NUMBERS = [field for field in FIELDS.values() if field.type in (int, float)]
 
 
 @pytest.mark.parametrize('field', NUMBERS, ids=lambda field: field.name)
-@pytest.mark.parametrize('digits', [39, 5000])    # Python refuses to print the latter
+@pytest.mark.parametrize('digits', [39, 5000])    # Python refuses to print a number of 5000 digits
 def test_every_number_has_an_upper_limit_that_the_message_states(field, digits):
     said = refusal(**{field.name: 10**digits})
     assert field.name in said and f'at most {field.metadata["high"]:,}' in said and len(said) < 200
@@ -245,7 +245,7 @@ def test_help_has_groups_and_lists_choices(command):
                for field in FIELDS.values() if field.metadata['choices'])
 
 
-# The project's own description.
+# The project's metadata.
 
 def test_metadata_and_citation_state_one_version():
     stated = {re.search(r'^version[ :=]+"?([\d.]+)', (HERE / name).read_text(), re.MULTILINE)[1]

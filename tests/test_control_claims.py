@@ -1,4 +1,4 @@
-"""Our own claims on made-up summaries: each comes out each way."""
+"""Our own claims on made-up summaries, with data for and against each claim."""
 import csv
 
 import pytest
@@ -55,7 +55,7 @@ def test_the_rule_comes_first(had, answered, expected):
 @pytest.mark.parametrize('answered, expected', [(0.0, 'holds'), (1.0, 'holds'), (4.0, 'does not hold')])
 def test_without_an_order_to_learn(answered, expected):
     assert verdict(8, rows_of(28, answered=answered, line_order='fresh')) == expected
-    assert verdict(8, rows_of(28, answered=answered)) == 'not enough runs'    # these have the order
+    assert verdict(8, rows_of(28, answered=answered)) == 'not enough runs'    # these runs have a fixed order
 
 
 @pytest.mark.parametrize('had, expected', [(True, 'holds'), (False, 'does not hold')])
@@ -114,8 +114,8 @@ def test_a_summary_with_an_axis_of_words_is_read_again(tmp_path, capsys):
     assert {(row['answers'], row['windows']) for row in rows} == {('shuffled', 'any'), (None, 'line')}
     assert run_script('analysis/make_claims.py', tmp_path / 'summary.csv') == 0
     said = capsys.readouterr().out
-    assert 'shuffled answers, n14, last' in said and 'Against it would have spoken' in said
-    with open(tmp_path / 'summary.csv', newline='') as file:    # a column of ours holds numbers alone
+    assert 'shuffled answers, n14, last' in said and 'It would have been refuted by' in said
+    with open(tmp_path / 'summary.csv', newline='') as file:    # n_layer may hold only numbers
         header, first, *_ = csv.reader(file)
     first[header.index('n_layer')] = 'many'
     (tmp_path / 'summary.csv').write_text('\n'.join(

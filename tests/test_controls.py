@@ -80,7 +80,7 @@ def test_shuffled_answers_are_the_same_questions_and_the_same_results_dealt_anew
     assert dealt.prompts == right.prompts and dealt.groups() == right.groups()
     assert collections.Counter(dealt.results[i] for i in seen) == collections.Counter(right.results[i]
                                                                                       for i in seen)
-    assert sum(dealt.results[i] == right.results[i] for i in seen) < 30    # 196 / 22 or so by chance
+    assert sum(dealt.results[i] == right.results[i] for i in seen) < 30    # about 196 / 22 by chance
     assert lines_of(no_rule) != dealt.lines() and sorted(lines_of(no_rule)) == sorted(dealt.lines())
     assert set(dealt.lines()) == {f'{dealt.prompts[i]}{dealt.results[i]}>'.ljust(8) + '\n' for i in seen}
 
@@ -96,7 +96,7 @@ def test_shuffled_answers_have_no_rule_for_what_is_held_out():
     found = [deal(right, seed).results for seed in range(400)]
     hits = sum(dealt[i] == right.results[i] for dealt in found for i in held)
     assert hits / 1600 < 0.15 and len({dealt[held[0]] for dealt in found}) > 15
-    # Nor does what was left over say it: the results that are trained on are the same whatever is held out.
+    # What is left over does not tell it either: every deal trains on the same results.
     assert len({tuple(sorted(dealt[i] for i in right.groups()['seen'])) for dealt in found}) == 1
 
 
@@ -137,13 +137,13 @@ SEEDS = torch.tensor([3, 4])
 
 
 def batches(lines=LINES, block_size=4, **settings):
-    """Batches of a text whose tokens are its characters' codes."""
+    """Batches of a text whose tokens are the codes of its characters."""
     return Batches(torch.tensor([ord(c) for c in ''.join(lines)], dtype=torch.int32), block_size, newline=10,
                    **settings)
 
 
 def drawn(found, last, batch_size=50):
-    """The texts of the windows of iterations 0 to last - 1, a string each."""
+    """The windows of iterations 0 to last - 1, as strings."""
     text = found.cut(found.draw(SEEDS, 0, last, batch_size))
     return [''.join(chr(c) for c in window if c != NOTHING)
             for window in text.movedim(-1, -2).flatten(0, -2).tolist()]
@@ -173,7 +173,7 @@ def test_every_line_is_drawn_equally_often_and_so_is_every_window_of_it():
 
 
 def test_fresh_windows_are_cut_from_all_orders_alike():
-    """Against all orders of the lines, each read from every character on, round and round."""
+    """Compared with all orders of the lines, each read in a circle from every character on."""
     lines, length = ['a\n', 'bc\n', 'a\n', 'def\n'], 6
     expected = collections.Counter()
     for order in itertools.permutations(lines):
@@ -234,7 +234,7 @@ def test_what_is_no_target_has_neither_loss_nor_gradient():
 
 
 def test_the_loss_within_lines_is_the_mean_over_the_characters_that_follow_in_them():
-    """Against one line and one window at a time, every line counted once."""
+    """Compared with one line and one window at a time; every line counts once."""
     found = batches(windows='line')
     replicas = Replicas.from_seeds(tiny_config(block_size=4, n_embd=6).model_args(128), [1, 2])
     losses = Losses(replicas.forward, 4, 50, 2, SEEDS, windows='line', newline=10)(found.data, 0)
@@ -278,7 +278,7 @@ def test_a_replica_is_the_run_that_its_seed_would_be_alone(facts_data, settings)
 @pytest.mark.slow
 @pytest.mark.parametrize('settings', [{'windows': 'line'}, {'line_order': 'fresh'}], ids=str)
 def test_whatever_step_is_chosen_trains_on_these_windows(facts_data, settings):
-    """Against the eager step; 500 steps are enough for a faster one where there is such."""
+    """Compared with the eager step. With 500 steps, a faster step is chosen where there is one."""
     chosen, eager = (new_engine(facts_data.train, 51,
                                 tiny_config(n_embd=6, block_size=24, max_iters=500, compile=mode,
                                             **settings), newline=facts_data.newline)
@@ -304,13 +304,13 @@ def test_training_takes_the_setting_and_a_resumed_run_keeps_it(command, small_ma
     whole, parts = (read_results(tmp_path / name / 'results.csv') for name in ('whole', 'parts'))
     assert whole['train_loss'][-1] == parts['train_loss'][-1] < whole['train_loss'][0]
     without = {**TINY, 'dataset': small_math, 'out_dir': tmp_path / 'parts', 'init_from': 'resume'}
-    kept = command('train_with_eval.py', **without)    # what is not given is as it was
+    kept = command('train_with_eval.py', **without)    # settings that are not given stay as they were
     assert kept.status == 0 and 'is finished' in kept.out
     refused = command('train_with_eval.py', **without, **{name: BEFORE[name] for name in settings})
     assert refused.status == 2 and next(iter(settings)) in refused.err
 
 
-# --- the sweeps that ask
+# --- the sweeps
 
 SWEEPS = {'arithmetic': 6 * 32, 'arithmetic_wide': 3 * 8,
           'facts_both': 4 * 16, 'facts_both_wd': 4 * 8, 'facts_both_wide': 2 * 4,
@@ -330,7 +330,7 @@ def test_every_sweep_expands_to_its_seeds_and_its_data_can_be_prepared(name, see
     config = run.config()
     dataset = Dataset(config.dataset, config.block_size)
     Batches(dataset.train, config.block_size, config.windows, config.line_order, dataset.newline)
-    if name.startswith('bits'):    # what is asked of a model has to be in its sight
+    if name.startswith('bits'):    # a whole line has to fit into a window
         longest = max(map(len, dataset.codec.decode(dataset.train.tolist()).splitlines(keepends=True)))
         assert longest <= config.block_size + 1 and config.windows == 'line'
 

@@ -1,5 +1,4 @@
-"""Runs that die, for real: killed, interrupted, out of disk, out of folder; and that nothing is lost by
-it."""
+"""Runs that really die (killed, interrupted, disk full, folder gone) lose nothing."""
 import dataclasses
 import json
 import os
@@ -43,8 +42,8 @@ LONG = dict(SETTINGS, max_iters=100_000, keep_checkpoints=0)
 
 @pytest.fixture
 def training(small_math, tmp_path):
-    """training(folder, prepare=..., **settings): a training under way in a process of its own; none outlives
-    the test."""
+    """training(folder, prepare=..., **settings): a running training in a child process, which is killed after
+    the test at the latest."""
     started = []
 
     def start(name='run', prepare=lambda: None, **settings):
@@ -59,7 +58,7 @@ def training(small_math, tmp_path):
 
 @pytest.fixture
 def ended(training):
-    """ended(folder, status=0, **settings): a training, to its end. -> what it printed"""
+    """ended(folder, status=0, **settings): a training, run to its end. -> what it printed"""
     def to_its_end(name='run', status=0, **settings):
         one = training(name, **settings)
         assert one.wait() == status, one.said()
@@ -76,7 +75,7 @@ def run(ended, tmp_path):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of its own, of one megabyte."""
+    """A separate disk of one megabyte."""
     folder = tmp_path / 'disk'
     folder.mkdir()
     if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder],
@@ -87,14 +86,14 @@ def disk(tmp_path):
 
 
 def one_line(said):
-    """The last line printed, which is the only one of an error."""
+    """The last line printed. Exactly one line may be an error, and there may be no traceback."""
     lines = [line for line in said.splitlines() if not line.startswith('iter')]
     assert 'Traceback' not in said and [line.startswith('error: ') for line in lines].count(True) == 1, said
     return lines[-1]
 
 
 def unlocked(folder):
-    """All that lies there but the lock."""
+    """The contents of a folder, without locks."""
     return {path: content for path, content in contents(folder).items() if not path.endswith('.lock')}
 
 
@@ -107,8 +106,8 @@ def evaluations(folder):
 
 @pytest.fixture(scope='module', params=[1, 3])
 def alone(request, small_math, tmp_path_factory):
-    """A run that nobody disturbs, of one seed and of three. -> its settings, its folder, its moments between
-    two changes of files"""
+    """An undisturbed run, of one seed and of three. -> its settings, its folder, the number of moments at
+    which its files change"""
     folder = tmp_path_factory.mktemp('alone')
     settings, count = SHORT | dict(dataset=small_math, num_seeds=request.param), folder / 'moments'
 
@@ -157,7 +156,7 @@ def test_what_a_crash_leaves_lying_about_is_cleaned_up_and_nothing_of_the_users(
 
 
 def test_a_power_cut_finds_every_file_on_the_disk_before_the_list_that_names_it(tmp_path, monkeypatch):
-    """A file is on the disk when it was flushed, its name when its folder was: POSIX promises no more."""
+    """POSIX promises only that a file is on the disk after its flush, its name after the folder's flush."""
     events, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, 'fsync',
                         lambda fd: (events.append(os.readlink(f'/proc/self/fd/{fd}')), fsync(fd)))
@@ -168,14 +167,14 @@ def test_a_power_cut_finds_every_file_on_the_disk_before_the_list_that_names_it(
         folder.mkdir(exist_ok=True)
     tbtt.atomic.write_folders({folder: {'a': b'a', 'b': b'b'} for folder in folders})
     renames = [i for i, event in enumerate(events) if event[0] == 'rename']
-    commit, first = renames[0], renames[2]    # two lists, then the files
+    commit, first = renames[0], renames[2]    # the two lists come first, then the files
     assert all(events[i][1].endswith(tbtt.atomic.COMMIT) for i in renames[:2])
     flushed = [{event for event in events[begin:end] if isinstance(event, str)}
                for begin, end in ((0, commit), (commit, first), (first, None))]
     names = {str(folder) for folder in folders}
     assert names <= flushed[0] and sum(path.endswith(tbtt.atomic.TMP) for path in flushed[0]) >= 4
     assert names <= flushed[1]    # the lists themselves, before anything is put in place
-    assert names <= flushed[2]    # and all names, before the lists go
+    assert names <= flushed[2]    # and all names, before the lists are deleted
 
 
 # Interrupted.
@@ -216,12 +215,12 @@ def test_a_second_ctrl_c_goes_at_once_and_corrupts_nothing(training, ended, tmp_
 
 
 def slow(module, name, seconds):
-    """Let a function take longer."""
+    """Make a function take `seconds` longer."""
     function = getattr(module, name)
     setattr(module, name, lambda *args: (time.sleep(seconds), function(*args))[1])
 
 
-# Two and three on one folder.
+# Several trainings on one folder.
 
 JOINT = LONG | dict(num_seeds=3)    # seeds 1337 to 1339
 ONE = LONG | dict(seed=1338)
@@ -229,13 +228,13 @@ ONE = LONG | dict(seed=1338)
 
 @pytest.fixture
 def holder(training, tmp_path):
-    """holder(pair=False, **settings): a training that is under way in the folder, in one process or two."""
+    """holder(pair=False, **settings): a running training in the folder, in one process or two."""
     def hold(pair=False, **settings):
         port = free_port()
         prepares = [as_rank(rank, port) for rank in range(2)] if pair else [lambda: None]
         held = [training(**settings, prepare=prepare) for prepare in prepares]
         assert held[0].says('iter      2'), held[0].said()
-        # the second process tells nothing
+        # the second process prints nothing
         while pair and not (tmp_path / 'run/seed_1338/ckpt.pt').exists():
             assert held[1].ended() is None, held[1].said()
             time.sleep(0.005)
@@ -244,12 +243,12 @@ def holder(training, tmp_path):
 
 
 def as_rank(rank, port):
-    """What torchrun tells the first and the second of two processes."""
+    """-> a function that sets what torchrun tells the first or the second of two processes"""
     return lambda: os.environ.update(rank_of_two(rank, port))
 
 
 def refused(training, tmp_path, **settings):
-    """Who asks for what a process holds that stands still is told so at once, and changes nothing."""
+    """A training that asks for what a stopped process holds is refused at once, and changes nothing."""
     before = contents(tmp_path / 'run')
     other = training(**settings)
     assert other.wait(60) == 75 and 'another training writes into' in one_line(other.said())
@@ -279,18 +278,18 @@ def test_a_second_training_is_refused_while_the_first_lives_and_changes_nothing(
     refused(training, tmp_path, **second)
     for one in held:
         one.kill(signal.SIGCONT)
-    assert all([one.ended() is None for one in held])    # it never noticed
+    assert all([one.ended() is None for one in held])    # the holder did not notice
     for one in held:
         one.kill()
         one.wait()
     at = evaluations(tmp_path / 'run')
-    ended(**second | dict(max_iters=2 if 'overwrite' in second else at + 2))    # and none waits for the dead
+    ended(**second | dict(max_iters=2 if 'overwrite' in second else at + 2))    # nothing waits for the dead
     assert evaluations(Path(second['out_dir'])) == (2 if 'overwrite' in second else at + 2)
 
 
 @pytest.mark.slow
 def test_a_refused_start_leaves_a_live_change_alone(training, ended, small_math, tmp_path):
-    """The holder stands between its list and the renames: what it has beside its places is no leftover."""
+    """The holder is stopped between its list and the renames: its temporary files are not leftovers."""
     ended(**JOINT | dict(max_iters=2))
     put_in_place = tbtt.atomic.put_in_place
 
@@ -490,7 +489,7 @@ def test_a_read_only_folder_is_named_and_unchanged(ended, disk):
 def test_a_folder_removed_under_way_is_named_and_does_not_come_back(training, tmp_path, num_seeds):
     one = training(**LONG | dict(num_seeds=num_seeds, eval_interval=100))
     assert one.says('iter    100')
-    time.sleep(0.1)    # it steps, and writes nothing
+    time.sleep(0.1)    # it trains, and writes nothing
     os.rename(tmp_path / 'run', tmp_path / 'gone')
     assert one.wait(20) == 2
     assert str(tmp_path / 'run') in one_line(one.said()) and not (tmp_path / 'run').exists()
@@ -509,7 +508,7 @@ def test_data_that_change_while_training_do_not_reach_it_and_stop_the_next(train
     good = (data / name).read_bytes()
     (data / name).write_bytes(good[:-6] if name == 'meta.pkl' else good[2:] + good[:2])
     one.kill(signal.SIGTERM)
-    # what was read is whole, but it may as well say what it sees
+    # the data that it read are whole, but it may also report that the files changed
     assert one.wait() in (2, 128 + signal.SIGTERM)
     line = one_line(ended('part', status=2, dataset=data, init_from='resume', max_iters=400))
     assert 'data' in line and 'prepare' in line
@@ -521,7 +520,7 @@ def test_data_that_change_while_training_do_not_reach_it_and_stop_the_next(train
 
 
 def ill(seed, iteration):
-    """Let the loss of one seed be no number from an iteration on."""
+    """Make the loss and the weights of one seed NaN from an iteration on."""
     import tbtt.engine
     step = tbtt.engine.Engine.step
 

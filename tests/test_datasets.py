@@ -41,7 +41,7 @@ def test_facts_are_read_without_what_an_editor_adds(tmp_path):
     assert read_facts(tmp_path / 'facts.csv') == [('Peru', 'Lima')]
 
 
-@pytest.mark.parametrize('rows, says', [('Peru,Lima\nPeru,Cuzco\n', 'Peru is there twice'),
+@pytest.mark.parametrize('rows, says', [('Peru,Lima\nPeru,Cuzco\n', 'Peru occurs twice'),
                                         ('Peru, \n', 'both filled'),
                                         ('Peru,Santiago del Valle Hermoso\n', 'at most 20 characters')])
 def test_facts_that_cannot_be_asked_are_refused(tmp_path, rows, says):
@@ -161,7 +161,7 @@ def counts_of(folder):
 
 
 def is_zipf(counts, exponent, total):
-    """Is each count within a half of its share of `total`, or the one that is the least?"""
+    """Is each count within a half of its share of `total`, or of 1 where the share is less?"""
     counts = sorted(counts, reverse=True)
     shares = np.arange(1, len(counts) + 1) ** -float(exponent)
     return (np.abs(counts - np.maximum(1, total * shares / shares.sum())) <= 0.5 + 1e-9).all()

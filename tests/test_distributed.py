@@ -1,4 +1,4 @@
-"""Two gloo processes, started by torchrun or as it would, against one process."""
+"""Two gloo processes, started by torchrun or as torchrun does it, compared with one process."""
 import os
 import signal
 import subprocess
@@ -29,7 +29,7 @@ def torchrun(cwd, **settings):
 
 
 def close(one, other):
-    """Do two runs' results agree up to the order of summation?"""
+    """Do two runs' results agree, except for the order of summation?"""
     one, other = read_results(one / 'results.csv'), read_results(other / 'results.csv')
     return all(np.allclose(one[column], other[column], rtol=1e-5, equal_nan=True) for column in one)
 
@@ -76,7 +76,7 @@ def iterations(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('windows', ['any', 'line'])    # of lines of which not all are as long
+@pytest.mark.parametrize('windows', ['any', 'line'])    # lines of different lengths
 def test_a_batch_split_over_two_processes_gives_the_run_of_one(ranks, tmp_path, datasets, windows):
     settings = dict(dtype='float32', windows=windows)
     if windows == 'line':
@@ -90,7 +90,7 @@ def test_a_batch_split_over_two_processes_gives_the_run_of_one(ranks, tmp_path, 
 
 @pytest.mark.slow
 def test_a_rank_that_is_done_waits_for_the_others_and_says_nothing(ranks, tmp_path):
-    """Three seeds over two processes; the seed of the second is at its end already, then both are."""
+    """Three seeds over two processes: first only the second process's seed is finished, then all are."""
     alone, = ranks(size=1, seed=1338, out_dir=tmp_path / 'run/seed_1338')
     assert alone.wait() == 0
     both = ranks(num_seeds=3, init_from='resume', eval_interval=10)
@@ -111,7 +111,7 @@ def test_a_rank_whose_seeds_all_diverged_stops_no_other(ranks, tmp_path):
 
 
 def ill(seed, iteration):
-    """Let the loss of one seed be no number from an iteration on."""
+    """Make the losses of all seeds of this process NaN from an iteration on; `seed` is not used."""
     step = tbtt.engine.Engine.step
 
     def sick(self, state, starts, rate):

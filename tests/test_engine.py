@@ -1,5 +1,5 @@
-"""The training step: replicas against single runs, against torch's own optimizer, and what must not disturb
-it."""
+"""The training step: replicas compared with single runs and with torch's optimizer, and what must not disturb
+the step."""
 import resource
 from pathlib import Path
 
@@ -163,7 +163,7 @@ def test_a_snapshot_does_not_change_with_the_training_that_goes_on(math_data):
 
 @pytest.mark.parametrize('dropout, differ', [(0.0, False), (0.3, True)])
 def test_replicas_have_dropout_masks_of_their_own(math_data, dropout, differ):
-    # The same weights and, with data of one token, the same batches: what differs is the masks.
+    # The weights are equal and, as the data have one token, so are the batches: only the masks differ.
     engine = new_engine(torch.full((200,), 3), 17, tiny_config(num_seeds=2, dropout=dropout))
     engine.load(dict.fromkeys('ab', checkpoints(engine)['seed 0']))
     losses = train(engine, 0, 3)
@@ -218,7 +218,7 @@ def unavailable(*args):
 
 @pytest.mark.slow
 def test_a_compiled_step_gives_the_losses_of_an_eager_one(math_data, monkeypatch):
-    # One replica goes without its axis there; two are compared in test_fused.py.
+    # A single replica is compiled without its axis; test_fused.py compares two replicas.
     eager = new_engine(math_data.train, 17, tiny_config(**WD))
     monkeypatch.setattr('tbtt.engine.Kernel', unavailable)
     compiled = new_engine(math_data.train, 17,
@@ -227,7 +227,7 @@ def test_a_compiled_step_gives_the_losses_of_an_eager_one(math_data, monkeypatch
     if compiled.mode.startswith('compiled'):
         assert (train(eager, 0, 50) - train(compiled, 0, 50)).abs().max() < 1e-5
     else:
-        assert compiled.mode.startswith('eager (')    # and says why
+        assert compiled.mode.startswith('eager (')    # the reason follows
 
 
 def test_where_nothing_compiles_every_part_of_the_step_is_eager(math_data, monkeypatch):
@@ -250,7 +250,7 @@ def test_dropout_goes_on_in_mid_interval_as_if_nothing_had_happened(math_data):
     expected = train(whole, 0, 10)
     train(first, 0, 7)
     saved = checkpoints(first)
-    torch.manual_seed(99)    # as another process would have drawn, or another device
+    torch.manual_seed(99)    # another process or device would have another random state
     second.load(saved)
     assert torch.equal(train(second, 7, 10), expected[7:])
 
@@ -300,5 +300,5 @@ def test_memory_does_not_grow_with_iterations(math_data):
         for _ in engine.run(first, first + 50):
             pass
         resident.append(int(STATM.read_text().split()[1]))
-    # To keep the activations of each step would cost a hundred times that.
+    # Keeping the activations of every step would cost a hundred times that.
     assert resident[-1] - resident[1] < 2 * 2**20 / resource.getpagesize()

@@ -1,4 +1,4 @@
-"""The shell scripts' environment: made once, made anew where it is broken, and any Python that is named."""
+"""The shell scripts make their environment once, remake it if it is broken, and take any given Python."""
 import os
 import shutil
 import subprocess
@@ -8,8 +8,8 @@ import pytest
 
 from conftest import HERE
 
-# Stands for a Python: `-m venv` makes a .venv with a copy of this, and all that would take long is only
-# written down.
+# A fake Python: `-m venv` makes a .venv with a copy of this script, and whatever would take long is only
+# logged.
 FAKE = '''#!/usr/bin/env bash
 case "$*" in
     -c*) exec REAL "$@" ;;
@@ -25,7 +25,7 @@ esac
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder with a blank in its name that has the shell scripts, and `bin/python3` of our own."""
+    """A folder with a blank in its name, the shell scripts, and a fake `bin/python3`."""
     root = tmp_path / 'a project'
     shutil.copytree(HERE / 'runs', root / 'runs')
     for path in HERE.glob('requirements*.txt'):
@@ -35,7 +35,7 @@ def project(tmp_path):
 
 
 def fake(project, path, version='3.12.0'):
-    """Write a Python that notes what it is asked in `log`."""
+    """Write a fake Python that notes in `log` what it is asked to do."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = FAKE.replace('REAL', sys.executable).replace('LOG', f'"{project}/log"').replace('VERSION', version)
     path.write_text(text)
@@ -43,7 +43,7 @@ def fake(project, path, version='3.12.0'):
 
 
 def bash(project, script='quickstart.sh', cwd=None, **variables):
-    """-> the script's result, and what Python was asked, a line each"""
+    """-> the script's result, and the lines that the fake Python logged"""
     (project / 'log').write_text('')
     environment = {'PATH': f'{project}/bin:/usr/bin:/bin', 'HOME': str(project), **variables}
     result = subprocess.run(['bash', project / 'runs' / script], cwd=cwd or project, env=environment,
@@ -68,7 +68,7 @@ def test_its_last_lines_say_how_to_use_it(project):
 
 
 def break_off(venv):
-    """As Ctrl-C leaves it while `python -m venv` runs: no pip and no activate yet."""
+    """Leave a venv as Ctrl-C does during `python -m venv`: no pip and no activate yet."""
     (venv / 'bin/activate').unlink()
     (venv / 'bin/python').write_text('#!/bin/sh\nexit 1\n')
 
@@ -138,7 +138,7 @@ def test_no_python_at_all_is_one_line(project):
 @pytest.mark.parametrize('version', ['2.7.18', '3.9.2'])
 def test_an_old_python_is_named_by_its_version(project, version):
     old = project / 'bin/python3'
-    # Runs what it is asked with a sys of that version.
+    # Runs the code that it is given, with a `sys` of that version.
     old.write_text(f'#!/usr/bin/env bash\n'
                    f'exec {sys.executable} -c "import sys; sys.version_info = ({version.replace(".", ",")}); '
                    f'sys.version = \'{version} (default)\'; exec(sys.argv[1])" "$2"\n')

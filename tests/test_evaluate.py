@@ -20,11 +20,11 @@ FACTS = Capitals([('France', 'Paris'), ('the USA', 'Washington'), ('Japan', 'Tok
 
 
 class Script:
-    """A model that continues each prompt as it is told, with logits that leave no doubt or a real one.
+    """A model that continues each prompt with the given texts. One text is certain, several are a tie.
 
-    answers: {prompt: texts}; where several texts go on from a context, they are equally likely but for 1e-4
-    in logits, which is nothing even at temperature 0.01. All other characters are far below, no two of them
-    alike."""
+    answers: {prompt: texts}. Where several texts continue a context, their logits differ by 1e-4, which is
+    negligible even at temperature 0.01. The logits of all other characters are far lower, and no two of them
+    are equal."""
 
     def __init__(self, codec, answers, block_size):
         self.codec, self.next = codec, {}
@@ -50,7 +50,7 @@ class Script:
 
 
 def together(scripts):
-    """The forward pass of scripts as replicas: (R, T, B), or (T, B) for all alike -> (R, V, T, B)"""
+    """The forward pass of scripts as replicas: (R, T, B), or (T, B) for all replicas -> (R, V, T, B)"""
     def forward(tokens):
         tokens = tokens.expand(len(scripts), *tokens.shape[-2:])
         return torch.stack([torch.stack([script.column(column) for column in batch.T], -1)
@@ -71,7 +71,7 @@ def undecided(task):
 
 
 def partly(task, known):
-    """Right in the prompts for which `known` is true."""
+    """Right for the prompts for which `known` is true, wrong for the others."""
     return {prompt: (right if known(prompt) else wrong)(task)[prompt] for prompt in task.prompts}
 
 
@@ -87,8 +87,8 @@ def evaluator(both_codec):
 
 
 def score_slowly(script, task, block_size, seed, iteration):
-    """Right answers of ten to each prompt: one prompt, one sample and one token at a time, marked by rules of
-    its own."""
+    """The number of right answers out of ten to each prompt, from one prompt, one sample and one token at a
+    time, marked by separate rules."""
     return [sum(is_right(task, p, answer_slowly(script, task, block_size, seed, iteration, p, 10 * p + s))
                 for s in range(10)) for p in range(len(task.prompts))]
 
@@ -235,7 +235,7 @@ def test_a_capital_is_marked_up_to_the_end_of_its_line_whatever_its_case(complet
 
 @pytest.fixture(scope='module')
 def models(math_data):
-    """Two models of random weights as replicas, and each as a plain one. Their block is shorter than a
+    """Two models with random weights, as replicas and as plain models. Their block is shorter than a
     line."""
     args = dict(n_layer=1, n_head=2, n_embd=8, block_size=6, bias=False, vocab_size=17, mlp_expansion=1)
     replicas = Replicas.from_seeds(args, [0, 1])
@@ -294,7 +294,7 @@ def naive_loss(model, data):
 def test_exact_losses_are_those_of_every_window(models, math_data, max_tokens):
     replicas, plain = models
     data = math_data.train[:300]
-    # 294 of 294 windows
+    # The data have 294 windows, and 2 * 147 are allowed: all of them are used.
     found = Losses(replicas.forward, 6, 147, 2, torch.tensor([0, 1]), max_tokens)(data, 0)
     assert found.tolist() == pytest.approx([naive_loss(model, data) for model in plain], abs=1e-5)
 
@@ -326,7 +326,7 @@ def test_windows_that_two_orders_of_the_lines_share_are_computed_once_with_the_s
         torch.testing.assert_close(found, losses.losses(data, 0), rtol=1e-7, atol=0)
 
 
-# No trace.
+# Evaluating changes nothing.
 
 @pytest.mark.slow_after_first
 @pytest.mark.parametrize('dropout', [0.0, 0.5])

@@ -1,4 +1,4 @@
-"""The page of runs: what is in it, what is refused, and what a browser makes of it."""
+"""The page of runs: what is in it, what is refused, and how it works in a browser."""
 import json
 import shutil
 import sys
@@ -17,13 +17,13 @@ from tbtt.sweep.summary import seed_row, write_summary
 from tbtt.tasks import Arithmetic, Capitals
 
 pytest.importorskip('plotly')
-EVIL = '<script>alert(1)<_script>&amp;<b>%{x}'    # the name of a folder: no slash
+EVIL = '<script>alert(1)<_script>&amp;<b>%{x}'    # a folder's name, so without a slash
 SCRIPT = 'analysis/explore.py'
 PHONE = {'width': 390, 'height': 844}
 
 
 def write_seed(folder, tasks, evaluations=4, seed=1, **info):
-    """A seed's folder of a run that never was: all wrong at first, at each evaluation a bit more is right."""
+    """A seed's folder of a made-up run: all answers are wrong at first, then more and more are right."""
     texts = [text for task in tasks for text in (*task.prompts, *task.answers)]
     characters = sorted(set(''.join(texts)))
     arrays, rows = no_answers({task.name: task for task in tasks}, dict(enumerate(characters))), []
@@ -49,7 +49,7 @@ def write_seed(folder, tasks, evaluations=4, seed=1, **info):
 
 @pytest.fixture(scope='module')
 def sweep(tmp_path_factory):
-    """A sweep of two runs of two seeds, the second of them with an evil name."""
+    """A sweep of two runs with two seeds each; the name of the second run is evil."""
     root = tmp_path_factory.mktemp('explored') / 'sweep'
     rows = []
     for run, size in (('small', 800), (EVIL, 5000)):
@@ -181,8 +181,8 @@ def chromium():
 
 @pytest.fixture(scope='module')
 def show(chromium, tmp_path_factory):
-    """show(*paths) -> their page, opened from the disk, offline. In the end nothing may have been said on the
-    console, or asked of the network."""
+    """show(*paths) -> their page, opened from the disk, offline. The page may write nothing to the console
+    and request nothing from the network."""
     seen = []
 
     def opened(*paths, size=None):
@@ -211,7 +211,7 @@ def tab(show, sweep):
 
 @pytest.fixture
 def opened(tab, expect, sweep):
-    """opened(seed) -> the page of the sweep where a seed of the run `small` is open, and what it answered"""
+    """opened(seed) -> the page of the sweep, open at a seed of the run `small`, and that seed's answers"""
     def run(seed):
         tab.select_option('#seed', label=f'small, seed {seed}')
         expect(tab.locator('#answers-title')).to_have_text(f'Answers: small, seed {seed}')
@@ -304,7 +304,7 @@ def test_a_phone_shows_facts_and_every_control_is_reached_by_keys(show, expect, 
     tab = show(root, size=PHONE)
     assert tab.evaluate('document.documentElement.scrollWidth') <= PHONE['width']
     assert tab.locator('.row .barlayer .point').count() == len(Capitals().prompts)
-    right = 'Facts: 26 of 50 right'    # half, and Paris, which is always said
+    right = 'Facts: 26 of 50 right'    # 25, and Paris, which is also every wrong answer
     assert all(tab.get_by_text(text, exact=True).is_visible() for text in ('the Netherlands', right))
     controls = set(tab.evaluate("""[...document.querySelectorAll('select, input, button, summary')]
         .filter(each => each.checkVisibility()).map(each => each.id || each.value || each.tagName)"""))
@@ -314,7 +314,7 @@ def test_a_phone_shows_facts_and_every_control_is_reached_by_keys(show, expect, 
         reached.add(tab.evaluate('(each => each.id || each.value || each.tagName)(document.activeElement)'))
     assert controls <= reached and {'seed', 'time', 'play', 'question', 'SUMMARY'} <= controls
     tab.focus('#play')
-    tab.keyboard.press('Enter')    # from the last evaluation, where it stands, on from the first
+    tab.keyboard.press('Enter')    # it stands at the last evaluation and goes on from the first
     expect(tab.locator('#now')).to_contain_text('iteration 250')
     tab.keyboard.press('Enter')
     assert tab.text_content('#play') == 'Play'
@@ -334,7 +334,7 @@ def test_a_sweep_of_400_seeds_opens_in_three_seconds(chromium, tmp_path):
     metrics.send('Performance.enable')
     tab.goto((tmp_path / 'page.html').as_uri())
     tab.wait_for_selector('body[data-ready]')
-    # Of its thread's own time: the machine may have other work.
+    # Only the time of the page's thread counts: the machine may be busy with other work.
     found = {each['name']: each['value'] for each in metrics.send('Performance.getMetrics')['metrics']}
     tab.close()
     assert 0 < found['ThreadTime'] < 3

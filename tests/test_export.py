@@ -22,7 +22,7 @@ from tbtt.results import read_results
 transformers = pytest.importorskip('transformers')
 
 EXPORT = 'analysis/export.py'
-ODD = '\n\r\t\0 .,\'"ab\u0301\u2581\U0001f600\u00a0Z<'    # each one is a token, whatever it is elsewhere
+ODD = '\n\r\t\0 .,\'"ab\u0301\u2581\U0001f600\u00a0Z<'    # each one is a token, even if special elsewhere
 
 
 def load_folder(folder: Path, dtype: torch.dtype = torch.float32):
@@ -52,7 +52,7 @@ def random_tokens(args: dict) -> torch.Tensor:
 @pytest.fixture
 def nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """nano(prefix, **model_args) -> (model_args, nanoGPT's model) of run/ckpt.pt in tmp_path, as nanoGPT
-    saves it. Its weights are so large that a wrong one shows in every logit; tmp_path has its dataset."""
+    saves it. Its weights are large, so a wrong weight shows in every logit; tmp_path has its dataset."""
     monkeypatch.chdir(tmp_path)
 
     def save(prefix: str = '', **changes) -> tuple[dict, NanoGPT]:
@@ -78,7 +78,7 @@ def nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
 
 @pytest.fixture(scope='module')
 def exported(learned: Path, tmp_path_factory) -> Path:
-    """The folder of the trained run."""
+    """The exported folder of the trained run."""
     to = tmp_path_factory.mktemp('exported') / 'hf'
     export.write_folder({'': export.read_source(learned / 'ckpt.pt')}, to)
     return to
@@ -97,7 +97,7 @@ def test_logits_in_float64_are_ours_and_nanogpts(command, nano, tmp_path, prefix
     assert result.status == 0, result.err
     tokens = random_tokens(args)
     logits = all_logits(tmp_path / 'hf', tokens)
-    assert logits.std() > 1    # they are no small numbers that agree because they vanish
+    assert logits.std() > 1    # logits near zero would always agree
     assert (logits - our_logits(tmp_path / 'run/ckpt.pt', tokens)).abs().max() < 1e-12
     with torch.no_grad():
         assert (logits - model.double()(tokens)).abs().max() < 1e-12
@@ -160,7 +160,7 @@ def test_logits_in_float32_are_bit_for_bit_those_of_nanogpts_modules(learned, ex
 # The same answers.
 
 def greedy(logits, tokens: torch.Tensor, max_new_tokens: int, block_size: int) -> torch.Tensor:
-    """The most likely tokens one after another; what does not fit in the block is cropped, as nanoGPT does.
+    """Append the most likely token again and again; crop what does not fit into the block, as nanoGPT does.
     logits: tokens (B, T) -> (B, T, V). tokens (B, T) -> (B, T + max_new_tokens)"""
     for _ in range(max_new_tokens):
         tokens = torch.cat([tokens, logits(tokens[:, -block_size:])[:, -1:].argmax(-1)], 1)
@@ -169,7 +169,7 @@ def greedy(logits, tokens: torch.Tensor, max_new_tokens: int, block_size: int) -
 
 @pytest.fixture(scope='module')
 def tiny_runs(datasets, tmp_path_factory) -> Path:
-    """The folder with `math` and `facts`, two runs of some seconds, and `seeds`, one of two seeds."""
+    """The folder of three runs of some seconds: `math`, `facts`, and `seeds`, which has two seeds."""
     folder = tmp_path_factory.mktemp('tiny')
     for name, dataset, settings in (('math', 'as_math', {}), ('facts', 'facts_char', dict(block_size=24)),
                                     ('seeds', 'as_math', dict(num_seeds=2))):
@@ -206,7 +206,7 @@ def test_a_pipeline_answers_what_our_samples_say(command, tiny_runs, tmp_path):
                        max_new_tokens=4)
         ours = said.out.removesuffix('\n---------------\n').split('\n')[0]
         answer = ask(prompt)[0]['generated_text']
-        assert answer.startswith(prompt) and len(answer) <= 9    # the block
+        assert answer.startswith(prompt) and len(answer) <= 9    # the block size
         assert answer.split('\n')[0] == ours
 
 
@@ -288,7 +288,7 @@ def test_several_seeds_are_a_folder_each(command, tiny_runs, tmp_path):
     for name in ('seed_1337', 'seed_1338'):
         command(EXPORT, out_dir=tiny_runs / 'seeds' / name, to=tmp_path / name)
         one, many = contents(tmp_path / name), contents(tmp_path / 'hf' / name)
-        one.pop('README.md'), many.pop('README.md')    # which names the folder
+        one.pop('README.md'), many.pop('README.md')    # it names the folder
         assert one == many and f'seed {name[5:]}' in (tmp_path / 'hf' / name / 'README.md').read_text()
     assert sorted(path.name for path in (tmp_path / 'hf').iterdir()) == ['seed_1337', 'seed_1338']
 
@@ -311,13 +311,13 @@ def test_the_page_computes_our_logits(command, tiny_runs, tmp_path, monkeypatch,
     if package == 'transformers':
         assert '<7-5=' in capsys.readouterr().out
     else:
-        assert (found['without'] - ours).abs().max() > 1e-3    # without the attention
+        assert (found['without'] - ours).abs().max() > 1e-3    # the attention is switched off
 
 
 # Wrong input.
 
 def is_one_line(result: Result) -> bool:
-    """An error of one line, if need be behind the notice of where a checkpoint's characters come from."""
+    """Is it an error of one line, apart from the notice where a checkpoint's characters come from?"""
     lines = [line for line in result.err.splitlines() if 'carries no characters and no tasks:' not in line]
     return result.status == 2 and len(lines) == 1 and lines[0].startswith('error: ')
 
@@ -325,7 +325,7 @@ def is_one_line(result: Result) -> bool:
 @pytest.mark.parametrize('wrong, said', [
     ({'out_dir': 'nowhere'}, 'no checkpoint nowhere/ckpt.pt'),
     ({'ckpt': 'other.pt'}, 'no checkpoint run/other.pt'),
-    ({'to': 'text'}, 'text is there already'), ({'to': 'text/meta.pkl'}, 'is there already'),
+    ({'to': 'text'}, 'text already exists'), ({'to': 'text/meta.pkl'}, 'already exists'),
     ({'too': 'x'}, 'unknown option'), ({'to': 'text/meta.pkl/hf'}, 'meta.pkl')])
 def test_wrong_input_is_one_line_and_writes_nothing(command, nano, tmp_path, wrong, said):
     nano()

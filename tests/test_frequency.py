@@ -1,4 +1,4 @@
-"""Recall against frequency: every question of training, as often as it occurred there."""
+"""Recall against frequency: every question of the training data, and how often it occurs there."""
 import csv
 import shutil
 
@@ -16,7 +16,7 @@ from tbtt.layout import LATEST
 
 @pytest.fixture(scope='module')
 def skewed(tmp_path_factory):
-    """Two tiny runs on skewed data of both tasks, one of two seeds. -> folder with them"""
+    """Two tiny runs on skewed data of both tasks; one has two seeds. -> folder with them"""
     def make(folder):
         options = f'--out_dir={folder / "data"}', '--repeats=120', '--math_repeats=300'
         assert run_script('data/both_skewed/prepare.py', *options) == 0
@@ -70,18 +70,18 @@ def test_runs_of_one_name_in_different_folders_are_told_apart(skewed, tmp_path, 
         assert {(row['run'], row['seed']) for row in csv.DictReader(file)} == {
             (str(skewed / 'one'), '1337'), (str(other), '1337'), (str(other), '1338')}
     said = capsys.readouterr().out
-    # a line in the table of each task
+    # one line in the table of each task
     assert all(said.count(f'| {run} |') == 2 for run in (skewed / 'one', other))
 
 
 def test_the_error_is_that_of_the_mean_of_an_octave():
     found = frequency.octaves(np.array([1, 2, 3, 2, 3]), np.array([50, 0, 10, 20, 30]))
-    assert found[0] == (1, 50, 0, 1)    # of one question there is none
+    assert found[0] == (1, 50, 0, 1)    # a single question has no error
     assert found[1] == pytest.approx((np.sqrt(6), 15, np.std([0, 10, 20, 30], ddof=1) / 2, 4))
 
 
 def answers():
-    """Of two seeds that are right a little less and a little more often, to questions that occur 1 to 4
+    """The answers of two seeds, one right a little more often than the other, to questions that occur 1 to 4
     times."""
     return [frequency.Recall('a', 10, seed, 'facts', f'q{i}', times, recalled + change)
             for seed, change in ((1, 10), (2, -10))

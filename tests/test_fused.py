@@ -1,5 +1,5 @@
-"""The fused step: its gradient, its bits, what it does as the other modes do, and where it steps back for
-them."""
+"""The fused step: its gradient, its exact bits, its agreement with the other modes, and when another mode is
+used instead."""
 import ctypes
 import os
 import random
@@ -33,7 +33,7 @@ SHAPES = {
 
 
 def build_small(*flags: str) -> ctypes.CDLL:
-    """The library of a small shape, quickly."""
+    """Build the library of a small shape, quickly."""
     return build.build(dict(V=3, T=2, C=2, H=1, L=1, F=2, BIAS=0), ('-O0', *flags))
 
 
@@ -66,7 +66,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def filled(tmp_path, monkeypatch) -> Path:
-    """A cache in which only the small library lies, as it was built for all tests."""
+    """A cache with only the small library, copied from the library built for all tests."""
     known = build.cache_folder()
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     with monkeypatch.context() as patch:
@@ -82,7 +82,7 @@ def random_data(vocab_size: int, count: int = 300) -> torch.Tensor:
 
 def new_engine(data: torch.Tensor, vocab_size: int, config: Config, lively: bool = False,
                newline: int | None = None) -> Engine:
-    """An engine on the CPU. lively: with weights at which every part of the model matters"""
+    """An engine on the CPU. lively: with weights so large that every part of the model matters"""
     seeds = list(range(config.seed, config.seed + config.num_seeds))
     replicas = Replicas.from_seeds(config.model_args(vocab_size), seeds)
     if lively:
@@ -93,7 +93,7 @@ def new_engine(data: torch.Tensor, vocab_size: int, config: Config, lively: bool
 
 
 def double_gradient(engine: Engine, starts: torch.Tensor) -> torch.Tensor:
-    """Autograd's in float64, (R, parameters)."""
+    """The gradient of autograd in float64, (R, parameters)."""
     text = texts(engine.data, starts, engine.config.block_size + 1)
     model, names = engine.replicas.template.double(), engine.replicas.names
 
@@ -111,7 +111,7 @@ def double_gradient(engine: Engine, starts: torch.Tensor) -> torch.Tensor:
 
 
 def random_shape(rng: random.Random) -> dict:
-    """Settings of a small model and its batches, and the vocabulary's size."""
+    """Random settings of a small model and its batches."""
     n_head = rng.randint(1, 3)
     return dict(block_size=rng.randint(1, 13), n_head=n_head, n_embd=n_head * rng.randint(4, 12),
                 n_layer=rng.randint(1, 3), mlp_expansion=rng.randint(1, 4), bias=rng.random() < 0.5,
@@ -152,7 +152,7 @@ def test_steps_are_those_of_the_eager_mode(math_data, shape, more):
     assert (train(eager, 0, 20) - train(fused, 0, 20)).abs().max() < 2e-5
     for r in range(len(fused.seeds)):
         one, other = weights(eager, r), weights(fused, r)
-        # the keys' has no gradient
+        # the bias of the keys has no gradient
         for name in one.keys() - {name for name in one if name.endswith('c_attn.bias')}:
             assert (one[name] - other[name]).abs().max() < 1e-4, name
 
@@ -221,7 +221,7 @@ def test_a_resumed_run_is_the_one_that_was_not_interrupted_to_the_bit(math_data)
 
 
 def runs_here(flags: tuple[str, ...]) -> bool:
-    """Has this processor the instructions?"""
+    """Does this processor have the instructions?"""
     known = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
     return {'-march=haswell': ' avx2 ', '-march=skylake-avx512': ' avx512dq ',
             '-mfma': ' fma '}[flags[-1]] in known
@@ -271,7 +271,7 @@ def test_denormal_numbers_count_as_zero_and_stay_what_they_are_outside(math_data
     with_denormals.state.exp_avg[:, 5] = 1e-41
     assert torch.equal(train(with_denormals, 0, 20), train(with_zeros, 0, 20))
     assert torch.equal(with_denormals.state.params, with_zeros.state.params)
-    assert (torch.tensor([1e-40]) * 2 > 0).all()    # the thread goes on as it was
+    assert (torch.tensor([1e-40]) * 2 > 0).all()    # the thread keeps denormals afterwards
 
 
 def test_a_batch_that_draws_no_window_twice_is_computed_all_the_same(math_data, monkeypatch):
@@ -296,7 +296,7 @@ def test_its_forward_pass_is_that_of_the_model(math_data, threads, R, T, B):
 
 
 @pytest.mark.slow_after_first
-@pytest.mark.parametrize('vocab_size', [2, 11, 12, 17, 51, 100])    # of most the library is there already
+@pytest.mark.parametrize('vocab_size', [2, 11, 12, 17, 51, 100])    # most libraries are built already
 def test_the_last_logits_have_the_bits_of_the_whole_forward_pass(quickly, threads, vocab_size):
     rng = random.Random(vocab_size)
     shape = random_shape(rng)
@@ -368,7 +368,7 @@ def test_a_run_leaves_the_same_with_and_without_what_it_computes_apart(command, 
             assert (one.parent / name).read_bytes() == (tmp_path / 'whole' / folder / name).read_bytes()
         assert one.read_bytes() == (tmp_path / 'torch' / folder / 'answers.npz').read_bytes()
         rows, others = (read_results(tmp_path / run / folder / 'results.csv') for run in ('apart', 'torch'))
-        for name in rows:    # the logarithm of a loss is rounded in another way
+        for name in rows:    # the logarithm of a loss is rounded differently
             tolerance = 1e-5 if name in ('train_loss', 'val_loss', *ORDER_COLUMNS) else 0
             np.testing.assert_allclose(rows[name], others[name], rtol=0, atol=tolerance, err_msg=name)
 
@@ -382,7 +382,7 @@ def test_while_it_is_measured_torch_has_one_thread_and_the_fused_step_all(math_d
     with engine.measuring():
         assert torch.get_num_threads() == 1
         engine.forward(torch.zeros(9, 1000, dtype=torch.int64))
-        engine.forward(torch.zeros(9, 100, dtype=torch.int64))    # not worth a thread more
+        engine.forward(torch.zeros(9, 100, dtype=torch.int64))    # too small for more than one thread
     assert counts == [3, 1] and torch.get_num_threads() == 3
 
 
@@ -406,7 +406,7 @@ def test_a_launch_gets_by_with_the_threads_that_are_granted(math_data, threads, 
     assert all(torch.equal(x, y) for x, y in zip(expected, state_after(config, math_data.train)))
 
 
-# Where it steps back.
+# When another mode is used.
 
 def test_it_is_chosen_by_itself_where_it_fits(math_data):
     assert new_engine(math_data.train, 17, tiny_config(compile='auto', max_iters=30000)).mode == 'fused'
@@ -415,11 +415,11 @@ def test_it_is_chosen_by_itself_where_it_fits(math_data):
 
 
 def refusal(data: torch.Tensor, **more) -> str:
-    """Why the fused step cannot be had: said in a line where it is demanded, and in the mode where it is
-    not."""
+    """Why the fused step is not available: an error of one line if it is demanded, else a part of the mode's
+    name."""
     with pytest.raises(UserError, match='compile=fused, but') as error:
         new_engine(data, 17, tiny_config(compile='fused', **more))
-    reason = str(error.value).split('cannot be had: ')[1]
+    reason = str(error.value).split('is not available: ')[1]
     engine = new_engine(data, 17, tiny_config(compile='auto', max_iters=500, **more))
     assert engine.mode == f'eager (not fused: {reason})' and '\n' not in reason
     assert train(engine, 0, 2).isfinite().all()
@@ -465,7 +465,7 @@ def test_a_wrong_gradient_is_found_before_the_first_step(math_data, monkeypatch)
 
 
 def built(cache: Path) -> Path:
-    """The one library in the cache."""
+    """The only library in the cache."""
     path, = cache.iterdir()
     return path
 
@@ -491,7 +491,7 @@ def test_another_compiler_or_processor_or_source_builds_anew(filled, monkeypatch
                                     lambda content: content[:-1] + b'?'])
 def test_a_damaged_library_is_built_again(filled, damage):
     path, content = built(filled), built(filled).read_bytes()
-    path.unlink()    # another file of that name: this one is loaded
+    path.unlink()    # write a new file of that name: the old one is loaded
     path.write_bytes(damage(content))
     path.chmod(0o700)
     library = build_small()

@@ -1,4 +1,4 @@
-"""Batched sampling against one prompt, one sample and one token at a time."""
+"""Batched sampling compared with one prompt, one sample and one token at a time."""
 import pytest
 import torch
 
@@ -8,7 +8,7 @@ from tbtt.replicas import Replicas
 from tbtt.rng import gumbel
 
 ARGS = dict(n_layer=2, n_head=2, n_embd=12, block_size=6, bias=False, vocab_size=11, mlp_expansion=2)
-# shorter and longer than the block, and as long
+# shorter than the block, longer, and equally long
 PROMPTS = [[1], [2, 3], [4, 5, 6, 7, 8, 9, 10, 0], [1, 2, 3, 4, 5, 6]]
 SEEDS = torch.tensor([1337, 7, 40])
 
@@ -111,8 +111,8 @@ def test_generation_ends_once_all_samples_have_the_stop_token(replicas):
     whole = completions(replicas, max_new_tokens=200, num_samples=3)
     before = (found == 4).cumsum(-1) == 0
     assert torch.equal(whole[..., :found.shape[-1]][before], found[before])
-    assert (found[~before] == 4).all() and not before.all()    # after it comes nothing else
-    assert not (found[..., :-1] == 4).any(-1).all()    # and only then
+    assert (found[~before] == 4).all() and not before.all()    # only stop tokens follow the first
+    assert not (found[..., :-1] == 4).any(-1).all()    # generation ends no earlier than that
 
 
 def test_draws_depend_on_seed_keys_and_sample_and_on_nothing_else(replicas):

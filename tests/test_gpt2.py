@@ -1,5 +1,5 @@
-"""Weights of GPT-2 as transformers stores them: the same logits here, and what cannot be one of our models
-is refused."""
+"""Weights of GPT-2 as transformers stores them give the same logits here, and weights that do not fit our
+model are refused."""
 import dataclasses
 import json
 import shutil
@@ -23,7 +23,7 @@ TRAIN = 'train_with_eval.py'
 
 
 def small_gpt2(**changes):
-    """A GPT-2 of transformers, its weights so large that a wrong one shows in every logit."""
+    """A GPT-2 of transformers. Its weights are large, so a wrong weight shows in every logit."""
     settings = dict(vocab_size=290, n_positions=12, n_embd=16, n_layer=2, n_head=2)
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**settings | changes)).eval()
@@ -53,7 +53,7 @@ def difference(ours, theirs, dtype=torch.float64):
     idx = windows(theirs.config.vocab_size, ours.config.block_size)
     expected = theirs.to(dtype)(idx).logits
     found = ours.eval().to(dtype)(idx.T).permute(2, 1, 0)
-    assert expected.std() > 1    # they are no small numbers that agree because they vanish
+    assert expected.std() > 1    # logits near zero would always agree
     return (found - expected).abs().max().item() / (1 if dtype == torch.float64 else expected.abs().max())
 
 
@@ -70,14 +70,14 @@ def test_the_tanh_approximation_counts(saved):
     folder, theirs = saved()
     model = gpt2.read_gpt2(str(folder))
     for block in model.transformer.h:
-        block.mlp.gelu = 'none'    # nanoGPT's way
+        block.mlp.gelu = 'none'    # as in nanoGPT
     assert difference(model, theirs) > 1e-6
 
 
 def test_pieces_and_the_names_of_the_hub_are_read(tmp_path):
     model = small_gpt2()
     model.save_pretrained(tmp_path / 'pieces', max_shard_size='10KB')
-    model.transformer.save_pretrained(tmp_path / 'hub')    # without the prefix, as the hub has GPT-2
+    model.transformer.save_pretrained(tmp_path / 'hub')    # names without the prefix, as GPT-2 on the hub
     assert len(list((tmp_path / 'pieces').glob('*.safetensors'))) > 1
     for name in ('pieces', 'hub'):
         assert difference(gpt2.read_gpt2(str(tmp_path / name)), model) < 1e-12
@@ -179,7 +179,7 @@ def test_a_head_of_its_own_is_refused(saved):
     folder, theirs = saved()
     weights = theirs.state_dict()
     assert gpt2.from_weights(weights, folder)
-    with pytest.raises(UserError, match='its head is not its embedding'):
+    with pytest.raises(UserError, match='its head differs from its embedding'):
         gpt2.from_weights(weights | {'lm_head.weight': weights['lm_head.weight'] + 1}, folder)
 
 
@@ -239,5 +239,5 @@ def test_data_and_weights_that_do_not_fit_are_refused(command, saved, data, tmp_
 
 
 def test_the_fused_step_leaves_it_to_others():
-    with pytest.raises(NotHere, match='its GELU is exact'):
+    with pytest.raises(NotHere, match='exact GELU only'):
         check_fits(GPTConfig(n_embd=16, n_layer=1, n_head=1, block_size=8, vocab_size=20, tanh_gelu=True))

@@ -1,4 +1,4 @@
-"""Looking inside a model: constructions of which every number is known, and what the scripts write."""
+"""Looking inside a model: constructed models of which every number is known, and what the scripts write."""
 import csv
 import json
 
@@ -38,7 +38,7 @@ D = 10    # digits
 
 
 def random_model(n_layer=1, n_head=1, block_size=9, bias=False, codec=CODEC, seed=0):
-    """A model in float64 whose weights are large enough that every part matters."""
+    """A model in float64 with weights so large that every part matters."""
     torch.manual_seed(seed)
     model = GPT(GPTConfig(block_size, len(codec.stoi), n_layer, n_head, 8, 0.0, bias, 1)).double().eval()
     with torch.no_grad():
@@ -48,7 +48,7 @@ def random_model(n_layer=1, n_head=1, block_size=9, bias=False, codec=CODEC, see
 
 
 def saved(path, model, tasks=None, codec=CODEC):
-    """A checkpoint file of a model, and itself loaded again. tasks: None for one that names no tasks."""
+    """Save a model as a checkpoint file. tasks: None for a file without tasks. -> the model, loaded again"""
     meta = {'vocab_size': len(codec.stoi), 'stoi': codec.stoi, 'itos': codec.itos}
     if tasks is not None:
         meta['tasks'] = {task.name: task.describe() for task in tasks}
@@ -69,7 +69,7 @@ def windows(count=6, T=5, seed=1):
 
 @pytest.fixture(scope='module')
 def found(learned):
-    """What is measured of the run that has learned a small grid."""
+    """The measurements of the run that has learned a small grid."""
     return measure(load_model(learned / 'ckpt.pt', 'cpu'))
 
 
@@ -156,7 +156,7 @@ def test_looking_leaves_a_model_as_it_was_even_where_it_fails():
 # The digits.
 
 def arc(turn, count=D):
-    """Points of equal steps, each turned by so many degrees."""
+    """Points at equal steps, each step turned by `turn` degrees from the step before."""
     steps = np.exp(1j * np.radians(turn) * np.arange(count - 1))
     points = np.concatenate([[0], np.cumsum(steps)])
     return np.column_stack([points.real, points.imag])
@@ -204,7 +204,7 @@ def test_two_components_hold_the_share_of_the_variance_that_they_hold():
     assert digit_plane(np.ones((4, 1)))[1] == 0
 
 
-# What can be read.
+# What can be read out of a model.
 
 def test_errors_without_a_group_are_those_of_a_fit_without_it():
     random = np.random.default_rng(0)
@@ -261,7 +261,7 @@ def test_where_nothing_is_known_of_the_question_yet_nothing_can_be_read(found):
     assert all(shares['pair_left_out'] > 0.5 for shares in found['readout']['r2']['attention 1'].values())
 
 
-# What is said.
+# What is measured.
 
 def test_scores_are_those_of_the_evaluator(found, learned):
     last = read_results(learned / 'results.csv')
@@ -386,7 +386,7 @@ def test_numbers_go_against_width_where_no_seed_has_two_checkpoints():
     x, values = curves(rows[:4], 'n_embd', 'seen_right')
     assert x.tolist() == [14, 28] and values.tolist() == [[0.14, 0.28]] * 2
     twins = [dict(row, run=f'{row["run"]}_wd', seen_right=0.5) for row in rows[:4]]
-    assert curves(rows[:4] + twins, 'n_embd', 'seen_right')[1].shape == (8, 2)    # none hides another
+    assert curves(rows[:4] + twins, 'n_embd', 'seen_right')[1].shape == (8, 2)    # no curve hides another
     figure = draw_numbers(rows)
     line = figure.axes[0].lines[0]
     assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([14, 28], [0.14, 0.28])
@@ -398,7 +398,7 @@ LETTERS = Codec.of_text('\n abc')
 
 
 @pytest.mark.parametrize('what, said', [
-    ('missing', 'no checkpoint'), ('damaged', 'no file of torch.save'), ('facts', 'without arithmetic'),
+    ('missing', 'no checkpoint'), ('damaged', 'not written by torch.save'), ('facts', 'without arithmetic'),
     ('letters', 'has no arithmetic'), ('short', 'too short'), ('nothing kept', '--keep_checkpoints')])
 def test_what_has_no_arithmetic_to_look_for_is_one_line(command, tmp_path, what, said):
     path, settings = tmp_path / 'ckpt.pt', {}

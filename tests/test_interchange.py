@@ -16,7 +16,7 @@ from tbtt.inference import load_model
 from tbtt.results import read_results
 
 TRAIN = 'train_with_eval.py'
-# What nanoGPT's train.py would have been called with, under its own names.
+# Settings of nanoGPT's train.py, under nanoGPT's names.
 NANO = dict(n_layer=2, n_head=2, n_embd=16, block_size=12, bias=False, dropout=0.0, batch_size=8, max_iters=4,
             learning_rate=1e-3, min_lr=1e-4, warmup_iters=2, lr_decay_iters=20, decay_lr=True,
             weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0, gradient_accumulation_steps=1,
@@ -51,7 +51,7 @@ def tokens(folder):
 
 
 def step(model, optimizer, data, t, config):
-    """One step of nanoGPT's loop, on the batch that ours draws for iteration t."""
+    """One step of nanoGPT's loop, on the batch that our loop draws for iteration t."""
     for group in optimizer.param_groups:
         group['lr'] = learning_rate(config, t)
     starts = rng.batch_starts(torch.tensor([config.seed]), t, t + 1, config.batch_size,
@@ -69,7 +69,7 @@ def is_close(one, other):
 @pytest.fixture
 def nano(play, tmp_path, monkeypatch):
     """nano(prefix, bias) -> (folder with a ckpt.pt as nanoGPT saves it after four steps, model, optimizer).
-    Its dataset is in the folder where one stands."""
+    Its dataset is in the current folder."""
     monkeypatch.chdir(play.parent)
 
     def save(prefix='', bias=False):
@@ -100,7 +100,7 @@ def model_args(folder):
 
 
 def generate(model, prompt, max_new_tokens, temperature=1.0, top_k=None):
-    """nanoGPT's way: crop, scale, keep the most likely, draw, append. prompt (1, T) -> (1, T + new)"""
+    """As nanoGPT does: crop, scale, keep the most likely, draw, append. prompt (1, T) -> (1, T + new)"""
     for _ in range(max_new_tokens):
         with torch.no_grad():
             logits = model(prompt[:, -model.config.block_size:])[:, -1] / temperature
@@ -111,7 +111,7 @@ def generate(model, prompt, max_new_tokens, temperature=1.0, top_k=None):
     return prompt
 
 
-# Theirs, here.
+# nanoGPT's files in our code.
 
 def test_a_dataset_of_nanogpts_trains_with_losses_and_without_scores(command, play, tmp_path):
     result = command(TRAIN, dataset=play, out_dir=tmp_path / 'run', **NANO, **OURS)
@@ -193,7 +193,7 @@ def test_a_run_of_the_papers_code_goes_on_with_its_config_file(command, play, na
     assert result.status == 0 and load(folder / 'ckpt.pt')['iter_num'] == 6, result.err
 
 
-# Ours, there.
+# Our files in nanoGPT.
 
 @pytest.fixture
 def our_model(learned):
@@ -213,8 +213,8 @@ def test_our_checkpoint_loads_there_and_computes_the_loss_that_was_written_down(
 
 
 def test_our_checkpoint_samples_there(command, our_model, learned):
-    # The steps of nanoGPT's sample.py: model_args, weights without a prefix, the codec of the dataset in
-    # `config`.
+    # What nanoGPT's sample.py does: it takes model_args, weights without a prefix, and the codec of the
+    # dataset in `config`.
     model, checkpoint = our_model
     meta = vocabulary_of(checkpoint)
     torch.manual_seed(0)
@@ -249,7 +249,7 @@ def test_training_of_ours_goes_on_there_as_it_would_here(command, our_model, cop
 
 
 def strip(path, dataset=None):
-    """Make a checkpoint one of nanoGPT's, which carries no characters, of that dataset."""
+    """Make a checkpoint like nanoGPT's: it carries no characters, and names `dataset` if that is given."""
     checkpoint = load(path)
     for key in ('meta', 'data'):
         del checkpoint[key]
@@ -272,7 +272,7 @@ def test_the_dataset_of_a_foreign_checkpoint_can_be_named(command, copy_of_learn
     strip(copy_of_learned / 'ckpt.pt', named)
     missing = command('sample.py', out_dir=copy_of_learned, start='<1')
     assert missing.status == 2 and missing.err.count('\n') == 1 and '--dataset=FOLDER' in missing.err
-    if named:    # both places that were looked at
+    if named:    # the message names both places that were searched
         assert 'data/nowhere/meta.pkl' in missing.err and ' nowhere/meta.pkl' in missing.err
     found = command('sample.py', out_dir=copy_of_learned, start='<1', dataset=small_math, max_new_tokens=2)
     assert found.status == 0 and found.out.startswith('<1')
@@ -294,10 +294,10 @@ def test_a_model_that_nanogpt_has_no_name_for_says_so(command, small_math, tmp_p
     assert load(tmp_path / 'run/ckpt.pt')['model_args']['mlp_expansion'] == 1
 
 
-# Going on without a word about settings.
+# Resuming without giving settings.
 
 def without_keys(weights):
-    """A state dict without the biases of keys: their gradient is zero but for rounding, which AdamW makes
+    """A state dict without the biases of keys: their gradient is only a rounding error, which AdamW makes
     large."""
     return {name: torch.cat([value[:16], value[32:]]) if name.endswith('c_attn.bias') else value
             for name, value in weights.items()}
@@ -308,7 +308,7 @@ def test_their_run_goes_on_by_its_folder_alone_and_says_what_is_lost(command, pl
     result = command(TRAIN, out_dir=folder, init_from='resume', max_iters=5, device='cpu', compile=False)
     assert result.status == 0, result.err
     said, = [line for line in result.out.splitlines() if 'random stream' in line]
-    assert 'iteration 4 go on' in said and 'results.csv begins here' in said
+    assert 'iteration 4 are kept' in said and 'results.csv begins here' in said
     step(model, optimizer, tokens(play), 4, Config(**NANO | dict(bias=True), **OURS | dict(compile='False')))
     checkpoint = load(folder / 'ckpt.pt')
     assert is_close(without_keys(model.state_dict()), without_keys(checkpoint['model']))

@@ -1,4 +1,4 @@
-"""What a notebook uses: five names, errors that are exceptions, Ctrl-C that ends a training and no more."""
+"""What a notebook uses: five names, errors as exceptions, and Ctrl-C that ends only the training."""
 import os
 import re
 import shutil
@@ -26,7 +26,7 @@ EXAMPLES = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
 
 @pytest.fixture
 def handlers():
-    """Those of the signals are afterwards what they were before."""
+    """After the test, the signal handlers have to be the same as before."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
     assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -38,7 +38,7 @@ def settings_of(small_math, folder, **settings):
 
 @pytest.mark.slow
 def test_every_example_of_the_page_runs(datasets, tmp_path, monkeypatch):
-    """One after another, with fewer numbers and fewer steps than the page says."""
+    """The examples run one after another, with less data and fewer steps than the page says."""
     pytest.importorskip('pandas')
     monkeypatch.chdir(tmp_path)
     less = dict(TINY, block_size=8)

@@ -19,12 +19,12 @@ SEEDS = ('seed_1337', 'seed_1338')
 
 
 class Killed(BaseException):
-    """Stands for a process that ends here."""
+    """Imitates the end of a process."""
 
 
 @pytest.fixture(scope='module')
 def places(tmp_path_factory):
-    """Where wandb and Trackio write: nothing of the user's. Each variable names a folder of that name."""
+    """Folders for wandb and Trackio instead of the user's. Each variable names a folder of the same name."""
     root = tmp_path_factory.mktemp('places')
     with pytest.MonkeyPatch.context() as patch:
         for name in ('WANDB_DIR', 'WANDB_CACHE_DIR', 'WANDB_CONFIG_DIR', 'WANDB_DATA_DIR', 'TRACKIO_DIR',
@@ -40,8 +40,8 @@ def places(tmp_path_factory):
 @pytest.fixture(scope='module', params=[
     'tensorboard', *(pytest.param(name, marks=pytest.mark.slow) for name in ('wandb', 'trackio'))])
 def logged(request, places, small_math, tmp_path_factory):
-    """A run of two seeds that is killed when an evaluation is on the disk and not yet in the log, and goes on
-    to its end, logged by one package. -> (package, folder)"""
+    """A run of two seeds, logged by one package. It is killed when an evaluation is on the disk but not yet
+    in the log, and then resumed to its end. -> (package, folder)"""
     package = request.param
     pytest.importorskip(package)
     folder = tmp_path_factory.mktemp(package) / 'run'
@@ -60,7 +60,7 @@ def logged(request, places, small_math, tmp_path_factory):
         with pytest.raises(Killed):
             run_script(SCRIPT, **settings)
     with pytest.MonkeyPatch.context() as patch:
-        # Within a second wandb would name the folder of the second process like that of the first.
+        # Within the same second, wandb would give the folders of both processes the same name.
         patch.setenv('WANDB_DIR', str(places / 'WANDB_DIR/later'))
         end_of_process(package)
         assert run_script(SCRIPT, init_from='resume', **settings) == 0
@@ -69,7 +69,7 @@ def logged(request, places, small_math, tmp_path_factory):
 
 
 def end_of_process(package):
-    """What wandb still does after the end of a run: the rest is written, and its service ends."""
+    """What wandb does after the end of a run: it writes the rest, and its service ends."""
     if package == 'wandb':
         import wandb
         wandb.teardown()
@@ -94,7 +94,7 @@ def read_tensorboard(folder, seed):
 
 
 def records(path):
-    """The records in a file of wandb's: blocks as LevelDB writes them (7 bytes before each piece: checksum,
+    """The records in a file of wandb: blocks as LevelDB writes them (7 bytes before each piece: checksum,
     length, kind), behind a header of 7 bytes."""
     content, at, parts = path.read_bytes(), 7, []
     while at + 7 <= len(content):
@@ -109,13 +109,13 @@ def records(path):
 
 
 def read_wandb(folder, seed):
-    """The same of a run of W&B, from its folders in their order, by the messages of the package."""
+    """The same for a run of W&B, read from its folders in order, with the message types of the package."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     about = json.loads((folder / seed / 'wandb.json').read_text())
     files = sorted(Path(os.environ['WANDB_DIR']).rglob(f'run-{about["id"]}.wandb'),
                    key=lambda path: 'later' in path.parts)
-    assert len(files) == 2    # one a process
+    assert len(files) == 2    # one for each process
     points, summary, settings = {}, {}, {}
     for path in files:
         for content in records(path):
@@ -133,7 +133,7 @@ def read_wandb(folder, seed):
 
 
 def read_trackio(folder, seed):
-    """The same of a run of Trackio, by its own storage."""
+    """The same for a run of Trackio, read by Trackio's own storage."""
     import trackio
     from trackio.sqlite_storage import SQLiteStorage
 
@@ -152,7 +152,7 @@ READERS = {'tensorboard': read_tensorboard, 'wandb': read_wandb, 'trackio': read
 
 
 def approx(point):
-    return pytest.approx(point, rel=1e-6, nan_ok=True)    # TensorBoard has float32
+    return pytest.approx(point, rel=1e-6, nan_ok=True)    # TensorBoard stores float32
 
 
 @pytest.mark.parametrize('seed', SEEDS)
@@ -198,7 +198,7 @@ def test_wandb_that_is_not_logged_in_stops_the_training_before_it_begins(places,
 
 
 class Broken:
-    """A log that fails from some iteration on."""
+    """A log that fails at iteration `at`; if `at` is None, it cannot be opened."""
     first, at, closed = 0, 10, 0
 
     def __init__(self, seed, config, resuming):
@@ -225,7 +225,7 @@ def test_a_log_that_fails_costs_no_byte_of_the_run_and_is_said_once(broken, comm
     alone = command(SCRIPT, out_dir=tmp_path / 'alone', **settings)
     result = command(SCRIPT, out_dir=tmp_path / 'run', trackio_log=True, **settings)
     assert alone.status == result.status == 0 and result.out.count('the network is gone') == 1
-    assert 'the training goes on' in result.out and Broken.closed == 0
+    assert 'training continues' in result.out and Broken.closed == 0
     one, other = ((tmp_path / name / 'results.csv').read_bytes() for name in ('alone', 'run'))
     assert one == other
 
@@ -239,7 +239,7 @@ def test_a_log_that_cannot_be_opened_is_one_line_and_leaves_nothing(broken, monk
 
 
 class Noting:
-    """A log that keeps what it is told."""
+    """A log that records what it receives."""
     told, first = [], 10
 
     def __init__(self, seed, config, resuming):
@@ -267,7 +267,7 @@ def test_a_finished_run_that_is_resumed_with_a_log_gives_it_what_it_lacks(monkey
 
 
 def test_every_process_logs_the_seeds_that_it_writes(broken, small_math, tmp_path):
-    """Also those that are not the first, which print nothing."""
+    """Also the processes after the first, which print nothing."""
     config = Config(dataset=str(small_math), out_dir=str(tmp_path / 'run'), num_seeds=4, trackio_log=True)
     found = []
     for rank in range(2):

@@ -1,5 +1,5 @@
-"""Task-gram and infinity-gram probabilities by looking at every document, and the rank correlations by
-scipy."""
+"""Task-gram and infinity-gram probabilities compared with looking at every document, and rank correlations
+compared with scipy."""
 import math
 
 import numpy as np
@@ -28,25 +28,25 @@ def statistics(documents, pairs, similar=None):
 
 
 def occurrences(text, part):
-    """How often it stands there, overlapping places too."""
+    """How often `part` occurs in `text`; overlapping places count."""
     return sum(text.startswith(part, i) for i in range(len(text)))
 
 
 def windows(text, n):
-    """Its distinct n-grams; a text shorter than n is one."""
+    """The distinct n-grams of a text; a text shorter than n is one n-gram."""
     return list(dict.fromkeys(text[i:i + n] for i in range(max(1, len(text) - n + 1))))
 
 
 def slow_task_gram(documents, question, gram, n):
-    """By looking at every document for every pair. -> mean log-probability or None, pairs, pairs that share
-    no document"""
+    """The task-gram, by looking at every document for every pair. -> mean log-probability or None, pairs,
+    pairs that share no document"""
     holding = [[document for document in documents if s1 in document] for s1 in windows(question, n)]
     shared = [(sum(gram in document for document in some), len(some)) for some in holding if some]
     log_p = [math.log((both or 0.5) / one) for both, one in shared]
     return sum(log_p) / len(log_p) if log_p else None, len(shared), sum(not both for both, _ in shared)
 
 
-# What the data say.
+# Statistics of the data.
 
 @given(st.lists(TEXTS, min_size=1, max_size=8), TEXTS, TEXTS, st.integers(1, 4))
 def test_the_task_gram_is_a_share_of_documents(documents, question, answer, n):
@@ -72,7 +72,7 @@ def test_a_documents_repeated_n_grams_count_once():
 def test_the_infinity_gram_is_the_product_over_the_n_grams_tokens():
     (point,), = statistics(['ab', 'abc', 'abd', 'cd'], [('a', 'bc')]).points(2)[0]
     assert (point.infinity_gram, point.zero_tokens) == (pytest.approx(math.log(3 / 3 * 1 / 3)), 0)
-    # no c behind ab: half of one in two
+    # no c follows ab: this counts as half an occurrence, of two
     (point,), = statistics(['ab', 'ab', 'cd'], [('a', 'bc')]).points(2)[0]
     assert (point.infinity_gram, point.zero_tokens) == (pytest.approx(math.log(0.5 / 2)), 1)
 

@@ -1,4 +1,4 @@
-"""Memory that runs out is said in one line, with what would fit or what is too large."""
+"""When memory runs out, one line says what would fit or what is too large."""
 import math
 import shutil
 
@@ -15,7 +15,7 @@ CPU = torch.device('cpu')
 
 @pytest.fixture(scope='module')
 def begun(small_math, tmp_path_factory):
-    """The folder of a run of three seeds that is at its start."""
+    """The folder of a run of three seeds, stopped at iteration 0."""
     folder = tmp_path_factory.mktemp('begun') / 'run'
     assert run_script('train_with_eval.py', dataset=small_math, out_dir=folder,
                       **TINY | dict(num_seeds=3, max_iters=0)) == 0
@@ -72,7 +72,7 @@ def test_more_memory_holds_more_replicas_and_none_holds_none():
 def test_a_limit_of_the_shell_or_of_a_job_is_seen(monkeypatch):
     free = device.free_bytes(CPU)
     assert 0 < free < math.inf
-    monkeypatch.setattr(device.resource, 'getrlimit', lambda _: (2**20, 2**20))    # less than it has already
+    monkeypatch.setattr(device.resource, 'getrlimit', lambda _: (2**20, 2**20))    # less than it uses already
     assert device.free_bytes(CPU) == 0
     monkeypatch.undo()
     monkeypatch.setattr(device, 'free_of_job', lambda: 123)

@@ -1,4 +1,4 @@
-"""The GPT: its size, its forward pass against a plain one, its gradient, and its initial weights."""
+"""The GPT: its size, its forward pass compared with a plain one, its gradient, and its initial weights."""
 import dataclasses
 import math
 
@@ -199,7 +199,7 @@ def test_dropout_keeps_each_element_by_chance_and_scales_what_it_keeps(p):
     kept, size = (masks > 0).double(), masks[0].numel()
     sigma = (p * (1 - p) / size) ** 0.5
     assert ((kept.mean((1, 2, 3)) - (1 - p)).abs() < 4 * sigma).all()
-    # of the two calls, and of neighbours along each axis, as often kept together as chance would have it
+    # the masks of the two calls, and of neighbours along each axis, agree only as often as by chance
     pairs = [(kept[0], kept[1]), *((kept[0].narrow(axis, 0, n - 1), kept[0].narrow(axis, 1, n - 1))
                                    for axis, n in enumerate(x.shape))]
     for a, b in pairs:
@@ -213,7 +213,7 @@ def test_dropout_keeps_each_element_by_chance_and_scales_what_it_keeps(p):
 def test_the_compiled_gradient_of_many_tokens_has_the_same_bits_every_time():
     args = dict(n_layer=0, n_head=1, n_embd=64, block_size=64, bias=False, vocab_size=MANY)
     replicas, threads = lively(args), torch.get_num_threads()
-    tokens = torch.randint(7, (1, 64, 64), generator=torch.Generator().manual_seed(2))    # each very often
+    tokens = torch.randint(7, (1, 64, 64), generator=torch.Generator().manual_seed(2))    # each token often
 
     def loss(params):
         return functional_call(replicas.template, params, (tokens,)).square().mean()

@@ -1,4 +1,4 @@
-"""Packages that a user may lack: the tests that need one are skipped, by its name, and all others stay."""
+"""Packages that a user may lack: the tests that need one are skipped and name it, and all other tests run."""
 import re
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 from conftest import HERE
 
-# Stands for a Python in which these are not installed.
+# Imitates a Python in which these packages are not installed.
 PACKAGES = ('ray', 'transformers', 'infini_gram', 'tensorboard', 'wandb', 'trackio', 'pandas', 'nbclient')
 HIDE = f"""
 import sys

@@ -1,4 +1,4 @@
-"""The order of lines: floors of the loss against brute force, and what share of it a loss shows."""
+"""The order of lines: floors of the loss compared with brute force, and how much of it a loss shows."""
 import itertools
 import math
 from collections import Counter
@@ -34,7 +34,7 @@ class Knows:
                 self.prefixes[k, window[:k]] += share
 
     def loss(self, windows):
-        """Mean over windows and over their characters but the first."""
+        """Mean loss over windows and over all their characters except the first."""
         def nats(window, k):
             return -math.log(self.prefixes[k + 1, window[:k + 1]] / self.prefixes[k, window[:k]])
         return sum(share * nats(window, k) / (len(window) - 1)
@@ -64,7 +64,7 @@ def test_the_floors_are_those_of_models_that_know_the_text_and_that_know_the_lin
 
 
 def test_no_model_is_below_the_floors():
-    """Cross-entropy with what another model believes is never below the entropy."""
+    """The cross-entropy of another model is never below the entropy."""
     lines = TEXTS[0]
     known, unknown = windows_of(''.join(lines * 3), 3), windows_without_order(lines, 3)
     assert Knows(unknown).loss(known) > known_floor(''.join(lines * 3), 3)
@@ -81,10 +81,10 @@ def test_a_model_that_knows_the_lines_scores_0_and_one_that_knows_their_order_1(
     lines = Arithmetic(4, ((1, 3),)).lines()
     order = order_of(torch.tensor([ord(c) for c in ''.join(lines)]), 10, 9)
     text = windows_of(''.join(lines), 9)
-    # Two lines in a row are all that a window of ten characters can hold.
+    # A window of ten characters holds parts of at most two lines.
     any_order = Counter((one + other)[i:i + 10] for one in lines for other in lines for i in range(9))
     assert order.learned(Knows(any_order).loss(any_order)) == pytest.approx(0, abs=1e-9)
-    assert order.learned(Knows(any_order).loss(text)) == pytest.approx(0, abs=0.02)    # of this one order
+    assert order.learned(Knows(any_order).loss(text)) == pytest.approx(0, abs=0.02)    # for this one order
     assert order.learned(Knows(text).loss(text)) == pytest.approx(1, abs=1e-9)
     assert order.learned(math.log(17)) < -5
 
@@ -99,8 +99,8 @@ def test_the_other_order_has_the_same_lines_and_is_the_same_for_every_order(math
 
 def test_a_text_that_is_no_set_of_lines_has_no_order():
     line = torch.tensor([1, 2, 0])
-    assert order_of(line.repeat(5), 0, 2) is None                     # all alike
-    assert order_of(torch.tensor([1, 0, 2]), 0, 1) is None            # no end
+    assert order_of(line.repeat(5), 0, 2) is None                     # all lines are equal
+    assert order_of(torch.tensor([1, 0, 2]), 0, 1) is None            # no line end at the end
     assert order_of(line.repeat(5), None, 2) is None
     assert order_of(torch.randint(3, (2**16, )).index_fill(0, torch.tensor([2**16 - 1]), 0).repeat(2), 0,
                     2) is None
@@ -122,7 +122,7 @@ def test_every_evaluation_says_how_much_of_the_order_is_learned(runs, small_math
     text = (small_math / 'train.txt').read_text()
     known, unknown = known_floor(text, 9), unknown_floor(lines, 9)
     assert results['order_learned'] == pytest.approx((unknown - results['train_loss']) / (unknown - known))
-    # nothing is learned yet
+    # no order is learned yet
     assert results['other_order_loss'] == pytest.approx(results['train_loss'], rel=0.05)
     assert (results['other_order_loss'] != results['train_loss']).all()
 

@@ -23,7 +23,7 @@ SLOW = [0, 100, 900, 990]
 
 
 def write_run(folder, add=None, sub=None, facts=None, heldout=None, losses=(3, 2, 1, 0.5), **info):
-    """A results.csv of four evaluations with these counts, and a run.json if there is anything to say."""
+    """Write a results.csv of four evaluations with these counts, and a run.json if `info` is given."""
     asked = {'add': (add, 1000), 'sub': (sub, 1000), 'heldout': (heldout, 40), 'facts': (facts, 500)}
     rows = [{'iter': at, 'train_loss': loss, 'val_loss': loss} for at, loss in zip(ITERS, losses)]
     for name, (correct, total) in asked.items():
@@ -37,7 +37,7 @@ def write_run(folder, add=None, sub=None, facts=None, heldout=None, losses=(3, 2
 
 
 def lines(axes):
-    """{label: (x, y)} of what is drawn there as a line."""
+    """{label: (x, y)} of the lines in `axes`."""
     return {line.get_label(): tuple(np.asarray(data).tolist() for data in line.get_data())
             for line in axes.lines}
 

@@ -1,5 +1,4 @@
-"""Whatever a user hands over, it loads right or is refused in one line: drawn settings, and damaged files of
-every kind.
+"""Random settings and damaged files of every kind are either loaded correctly or refused in one line.
 
     TBTT_CASES=2000 pytest tests/test_properties.py
 """
@@ -31,12 +30,12 @@ from tbtt.dataset import Dataset
 from tbtt.results import NEEDED_RESULTS, read_info, read_results
 from tbtt.run_folder import RunFolder
 
-CASES = int(os.environ.get('TBTT_CASES', 300))    # of all properties together, about
-SECONDS = 10    # for one case; then it hangs
+CASES = int(os.environ.get('TBTT_CASES', 300))    # approximately, for all properties together
+SECONDS = 10    # a case that takes longer counts as hanging
 
 
 def cases(share):
-    """How many cases a property gets of all, and the same ones every time."""
+    """Gives a property its share of all cases, and the same cases every time."""
     return settings(max_examples=max(5, round(share * CASES)), deadline=None, derandomize=True, database=None,
                     suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])
 
@@ -59,8 +58,8 @@ def no_hang():
 
 
 def attempt(load, *args):
-    """-> what it loads, or None where it is refused as a script says it: in one line. Any other exception
-    fails."""
+    """-> what it loads, or None if it is refused with an error that a script reports in one line. Any other
+    exception fails."""
     with no_hang(), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
@@ -82,8 +81,8 @@ NAMES = st.sampled_from(sorted(FIELDS)) | st.text(max_size=12)
 
 
 def sound(config):
-    """Is this a Config whose every value has its type and can be written down, and where nothing is left to
-    refuse?"""
+    """Does every value of this Config have its type, can it be written as JSON, and does check() accept
+    it?"""
     json.dumps(dataclasses.asdict(config), allow_nan=False)
     return all(type(getattr(config, name)) is field.type
                for name, field in FIELDS.items()) and config.check() is config
@@ -114,7 +113,7 @@ def read_arguments(arguments):
     try:
         return train_with_eval.read_settings()
     except SystemExit as stop:
-        assert stop.code == 0 and {'-h', '--help'} & set(arguments)    # the help was asked for
+        assert stop.code == 0 and {'-h', '--help'} & set(arguments)    # the user asked for help
     finally:
         sys.argv = argv
 
@@ -131,7 +130,7 @@ def test_command_lines_are_sound_or_refused(arguments):
 
 @st.composite
 def damaged(draw, content):
-    """The bytes of a file cut off, with bytes changed, with a piece lost, doubled or blanked."""
+    """The bytes of a file: cut off, with changed bytes, with a piece lost, doubled or blanked, or empty."""
     kind = draw(st.sampled_from(['cut', 'cut a little', 'flip', 'flip', 'flip', 'lose', 'double', 'blank',
                                  'empty']))
     place = st.integers(0, len(content) - 1)
@@ -161,7 +160,7 @@ def place(tmp_path_factory):
 
 @contextlib.contextmanager
 def with_damage(path, data):
-    """Draw damage for a file. Afterwards it is mended, and nothing else may have changed."""
+    """Damage a file at random. Afterwards it is restored, and nothing else may have changed."""
     good, before = path.read_bytes(), contents(path.parents[1])
     path.write_bytes(data.draw(damaged(good)))
     before[str(path.relative_to(path.parents[1]))] = path.read_bytes()
@@ -183,7 +182,7 @@ def test_a_damaged_dataset_is_whole_or_refused(place, name, data):
 
 
 def dataset_of(place):
-    """All that training reads of a dataset."""
+    """Everything that training reads from a dataset."""
     dataset = Dataset(str(place / 'data'), 9)
     codec = sorted(dataset.codec.stoi.items()), sorted(dataset.codec.itos.items())
     tasks = {name: (task.prompts, task.answers, task.groups()) for name, task in dataset.tasks.items()}
@@ -203,7 +202,7 @@ def test_a_damaged_checkpoint_is_whole_or_refused(place, name, data):
 
 
 def checkpoint_of(path):
-    """All that is read of a checkpoint: for training, scoring and sampling."""
+    """Everything that training, scoring and sampling read from a checkpoint."""
     checkpoint = read_checkpoint(path)
     model = build_model(checkpoint, path)
     codec, tasks = codec_of(checkpoint, path)
@@ -249,8 +248,8 @@ def test_a_run_that_was_damaged_is_whole_or_not_gone_on_with(place, name, data):
 
 
 def resumed(place):
-    """What a run takes up where it goes on; run.json's seconds, which only tell how long it took, are left
-    out."""
+    """The state from which a resumed run goes on, without run.json's seconds, which only tell how long it
+    took."""
     settings = dict(dataset=str(place / 'data'), out_dir=str(place / 'run'), init_from='resume', max_iters=40)
     config = load_config([], TINY | settings)
     with RunFolder(config, Dataset(config.dataset, config.block_size)) as folder:
@@ -264,7 +263,7 @@ def resumed(place):
 @cases(0.15)
 @given(data=st.data())
 def test_damaged_results_are_read_as_they_stand_or_refused(place, data):
-    """A digit that became another cannot be seen in a text alone; all that is cut off or no number is."""
+    """A changed digit cannot be seen in a text alone, but a cut or a value that is no number can."""
     path = place / 'run/results.csv'
     with with_damage(path, data):
         found = attempt(read_results, path)

@@ -1,4 +1,4 @@
-"""README.md, docs/, headers of config/: numbers are those of committed files, what is named is there."""
+"""README.md, docs/, headers of config/: numbers match committed files, and all that they name exists."""
 import re
 from pathlib import Path
 
@@ -11,19 +11,19 @@ from tbtt.config import FIELDS, Config, load_config
 from tbtt.sweep import claims, controls
 
 README = ROOT / 'README.md'
-CURRENT = [page for page in PAGES if page.name != 'LOG.md']    # which names what was there then
+CURRENT = [page for page in PAGES if page.name != 'LOG.md']    # LOG.md names files of its time
 SCRIPTS = [path.relative_to(ROOT).as_posix() for folder in ('.', 'analysis', 'runs')
            for path in sorted((ROOT / folder).glob('*')) if path.suffix in ('.py', '.sh')]
 
 
 @pytest.fixture(scope='module')
 def made() -> dict[str, str]:
-    """{name: text} of every block, made once."""
+    """{name: text} of every generated block, made once."""
     return {name: make() for name, make in BLOCKS.items()}
 
 
 def seed(**columns) -> dict:
-    """A row of a summary: everything right at the best evaluation, half of it held out at the last."""
+    """A row of a summary: all right at the best evaluation, half of the held-out answers at the last."""
     return dict(heldout_total=40, heldout_questions=4, best_heldout_correct=40, last_heldout_correct=20,
                 best_combined=100.0, best_add=100.0, best_sub=100.0, best_facts=None, iter=30_000,
                 path=Path('nowhere')) | columns

@@ -1,5 +1,5 @@
-"""results.csv: what is written reads back, what is damaged is refused; questions that are answered; the best
-row."""
+"""results.csv: what is written reads back, what is damaged is refused; counts of answered questions; the
+best row."""
 import math
 
 import numpy as np
@@ -169,7 +169,7 @@ def test_of_40_answers_the_counts_bound_how_many_questions_are_answered(correct,
     found = answered_bounds(np.array([correct]), np.array([40.0]))
     assert [each.tolist() for each in found] == [[least], [most]]
     shares = [(a, b, c, correct - a - b - c) for a in range(11) for b in range(11) for c in range(11)
-              # of the right answers over four questions, all that there are
+              # all ways to distribute the right answers over four questions
               if 0 <= correct - a - b - c <= 10]
     counts = {sum(right >= 6 for right in share) for share in shares}
     assert (min(counts), max(counts)) == (least, most)

@@ -44,7 +44,7 @@ def test_no_two_purposes_share_their_numbers():
     assert {'BATCHES', 'ANSWERS', 'SAMPLES', 'LOSSES'} <= purposes.keys()
     assert len(set(purposes.values())) == len(purposes)
     streams = [rng.random_bits(1337, value, torch.arange(1000)).tolist() for value in purposes.values()]
-    # 5,000 draws of 2**31 values: by chance a collision in one of 170 tries
+    # 7,000 draws from 2**31 values: by chance, one try in 88 has a collision
     assert len(set(sum(streams, []))) == 1000 * len(purposes)
 
 
@@ -71,7 +71,7 @@ def test_the_batch_of_an_iteration_is_a_function_of_seed_and_iteration_alone():
 
 
 def test_the_numbers_are_splitmix64s():
-    # Whoever changes the generator changes every run that was ever made: this notices it.
+    # A change of the generator would change every run that was ever made; this test would notice it.
     state = 0
     for key in (1337, 2):    # in Python's integers
         z = state + (key + 1) * 0x9E3779B97F4A7C15 & 2**64 - 1

@@ -1,4 +1,4 @@
-"""The page's script for an array of SLURM and its sweep of W&B: what they start is what is meant."""
+"""The script for a SLURM array and the W&B sweep in docs/logging.md start what they should."""
 import json
 import os
 import re
@@ -12,7 +12,7 @@ from conftest import HERE, TINY, run_script
 from tbtt.sweep.plan import Sweep
 
 PAGE = (HERE / 'docs/logging.md').read_text(encoding='utf-8')
-# Stands for SLURM: runs each task of the array in turn. sbatch [--array=A-B] SCRIPT [ARGS]
+# Imitates SLURM: runs each task of the array in turn. sbatch [--array=A-B] SCRIPT [ARGS]
 SBATCH = '''#!/usr/bin/env bash
 set -e
 array=
@@ -25,7 +25,7 @@ for task in $(seq "$SLURM_ARRAY_TASK_MIN" "$SLURM_ARRAY_TASK_MAX"); do
     (cd / && SLURM_ARRAY_TASK_ID=$task bash "$SLURM_SUBMIT_DIR/$1" "${@:2}")
 done
 '''
-# Stands for Python: notes what it is asked, a line of JSON each.
+# Imitates Python: only logs its folder and arguments, a line of JSON for each call.
 PYTHON = f'''#!{sys.executable}
 import json, os, sys
 with open(os.environ['ASKED'], 'a') as file:
@@ -34,13 +34,13 @@ with open(os.environ['ASKED'], 'a') as file:
 
 
 def block(kind, word):
-    """The block of that kind in the page that has a word."""
+    """The block of this kind in the page that contains `word`."""
     return next(text for text in re.findall(rf'```{kind}\n(.*?)```', PAGE, re.DOTALL) if word in text)
 
 
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
-    """A project's folder with an environment whose python only notes. asked(command) -> what it was asked"""
+    """A project's folder in which python only logs. asked(command) -> [[folder, *arguments]], one per call"""
     for path, text in (('.venv/bin/python', PYTHON), ('bin/sbatch', SBATCH)):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(text)

@@ -1,4 +1,4 @@
-"""Intervals against published values, each with its source."""
+"""Intervals compared with published values, each with its source."""
 import math
 
 import numpy as np
@@ -49,8 +49,8 @@ def test_the_interval_of_a_difference_of_means_is_welchs():
 
 
 def test_the_bootstraps_standard_error_of_a_mean_is_the_published_one():
-    # Survival of mice in days, Efron and Tibshirani 1993, table 2.1: standard error 25.24 by the formula with
-    # n - 1, which is 23.37 with n, as samples with replacement have it.
+    # Survival of mice in days, Efron and Tibshirani 1993, table 2.1. The standard error is 25.24 by the
+    # formula with n - 1, and 23.37 with n, which samples with replacement give.
     mice = np.array([94.0, 197, 16, 38, 99, 141, 23])
     means = stats.bootstrap([np.arange(7)], lambda chosen: [mice[chosen].mean()], 4000)
     assert means.shape == (4000, 1) and means.std() == pytest.approx(25.24 * math.sqrt(6 / 7), rel=0.03)
@@ -63,8 +63,8 @@ def test_a_bootstrap_keeps_the_size_of_each_group():
 
 
 def test_the_logistic_curve_of_bliss_beetles_is_the_published_one():
-    # Bliss 1935: beetles killed by carbon disulphide, against log10 of the dose. Dobson's textbook has -60.72
-    # + 34.27 x.
+    # Bliss 1935: beetles killed by carbon disulphide, against log10 of the dose. Dobson's textbook gives
+    # -60.72 + 34.27 x.
     doses = [1.6907, 1.7242, 1.7552, 1.7842, 1.8113, 1.8369, 1.8610, 1.8839]
     beetles, killed = [59, 60, 62, 56, 63, 59, 62, 60], [6, 13, 18, 28, 52, 53, 61, 60]
     x = np.repeat(doses, beetles)

@@ -1,4 +1,4 @@
-"""summary.csv: what a row says of a seed, and a table that many write and that may be damaged."""
+"""summary.csv: the row of a seed, several writers of one table, and damaged tables."""
 from concurrent.futures import ThreadPoolExecutor
 
 import filelock
@@ -10,7 +10,7 @@ from tbtt.sweep.summary import read_summaries, seed_row, write_summary
 
 
 def results_with(rows):
-    """A results.csv's text with these (iter, add right, heldout right) of 1000, 1000 and 40."""
+    """The text of a results.csv with these (iter, add right of 1000, heldout right of 40); sub: all right."""
     return format_results([{'iter': t, 'add_correct': add, 'add_total': 1000, 'sub_correct': 1000,
                             'sub_total': 1000, 'heldout_correct': held, 'heldout_total': 40,
                             'train_loss': 1.0, 'val_loss': 1.0}
@@ -75,7 +75,7 @@ def test_a_summary_reads_back_and_names_what_is_wrong(tmp_path):
            'weight_decay': 0.0, 'seed': 1, 'num_params': 1456, 'finished': 1, 'iter': 250, 'last_add': 99.5}
     path = tmp_path / 'summary.csv'
     write_summary(path, [row, {**row, 'seed': 2, 'finished': 0}])
-    read, = read_summaries([path, path])    # unfinished seeds are left out, and none counts twice
+    read, = read_summaries([path, path])    # unfinished seeds are left out, and no seed counts twice
     assert read['last_add'] == 99.5 and read['facts_prob'] is None and read['path'] == tmp_path / 'a/seed_1'
     text = path.read_text()
     for damaged, said in ((text.replace('num_params', 'parameters'), 'lacks the column num_params'),

@@ -1,4 +1,4 @@
-"""Sweeps: axes that expand to the runs they say, jobs that are resumed, shared and retried."""
+"""Sweeps: axes expand to the right runs, and jobs are resumed, shared and retried."""
 import contextlib
 import csv
 import io
@@ -21,7 +21,7 @@ from tbtt.sweep.launch import Children
 from tbtt.sweep.plan import Sweep, shard
 from tbtt.sweep.summary import read_summaries
 
-# which a large learning rate makes diverge
+# Settings with which a large learning rate makes a run diverge.
 SHARED = {**TINY, 'compile': 'False', 'n_embd': 6, 'weight_decay': 1.0}
 
 
@@ -87,7 +87,7 @@ def test_the_files_that_come_with_the_project_are_what_they_say(tmp_path):
 
 @pytest.mark.parametrize('text, said', [
     ("axes = {'n_embed': [1]}", 'did you mean n_embd?'),
-    ("axes = {'n_embd': []}", 'none of them empty'),
+    ("axes = {'n_embd': []}", 'at least one value'),
     ("axes = {'n_embd': [4, 4]}", 'twice'),
     ("axes = {'n_embd': [4, 'x']}", 'expected int'),
     ("axes = {'seed': [1]}", 'chosen by the sweep itself'),
@@ -103,7 +103,7 @@ def test_the_files_that_come_with_the_project_are_what_they_say(tmp_path):
     ("axes = {'weight_decay': [0, 0.0]}", 'twice'),
     ("axes = {'batch_size': [None]}", 'expected int, got NoneType'),
     ("batch_size = None", 'expected int, got NoneType'),
-    ("data = {'heldout': [None]}", 'None is no value'),
+    ("data = {'heldout': [None]}", 'None is not a value'),
     ("data = {'heldout': ['1,2;3,4', '1,2+3,4']}", 'two runs would be named'),
     ("base = {'..': 'config/train_math_mini_14.py'}", 'no run can be named [.][.]:'),
     ("base = {'data': 'config/train_math_mini_14.py'}", 'no run can be named data:'),
@@ -130,7 +130,7 @@ def test_a_wrong_option_is_one_line(tmp_path, capsys, args):
 
 
 @pytest.mark.parametrize('overrides, said', [
-    ({'heldout': ' '}, 'none of them empty'), ({'heldout': '5,7 5,7'}, 'twice'),
+    ({'heldout': ' '}, 'at least one value'), ({'heldout': '5,7 5,7'}, 'twice'),
     ({'weight_decay': '0,0.0'}, 'twice')])
 def test_the_command_line_is_checked_as_the_file_is(tmp_path, overrides, said):
     path = sweep_file(tmp_path, "axes = {'weight_decay': [0, 0.1]}\ndata = {'heldout': ['5,7', '1,2']}")
@@ -173,7 +173,7 @@ def test_a_dry_run_estimates_and_trains_nothing(tmp_path, capsys):
     assert not list(tmp_path.rglob('ckpt.pt'))
 
 
-# --- doing it
+# --- training
 
 @pytest.fixture(autouse=True)
 def forked():
@@ -181,13 +181,13 @@ def forked():
         yield
 
 
-# Long enough to be caught in the middle.
+# Long enough that a test can stop it in the middle.
 LONGER = dict(max_iters=400, eval_interval=20, lr_decay_iters=400)
 
 
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
-    """A sweep of two sizes and a run that diverges, two seeds each. -> folder of the sweep, Result"""
+    """A sweep of two sizes, each as a good and a diverging run, two seeds each. -> its folder, Result"""
     folder = tmp_path_factory.mktemp('swept')
     (folder / 'diverges.py').write_text('learning_rate = weight_decay = 1000.0\n')
     bases = {'good': 'config/train_math_mini_14.py', 'bad': str(folder / 'diverges.py')}
@@ -201,7 +201,8 @@ def swept(tmp_path_factory):
 def test_a_failed_run_does_not_stop_the_others_and_is_reported_at_the_end(swept):
     folder, result = swept
     assert result.status == 1
-    assert result.err.count('failed: ') == 4 and 'bad_n_embd=6' in result.err    # in passing, and at the end
+    # Each failure is reported when it happens, and again at the end.
+    assert result.err.count('failed: ') == 4 and 'bad_n_embd=6' in result.err
     done = {path.parent.parent.name for path in folder.glob('*/seed_*/run.json')}
     assert {'good_n_embd=4', 'good_n_embd=6'} <= done
 
@@ -268,7 +269,7 @@ def test_parts_of_a_run_leave_what_the_whole_run_would(command, swept, tmp_path)
     one = weights(swept[0] / 'good_n_embd=6' / 'seed_1338')
     assert all(torch.allclose(one[name], value, atol=1e-5)
                for name, value in weights(run / 'seed_1338').items())
-    # More seeds later: what is there stays as it is.
+    # More seeds later: the existing seeds stay as they are.
     more = command('sweep.py', path, f'--sweeps_dir={tmp_path}', '--num_seeds=5', '--workers=1')
     assert more.status == 0 and len(list(run.glob('seed_*/ckpt.pt'))) == 5, more.err
 
@@ -289,7 +290,7 @@ def alive(pid):
 
 @pytest.fixture(scope='module')
 def longer(swept, tmp_path_factory):
-    """The folder of a run as `LONGER` that is evaluated at its ends only: evaluating changes no weight."""
+    """The folder of a `LONGER` run, evaluated only at its start and end: evaluating changes no weight."""
     folder = tmp_path_factory.mktemp('longer') / 'run'
     assert run_script('train_with_eval.py', 'config/train_math_mini_14.py', **{
         **SHARED, **LONGER, 'eval_interval': 400, 'out_dir': folder,
@@ -302,7 +303,7 @@ def longer(swept, tmp_path_factory):
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(command, longer, tmp_path, how):
     path = sweep_file(tmp_path, **LONGER)
-    # Killed, it is one that starts interpreters of their own, as a user's does.
+    # For SIGKILL, the sweep starts new interpreters, as a user's sweep does.
     sweep = Training(tmp_path / 'log', {}, forked_sweeps().__enter__, fresh=how == signal.SIGKILL,
                      script='sweep.py', args=(path, f'--sweeps_dir={tmp_path}'))
     run = tmp_path / 'tiny' / 'train_math_mini_14' / 'seed_1337'
@@ -324,7 +325,7 @@ def test_a_sweep_that_is_stopped_in_the_middle_goes_on_and_leaves_no_process(com
 
 @pytest.mark.slow
 def test_two_sweeps_at_once_leave_what_one_leaves(swept, tmp_path):
-    """Jobs that overlap: seeds one by one, and all together."""
+    """Their jobs overlap: one sweep trains single seeds, the other both seeds together."""
     path = sweep_file(tmp_path, num_seeds=2, n_embd=6)
     both = [Training(tmp_path / f'log {n}', {}, forked_sweeps().__enter__, script='sweep.py',
                      args=(path, f'--sweeps_dir={tmp_path}', f'--replicas={n}', '--workers=1'))
@@ -382,7 +383,7 @@ sys.exit(sweep.returncode)
 @pytest.mark.slow
 def test_a_ray_cluster_loses_a_node_and_nothing_else(command, tmp_path):
     pytest.importorskip('ray')
-    # Both nodes have to be in the middle at once.
+    # Long enough that both nodes are training at the same time.
     path = sweep_file(tmp_path, "axes = {'n_embd': [5, 6]}", max_iters=800, eval_interval=40,
                       lr_decay_iters=800)
     program = tmp_path / 'program.py'

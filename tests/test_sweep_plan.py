@@ -1,5 +1,4 @@
-"""What a sweep will train, as it is asked for: at once, in words that help, and without leaving anything
-behind."""
+"""The plan of a sweep: it is made quickly and leaves nothing behind, and a mistake gets a helpful message."""
 import csv
 import sys
 import time
@@ -57,7 +56,7 @@ def test_an_axis_may_be_a_range(tmp_path):
 
 @pytest.mark.parametrize('text, says', [
     ("axes = {'n_embd': 4}", r'n_embd: expected a list of values, such as \[1, 2\], got 4'),
-    ("axes = {'n_embd': range(4, 4)}", 'none of them empty')])
+    ("axes = {'n_embd': range(4, 4)}", 'at least one value')])
 def test_an_axis_that_is_no_list_is_named(tmp_path, text, says):
     with pytest.raises(UserError, match=says):
         Sweep(sweep_file(tmp_path, text), {}, tmp_path)

@@ -1,4 +1,4 @@
-"""What a sweep makes of folders that other calls left, and of what its children answer."""
+"""How a sweep handles the folders that other calls left, and the answers of its child processes."""
 import dataclasses
 import json
 
@@ -27,7 +27,7 @@ def whole_job(tmp_path, num_seeds=4):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """What is trained, in order: [(seeds, resumed?)]; training is pretended."""
+    """The seeds of each training, in order; the trainings only write their final state."""
     calls = []
 
     def train(job, seeds, children, env):
@@ -42,7 +42,7 @@ def trained(monkeypatch):
 
 
 class Asked:
-    """In place of Children: what would have been run, and what it would have answered."""
+    """Replaces Children: notes the commands instead of running them, and returns the given answers."""
 
     def __init__(self, *answers):
         self.answers, self.commands, self.stopping = list(answers), [], False
@@ -54,7 +54,7 @@ class Asked:
 
 
 def finish(job, seeds=None):
-    """An answer: all went well."""
+    """An answer: all seeds are finished."""
     def answer():
         for seed in seeds or job.seeds:
             state(job.folder / f'seed_{seed}', 20, finished=True)
@@ -78,7 +78,7 @@ def test_all_seeds_of_a_job_that_are_not_finished_go_on_as_one_wherever_they_sta
 
 def test_seeds_around_one_that_is_finished_go_on_though_none_of_them_is_begun(tmp_path):
     job = whole_job(tmp_path, 3)
-    state(job.folder / 'seed_2', 20, finished=True)    # by another machine's part of the sweep
+    state(job.folder / 'seed_2', 20, finished=True)    # finished by another machine's part of the sweep
     asked = Asked(finish(job))
     assert launch.do(job, asked, {}) is None
     assert (asked.commands[0]['--num_seeds'], asked.commands[0]['--init_from']) == ('3', 'resume')
@@ -149,7 +149,7 @@ def test_another_number_of_seeds_or_replicas_goes_on_with_a_sweep_that_was_stopp
     begun = command('train_with_eval.py', 'config/train_math_mini_14.py', **{
         **SHARED, 'out_dir': job.folder, 'dataset': job.run.settings['dataset'], 'num_seeds': 3,
         'max_iters': 10})
-    assert begun.status == 0, begun.err    # the longer run goes on from here
+    assert begun.status == 0, begun.err    # the sweep, which is longer, resumes this run
     fewer = command('sweep.py', path, f'--sweeps_dir={tmp_path}', '--num_seeds=1')
     assert fewer.status == 0, fewer.err
     again = command('sweep.py', path, f'--sweeps_dir={tmp_path}')
@@ -159,7 +159,7 @@ def test_another_number_of_seeds_or_replicas_goes_on_with_a_sweep_that_was_stopp
     assert at == 3 * [TINY['max_iters']]
 
 
-# --- what a folder says of itself
+# --- what run.json says
 
 @pytest.mark.parametrize('text, said', [
     ('{"finished": true}', 'damaged'), ('{"finished": true, "iter_num": "x"}', 'damaged'),

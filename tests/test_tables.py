@@ -28,7 +28,7 @@ def write_run(folder, rows, **info):
 
 
 def cells(task, root, model, wd=False):
-    """{source: cells from 'seeds' on} of a model's three rows, in which '|' has become the list's commas."""
+    """{source: list of the cells from 'seeds' on} of a model's three rows."""
     rows = [[cell.strip() for cell in line.strip('|').split('|')]
             for line in make_table(task, root, wd).splitlines()
             if line.startswith('|')]

@@ -1,5 +1,5 @@
-"""Your own text: in pieces it is what it is as a whole, nanoGPT would prepare the same, and what is sampled
-is text."""
+"""A user's text: pieces give the same tokens as the whole, nanoGPT would prepare the same data, and samples
+are text."""
 import json
 import pickle
 import shutil
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def tokens(folder):
-    """That tokenizer, read."""
+    """That tokenizer, as our code reads it."""
     return bpe.read_bpe(str(folder))
 
 
@@ -66,7 +66,7 @@ def bins(folder):
 # Characters.
 
 def test_characters_are_what_nanogpt_makes_of_them(command, poem, tmp_path, monkeypatch):
-    monkeypatch.setattr(text, 'PIECE', 7)    # bytes: less than two of the emoji
+    monkeypatch.setattr(text, 'PIECE', 7)    # in bytes: less than two emoji
     assert command(PREPARE, input=poem, out_dir=tmp_path / 'data').status == 0
     data = poem.read_text(encoding='utf-8')
     stoi = {character: i for i, character in enumerate(sorted(set(data)))}
@@ -120,7 +120,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused():
     (b'', {}, 'no text'), (b'a\xff', {}, 'no UTF-8'), (b'text', {'val': 1}, 'below 1'),
     (b'text', {'val': 0.9}, 'no text is left for train.bin'), (b'text', {'tokens': 'words'}, 'gpt2'),
     (b'text', {'vocab_size': 65536}, '65,535'), (None, {}, 'No such file'),
-    (b'text', {'tokens': 'gpt2', 'tokenizer': 'gtp2'}, 'gtp2 is no folder'),
+    (b'text', {'tokens': 'gpt2', 'tokenizer': 'gtp2'}, 'gtp2 is neither a folder'),
     (b'text', {'tokens': 'gpt2', 'tokenizer': 'gpt2'}, '--download')])
 def test_what_cannot_be_prepared_is_one_line_and_writes_nothing(command, tmp_path, monkeypatch, content,
                                                                 options, says):

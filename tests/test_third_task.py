@@ -15,7 +15,7 @@ from tbtt.sweep.summary import read_summaries, seed_row, write_summary
 
 
 class Reversal(tasks.Task):
-    """Words of three letters and what they are backwards, `abc:cba`."""
+    """Words of three letters and the same words backwards, `abc:cba`."""
     name, label = 'reversal', 'Reversal'
     max_new_tokens, stop = 4, '\n'
     scored, heldout_group, seen_group = ('words',), 'unseen_words', 'seen_words'

@@ -1,4 +1,4 @@
-"""docs/tour.ipynb runs from its first cell to its last, and what it shows was made by it."""
+"""docs/tour.ipynb runs from its first cell to its last, and its stored outputs come from its cells."""
 import base64
 import json
 import os
@@ -25,7 +25,7 @@ CELLS = [cell for cell in json.loads(PATH.read_text(encoding='utf-8'))['cells']
 
 
 def kinds(cell):
-    """What the outputs of a cell are, printed text as one."""
+    """The kinds of a cell's outputs; printed texts in a row count as one output."""
     found = []
     for output in cell['outputs']:
         kind = sorted(output.get('data', [output.get('name')]))

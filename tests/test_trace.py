@@ -1,4 +1,4 @@
-"""Tracing our checkpoints to their data: the script, what it writes, and its figure by what it draws."""
+"""Tracing our checkpoints to their data: the script, what it writes, and what its figure draws."""
 import csv
 import json
 import math
@@ -77,7 +77,7 @@ def test_an_n_gram_within_an_answer_has_the_probabilities_of_its_own_tokens(comm
             data += math.log((occurrences(text, context + whole[i]) or 0.5) / below)
         assert float(row['model_logp']) == pytest.approx(model, abs=1e-3)
         assert float(row['infinity_gram_logp']) == pytest.approx(data)
-    assert places >= {(True, False), (False, True)}    # with a token of the output before, with one behind
+    assert places >= {(True, False), (False, True)}    # with an output token before it, and with one after it
 
 
 def test_the_seed_at_the_shell_is_the_bootstraps(command, learned, tmp_path):
@@ -180,7 +180,7 @@ def test_data_that_a_checkpoint_was_not_trained_on_is_refused(command, learned, 
     assert result.status == 2 and 'trained on other data' in result.err
 
 
-# The figure, by what it draws.
+# What the figure draws.
 
 def cell(value):
     if value is None:
@@ -228,7 +228,7 @@ def test_several_models_are_also_drawn_against_their_parameters():
     sizes = figure.axes[2]
     (one, coefficients), (other, others) = lines(sizes)
     assert (coefficients, others) == ([0.5, 0.2], [0.6, 0.3])
-    # beside it
+    # the points of both n are side by side
     assert one == pytest.approx([10, 1000], rel=0.1) and one < other == pytest.approx([10, 1000], rel=0.1)
     assert [tick.get_text() for tick in sizes.get_xticklabels()] == ['10', '1,000']
     assert sizes.get_xscale() == 'log' and sizes.get_xlabel() == 'Parameters'
@@ -253,7 +253,7 @@ def test_a_figure_is_drawn_from_the_files_alone(command, learned, tmp_path):
     assert not (tmp_path / 't/trace.png').exists()
     assert command('analysis/plot_trace.py', tmp_path / 't/trace.json').status == 0
     assert (tmp_path / 't/trace.png').read_bytes().startswith(b'\x89PNG')
-    (tmp_path / 't/trace.csv').unlink()    # then without the points
+    (tmp_path / 't/trace.csv').unlink()    # then the figure has no points
     result = command('analysis/plot_trace.py', tmp_path / 't/trace.json', f'--beside={tmp_path / "t"}',
                      '--format=svg', output_dir=tmp_path)
     assert result.status == 0 and '<svg' in (tmp_path / 'trace.svg').read_text(), result.err

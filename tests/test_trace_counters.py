@@ -1,5 +1,5 @@
-"""Counts of n-grams: both engines against looking at every place; what lies on the disk, and what happens
-when it changes."""
+"""Counts of n-grams: both engines compared with looking at every place, the index on the disk, and what
+happens when it changes."""
 import json
 import os
 import re
@@ -24,7 +24,7 @@ END = 9    # ends a document in the .bin files of these tests
 
 
 class Ids:
-    """A language of ids, as far as a .bin needs one; a text is one letter a token."""
+    """A language of ids, with only what a .bin needs; each letter of a text is a token."""
     vocab_size = 1000
 
     def digest(self):
@@ -39,7 +39,7 @@ def flat(documents):
 
 
 def places(documents, gram):
-    """The document of each place where the n-gram stands, by looking at all."""
+    """The document of each place where the n-gram occurs, found by looking at every place."""
     return [d for d, document in enumerate(documents) for i in range(len(document) - len(gram) + 1)
             if document[i:i + len(gram)] == list(gram)]
 
@@ -89,7 +89,7 @@ def test_many_shards_are_told_apart_and_neighbours_decide_what_counts(tmp_path, 
     rng = np.random.default_rng(0)
     documents = [rng.integers(0, 4, rng.integers(1, 9)).tolist() for _ in range(60)]
     counter = indexed(tmp_path, documents, shard=8, piece=16)
-    assert len(counter.shards) > 11    # infini-gram takes 10 before 2
+    assert len(counter.shards) > 11    # infini-gram takes shard 10 before shard 2
     twin = NumpyCounter(split(flat(documents), END))
 
     def beside(document, i):
@@ -99,7 +99,7 @@ def test_many_shards_are_told_apart_and_neighbours_decide_what_counts(tmp_path, 
         expected = {d for d, document in enumerate(documents) for i in range(len(document) - len(gram) + 1)
                     if tuple(document[i:i + len(gram)]) == gram
                     and (whole is None or whole(beside(document, i), beside(document, i + len(gram) + 1)))}
-        for each in (counter, twin):    # the order of documents is a counter's own, the same for all n-grams
+        for each in (counter, twin):    # each counter has its own document order, the same for all n-grams
             for other in range(4):
                 shared = overlap(each.documents(gram, whole), each.documents((other,)))
                 assert shared == sum(other in documents[d] for d in expected)
@@ -155,7 +155,7 @@ def test_n_grams_of_characters_and_words():
     assert grams('ab', 5, characters) == {'ab': (0, 2)} and grams('', 2, characters) == {}
 
 
-# What lies on the disk.
+# The index on the disk.
 
 def test_an_index_is_used_again_and_built_anew_when_the_corpus_changes(tmp_path, monkeypatch):
     assert indexed(tmp_path, [[1, 2], [3]]).count((1,)) == 1
@@ -177,7 +177,7 @@ def test_a_damaged_index_is_found(tmp_path, file, change):
     path.write_bytes({'cut': content[1:-1], 'bit': content, 'gone': b''}[change])
     if change == 'gone':
         path.unlink()
-    if file == 'index.json' and change == 'gone':    # then nothing is known of it: it is built anew
+    if file == 'index.json' and change == 'gone':    # then the index is unknown and is built again
         assert indexed(tmp_path, [[1, 2, 3, 4], [3, 5]]).count((3,)) == 2
         return
     with pytest.raises(UserError, match=f'is damaged .{file}.: delete'):
@@ -188,8 +188,8 @@ DOCUMENTS = [[1 + (i * j) % 7 for j in range(1 + i % 5)] for i in range(40)]
 
 
 def stopped(file, pieces, monkeypatch):
-    """Tokenize a corpus up to that piece, as a killed process leaves it: behind the tokens, before the
-    manifest."""
+    """Tokenize a corpus up to this number of pieces, as a killed process leaves it: the last tokens are
+    written, the manifest is not."""
     append, seen = Corpus.append, []
 
     def stop(self, tokens):
@@ -286,7 +286,7 @@ def test_the_pieces_behind_a_long_document_are_small_again(tmp_path):
     file = write_bin(tmp_path / 'corpus.bin', [[1] * 1000] + [[2, 2, 2]] * 100)
     pieces = [len(tokens) for tokens, _ in read_ids(file, 0, 16, Ids(), END)]
     assert pieces[0] >= 1001 and sum(pieces) == 1001 + 400
-    assert max(pieces[1:]) <= 8    # tokens, in 16 bytes
+    assert max(pieces[1:]) <= 8    # 16 bytes hold 8 tokens
 
 
 LONG = {'blanks': 'ab cd ' * 30, 'no blank': 'abcde' * 30, 'two bytes each': 'äöü ß' * 30,
@@ -309,7 +309,7 @@ def test_a_long_line_becomes_several_documents_and_none_of_its_characters_is_los
 
 
 def test_a_long_line_is_tokenized_in_parts_with_progress(tmp_path):
-    """What is given to a tokenizer at once takes a hundred times its size in memory."""
+    """A tokenizer needs a hundred times the size of its input in memory."""
     language, given = Ids(), []
     encode_all = language.encode_all
     language.encode_all = lambda texts: (given.append(sum(map(len, texts))), encode_all(texts))[1]

@@ -56,7 +56,7 @@ def test_translation_as_sgml_and_as_plain_text(tmp_path):
                 for example in read_examples(files, 'translation')] == expected
 
 
-# str.splitlines splits at each of them
+# str.splitlines would split at each of these characters.
 @pytest.mark.parametrize('mark', ['\u2028', '\x85', '\x0b', '\x0c', '\x1c'])
 def test_only_a_line_end_ends_a_line(tmp_path, mark):
     odd, mine = f'one{mark}two', f'{{"input": "a{mark}b", "output": "c"}}\n'
@@ -64,7 +64,7 @@ def test_only_a_line_end_ends_a_line(tmp_path, mark):
     assert [example[1:3] for example in read_examples(files, 'translation')] == [(odd, 'c'), ('b', odd)]
     cells = f'Which?,{odd},3,4,5,A\nWho?,1,"{odd}",3,4,B\n'
     assert read(tmp_path / 'test.csv', cells, 'mmlu') == [('Which?', odd), ('Who?', odd)]
-    if mark >= ' ':    # JSON has no lower ones as they are
+    if mark >= ' ':    # JSON allows no lower characters unescaped
         assert read(tmp_path / 'mine.jsonl', mine, None) == [(f'a{mark}b', 'c')]
 
 
@@ -78,7 +78,7 @@ def test_jsonl_of_ones_own_and_what_the_model_is_asked(tmp_path):
     file = write(tmp_path / 'mine.jsonl', {'input': 'Two? ', 'output': ' Three.', 'more': 1})
     example, = read_examples([file], None)
     assert example == ('examples', 'Two?', 'Three.', 'Two? ')
-    # as a script or as a shell gives a line end
+    # a line end as a script gives it, and as a shell gives it
     for template in ('Q: {input}\nA: {output}', r'Q: {input}\nA: {output}'):
         assert read_examples([file], None, template)[0].prompt == 'Q: Two?\nA: '
 
@@ -86,7 +86,7 @@ def test_jsonl_of_ones_own_and_what_the_model_is_asked(tmp_path):
 @pytest.mark.parametrize('template', ['{input}', '{output}', '{output} {input}', ''])
 def test_a_template_whose_prompts_would_not_hold_the_outputs_n_grams_is_refused(tmp_path, template):
     file = write(tmp_path / 'mine.jsonl', {'input': 'a', 'output': 'b'})
-    with pytest.raises(UserError, match='no prompt would hold the n-grams of the output'):
+    with pytest.raises(UserError, match='the output must come last'):
         read_examples([file], None, template)
 
 

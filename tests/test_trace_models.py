@@ -47,7 +47,7 @@ def make_tokenizer(vocab_size=320):
 
 def make_model(folder, kind, **settings):
     tokenizer = make_tokenizer()
-    # embeddings rounded up, as Pythia's are
+    # the number of embeddings is rounded up, as in Pythia
     size = dict(vocab_size=len(tokenizer) + 7, bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
     if kind == 'gpt2':
@@ -60,7 +60,7 @@ def make_model(folder, kind, **settings):
                                             max_position_embeddings=settings.get('context', 64), **size)
         model = transformers.GPTNeoXForCausalLM(config)
     with torch.no_grad():
-        for p in model.parameters():    # far from uniform
+        for p in model.parameters():    # so that the predictions are far from uniform
             p.mul_(4)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -75,7 +75,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def files(tmp_path):
-    """A corpus of lines, the same as JSONL and as uint16, and examples."""
+    """The folder of a corpus, as lines, as JSONL and as uint16, and of examples."""
     tokenizer = make_tokenizer()
     (tmp_path / 'c.txt').write_text('\n'.join(DOCUMENTS))
     (tmp_path / 'c.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in DOCUMENTS))
@@ -95,7 +95,7 @@ def examples(count=len(EXAMPLES)):
 def test_batched_log_probabilities_are_those_of_one_text_at_a_time(models, monkeypatch, kind, max_logits):
     monkeypatch.setattr(tbtt.trace.models, 'MAX_LOGITS', max_logits)
     model = TransformersModel(str(models[kind]), 'cpu')
-    asked = [*examples(), Example('quiz', 'Hm', 'é', 'Hm ')]    # one character of two tokens
+    asked = [*examples(), Example('quiz', 'Hm', 'é', 'Hm ')]    # one character that is two tokens
     found = model.log_probabilities(asked)
     plain = transformers.AutoModelForCausalLM.from_pretrained(models[kind]).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(models[kind])
@@ -124,7 +124,7 @@ def test_a_long_prompt_is_cropped_and_a_long_output_refused(tmp_path):
 
 
 def plain_log_p(folder, ids, start):
-    """Of ids[start:], by one forward pass of the model as it is."""
+    """Log-probabilities of ids[start:], by one forward pass of the model of transformers."""
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
         everything = plain(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -157,7 +157,7 @@ def test_what_a_tokenizer_puts_before_a_text_is_there_for_the_model_and_not_in_t
 
 
 def letters_only():
-    """A tokenizer that knows lower-case letters, drops all else, and has neither padding nor end."""
+    """A tokenizer that knows lower-case letters, drops everything else, and has no padding or end token."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c
                                                             in enumerate('abcdefghijklmnopqrstuvwxyz')}, []))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
@@ -190,8 +190,8 @@ def test_words_are_n_grams_with_what_stands_between_and_without_what_stands_arou
 
 
 def tokenizer_of(kind, texts, vocab_size):
-    """Byte-level BPE, as GPT-2 and Pythia have it; with a sign for the blank that also stands before a text,
-    as SentencePiece; with a sign for what continues a word, as BERT."""
+    """'byte-level': BPE, as in GPT-2 and Pythia. 'Metaspace': with a sign for the blank, which also comes
+    before a text, as in SentencePiece. Else with a sign for the continuation of a word, as in BERT."""
     splits, decoders, trainers = tokenizers.pre_tokenizers, tokenizers.decoders, tokenizers.trainers
     model, trainer = tokenizers.models.BPE(unk_token='[UNK]'), trainers.BpeTrainer
     if kind == 'byte-level':
@@ -248,7 +248,7 @@ def test_a_model_is_traced_to_text_jsonl_and_tokens_alike(command, models, files
     assert one['tasks']['examples']['1']['points'] == 36
     assert two['tasks']['examples']['1']['task_gram']['kendall']['seeds']
     paris = next(row for row in rows[0] if row['gram'] == 'Paris' and row['n'] == '1')
-    words = [re.findall(r'\w+', text) for text in DOCUMENTS]    # `is` is no word of Paris
+    words = [re.findall(r'\w+', text) for text in DOCUMENTS]    # so that `is` is not found in `Paris`
     shares = [sum('Paris' in text for text in words if word in text) / sum(word in text for text in words)
               for word in ('The', 'capital', 'of', 'France', 'is')]
     assert float(paris['task_gram_logp']) == pytest.approx(np.mean(np.log(shares))) and paris['pairs'] == '5'
@@ -272,9 +272,9 @@ def test_the_similarity_filter_keeps_pairs_above_the_threshold(command, models, 
 
 
 def test_an_embedding_is_the_mean_over_the_tokens_of_its_text_alone(models):
-    long = ' '.join(FACTS)    # cut at the 64 tokens that the model has places for
+    long = ' '.join(FACTS)    # cut to 64 tokens, the model's context
     together = Similarity(str(models['gpt2']), 0.5, 'cpu').embed(['Oslo', long, 'Rome is warm'])
-    # the others are padded beside the long one
+    # the other texts are padded to the length of the long one
     for text, found in zip(('Oslo', long, 'Rome is warm'), together):
         ids = make_tokenizer()(text)['input_ids'][:64]
         with torch.no_grad():
@@ -296,7 +296,7 @@ def test_a_tokenizer_without_padding_and_end_embeds_texts_of_any_length(tmp_path
 
 @pytest.fixture
 def refused(command, models, files):
-    """refused(says=..., **settings): a trace that is declined in one line, and writes no result."""
+    """refused(says=..., **settings): a trace that is refused in one line and writes no result."""
     def run(says, **settings):
         settings = dict(model=models['gpt2'], corpus=files / 'c.txt', examples=files / 'e.jsonl',
                         device='cpu', trace_dir=files / 't') | settings
@@ -317,7 +317,7 @@ def test_an_empty_corpus_examples_without_fields_and_a_template_without_output_a
     (files / 'odd.jsonl').write_text('{"question": "a"}\n')
     refused('the corpus is empty', corpus=files / 'empty.txt')
     refused('fields input and output', examples=files / 'odd.jsonl')
-    refused('no prompt would hold the n-grams of the output', template='{input}')
+    refused('the output must come last', template='{input}')
 
 
 def test_a_damaged_index_is_refused(refused, files):
@@ -355,8 +355,8 @@ def test_an_encoder_with_a_decoder_is_no_embedding_model(refused, tmp_path):
 
 
 def test_an_output_with_no_token_before_it_is_refused(refused):
-    # the blank is part of its token
-    refused('no token stands before its output: ask more of', template=' {output}')
+    # the blank is part of the output's token
+    refused('no token stands before its output: put text before it', template=' {output}')
 
 
 @pytest.mark.parametrize('line', [r'{"text": "\ud800"}', '[' * 200_000])

@@ -27,7 +27,7 @@ LATEST = {'ckpt.pt', 'results.csv', 'answers.npz', 'run.json', '.lock'}
 
 @pytest.fixture
 def run(command, small_math, tmp_path):
-    """run(folder, **settings): a tiny run, to its end. -> its folder"""
+    """run(folder, **settings): a tiny run, trained to its end. -> its folder"""
     def to_its_end(name, status=0, **settings):
         settings = TINY | dict(dataset=small_math, out_dir=tmp_path / name) | settings
         result = command(SCRIPT, **settings)
@@ -172,13 +172,13 @@ def test_three_seeds_leave_what_three_runs_leave(run):
         assert all(torch.allclose(c['model'][name], d['model'][name], atol=1e-5) for name in c['model'])
 
 
-# Going on.
+# Resuming.
 
 @pytest.mark.slow_after_first
 @pytest.mark.parametrize('settings',
                          [dict(), dict(num_seeds=2), dict(gradient_accumulation_steps=2, weight_decay=0.1),
                           dict(dropout=0.2)], ids=['plain', 'seeds', 'accumulated', 'dropout'])
-@pytest.mark.parametrize('at', [10, 13])    # after an evaluation's stretch, and within one
+@pytest.mark.parametrize('at', [10, 13])    # at the end of a stretch between evaluations, and within one
 def test_a_resumed_run_is_the_run_that_was_never_interrupted(run, interrupt, settings, at):
     whole = run('whole', **settings)
     interrupt(at)
@@ -237,7 +237,7 @@ def test_the_seconds_of_a_run_are_counted_once(command, small_math, tmp_path):
     begin = time.monotonic()
     settings = TINY | dict(dataset=small_math, out_dir=tmp_path / 'run')
     assert command('train_with_eval.py', **settings).status == 0
-    took = time.monotonic() - begin + 0.05    # rounded to tenths
+    took = time.monotonic() - begin + 0.05    # seconds are rounded to tenths
     assert 0 < json.loads((tmp_path / 'run' / 'run.json').read_text())['seconds'] <= took
 
 
@@ -308,7 +308,7 @@ def test_on_a_terminal_a_bar_shows_iteration_speed_time_and_the_loss_and_where_t
 
 
 def on_the_disk(error=None):
-    """What a record gives back once it is done."""
+    """A finished future, as a record returns it."""
     future = concurrent.futures.Future()
     future.set_exception(error) if error else future.set_result([])
     return future
@@ -321,7 +321,7 @@ def test_an_evaluation_is_told_once_it_is_on_the_disk_and_never_where_it_did_not
         written = concurrent.futures.Future()
         report.evaluation(0, [row], written)
         report.step(1, torch.ones(1, 1))
-        assert 'iter' not in capsys.readouterr().out    # nor is anything that came after it
+        assert 'iter' not in capsys.readouterr().out    # nothing is printed before the evaluation is saved
         written.set_result([])
         report.step(2, torch.ones(1, 1))
         assert [line.split(':')[0] for line in capsys.readouterr().out.splitlines()] == [
@@ -351,7 +351,7 @@ def test_a_run_that_diverges_stops_keeps_its_last_good_checkpoint_and_does_not_g
     assert checkpoint['iter_num'] == 0 and all(value.isfinite().all()
                                                for value in checkpoint['model'].values())
     before = contents(folder)
-    run('a', status=1, init_from='resume', max_iters=30, **settings)    # it says so, and that is that
+    run('a', status=1, init_from='resume', max_iters=30, **settings)    # it reports this and stops
     assert contents(folder) == before
 
 
@@ -368,11 +368,11 @@ def test_a_seed_that_diverges_leaves_the_others_as_they_would_be(run):
     assert about == [None, 20]
 
 
-# Files that change as one.
+# Files that change together.
 
 @pytest.fixture
 def two(tmp_path):
-    """Two folders with files of old, and the change that makes them new."""
+    """Two folders with old content in their files `a` and `b`."""
     folders = [tmp_path / name for name in ('seed_1', 'seed_2')]
     for folder in folders:
         folder.mkdir()
@@ -381,7 +381,7 @@ def two(tmp_path):
 
 
 def crash_at(monkeypatch, crash, folders, commit=COMMIT):
-    """A change that dies at one of its renames, as a process does: nothing is tidied up."""
+    """Let a change die at rename number `crash`, as a killed process does: nothing is cleaned up."""
     calls, replace = [], os.replace
 
     def fail(*args):
@@ -400,7 +400,7 @@ def crash_at(monkeypatch, crash, folders, commit=COMMIT):
 
 
 def found(*folders):
-    """The contents of all files there, and nothing else may be."""
+    """The contents of the files in the folders, which may have no other files."""
     assert all(set(contents(folder)) == {'a', 'b'} for folder in folders)
     return {content for folder in folders for content in contents(folder).values()}
 
@@ -409,7 +409,7 @@ def found(*folders):
 def test_after_a_crash_all_files_are_old_or_all_are_new(two, monkeypatch, crash):
     crash_at(monkeypatch, crash, two)
     recover(two, 'ab'.__contains__)
-    assert found(*two) == ({b'old'} if crash == 1 else {b'new'})    # from the first list on it counts as made
+    assert found(*two) == ({b'old'} if crash == 1 else {b'new'})    # it counts as made once a list is there
 
 
 @pytest.mark.parametrize('order', [1, -1])
@@ -434,7 +434,7 @@ def test_a_crash_while_a_crash_is_cleaned_up_does_no_more_harm(two, monkeypatch,
     with contextlib.suppress(KeyboardInterrupt):
         recover(two, 'ab'.__contains__)
     monkeypatch.undo()
-    if alone:    # whoever opens the first list's folder alone decides for it alone
+    if alone:    # a run that opens only the second folder decides for that folder alone
         recover(two[1:], 'ab'.__contains__)
         assert len(found(two[1])) == 1
     recover(two, 'ab'.__contains__)
@@ -442,9 +442,9 @@ def test_a_crash_while_a_crash_is_cleaned_up_does_no_more_harm(two, monkeypatch,
 
 
 def test_what_an_old_list_says_of_a_folder_that_went_on_alone_is_not_obeyed(two, monkeypatch):
-    crash_at(monkeypatch, 2, two)    # the list of the first is there, that of the second is not
+    crash_at(monkeypatch, 2, two)    # the first folder has its list, the second does not
     recover(two[1:], 'ab'.__contains__)
-    for name in 'ab':    # it dies again, before its own list
+    for name in 'ab':    # it dies again, before it writes its own list
         (two[1] / f'{name}.00000000.tbtt.tmp').write_bytes(b'half')
     recover(two, 'ab'.__contains__)
     assert found(two[0]) == {b'new'} and found(two[1]) == {b'old'}

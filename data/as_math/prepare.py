@@ -4,9 +4,9 @@ Sums and differences of two numbers, one a line: <a+b=c> and <a-b=c>, all operan
     python data/as_math/prepare.py
     python data/as_math/prepare.py --answers=shuffled --out_dir=no_rule
 
-With --answers=shuffled the questions are the same and the results are dealt out to them at random, once, from
---seed: a table without a rule. What was dealt is what is asked for. The held-out questions, which are still
-never trained on, are dealt a result too: nothing says which.
+With --answers=shuffled the questions stay the same, and the results are dealt out to them at random, once,
+from --seed: a table without a rule. The dealt results count as right. The held-out questions, which are still
+never trained on, are dealt results too, but nothing in the training data tells which.
 
 Writes train.txt and val.txt (to read), train.bin and val.bin (uint16 tokens) and meta.pkl (the codec and the
 tasks). Training and validation data are the same. Takes a second.

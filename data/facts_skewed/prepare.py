@@ -4,9 +4,10 @@ The statements of facts_char, some far more often than others: a Zipf distributi
     python data/facts_skewed/prepare.py
     python data/facts_skewed/prepare.py --exponent=2 --repeats=1000 --seed=7
 
-Which fact has which rank is drawn from --seed. The fact of rank r has r**-EXPONENT / (sum of that over all
-ranks) of --repeats lines, rounded to the nearest whole number (a half to the even one), and at least one: the
-lines are about --repeats in all. How often each fact occurs is in meta.pkl, and so in checkpoints.
+The ranks of the facts are drawn at random from --seed. The fact of rank r has a share r**-EXPONENT / (sum of
+that over all ranks) of --repeats lines, rounded to the nearest whole number (a half to the even one), and at
+least one line. So there are about --repeats lines in all. meta.pkl, and so each checkpoint, says how often
+each fact occurs.
 
 Writes train.txt and val.txt (to read), train.bin and val.bin (uint16 tokens) and meta.pkl (the codec and the
 tasks). Training and validation data are the same. Takes a second.

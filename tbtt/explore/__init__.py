@@ -1,1 +1,1 @@
-"""A page for the browser in which one looks at runs: what their folders hold, and the file made of it."""
+"""A page for the browser that shows runs: reads what their folders hold, and makes one file of it."""

@@ -1,10 +1,10 @@
 'use strict';
 const SYMBOLS = ['circle', 'square', 'diamond', 'cross', 'triangle-up', 'x', 'star'];
-const DRAWN_AT_FIRST = 8;    // seeds: hundreds of curves are slow, and a tangle
-const MOST_TEXTS = 20;       // operands, above which cells are too small for text
-const MOST_TICKS = 8;        // places on an axis that are all named
-const MOST_LETTERS = 16;     // at a tick: names of runs differ in their ends
-const MOST_BARS = 30;        // questions in one list
+const DRAWN_AT_FIRST = 8;    // seeds: hundreds of curves are slow and hard to read
+const MOST_TEXTS = 20;       // operands; with more, cells are too small for text
+const MOST_TICKS = 8;        // places on an axis; with more, plotly chooses the labels
+const MOST_LETTERS = 16;     // at a tick: the end is kept, where names of runs differ
+const MOST_BARS = 30;        // questions in one list; more are shown in two
 const PAUSE = 150;           // milliseconds from one evaluation to the next
 const FONT = {family: 'system-ui, sans-serif', size: 13, color: '#1a1a1a'};
 const LAYOUT = {font: FONT, margin: {l: 52, r: 10, t: 10, b: 42}, dragmode: false, hovermode: 'closest'};
@@ -21,7 +21,7 @@ const distinct = values => [...new Set(values)].sort(ascending);
 const ending = text => text.length > MOST_LETTERS ? `…${text.slice(1 - MOST_LETTERS)}` : text;
 const checked = id => [...get(id).querySelectorAll('input:checked')].map(box => box.value);
 
-const unpacked = new Map();    // id -> promise of what it holds
+const unpacked = new Map();    // id -> promise of its content
 const open = {seed: 0, data: null, t: 0, question: null};    // t: evaluation; question: {k: task, p: prompt}
 let about, playing = null;
 
@@ -34,13 +34,13 @@ function unpack(id, parse = JSON.parse) {
   return unpacked.get(id);
 }
 
-function make(kind, parts, properties = {}) {    // text among the parts stays text
+function make(kind, parts, properties = {}) {    // a text in parts is inserted as text, not as HTML
   const element = Object.assign(document.createElement(kind), properties);
   element.append(...parts);
   return element;
 }
 
-function fill(select, options) {    // options: [value, label]; what was chosen stays where it can
+function fill(select, options) {    // options: [value, label]; keeps the choice if it can
   const before = select.value;
   select.replaceChildren(...options.map(([value, label]) => new Option(label, value)));
   if (options.some(([value]) => value === before)) select.value = before;
@@ -95,7 +95,7 @@ function dots(seeds, score) {
           x: seeds.map(seed => seed.x), y: seeds.map(seed => seed.values[score])};
 }
 
-function placesOf(seeds, axis) {    // gives every seed its x, those of one place side by side; -> the axis
+function placesOf(seeds, axis) {    // sets x of every seed; those of one place are side by side; -> the axis
   const places = distinct(seeds.map(seed => seed.values[axis]));
   const words = places.some(place => typeof place !== 'number'), log = axis === 'num_params';
   const at = place => words ? places.indexOf(place) : log ? Math.log10(place) : place;
@@ -131,7 +131,7 @@ async function openSeed(i) {
   const before = open.data && iterations()[open.t];
   open.seed = i;
   const data = await unpack(`seed${i}`);
-  if (open.seed !== i) return;    // another was opened meanwhile
+  if (open.seed !== i) return;    // another seed was opened meanwhile
   const last = () => Math.max(iterations().length - 1, 0);
   Object.assign(open, {data, question: null});
   const same = iterations().findIndex(iteration => iteration >= before);

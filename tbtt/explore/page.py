@@ -1,7 +1,7 @@
-"""One HTML file of seeds: the data that it shows, packed, and the template that shows them.
+"""One HTML file about seeds: their data, packed, in a template that shows them.
 
-All text from runs is packed (gzip, base64), so that none of it can end a script or begin a tag. The browser
-unpacks a seed when it is opened.
+All text from runs is packed (gzip, base64), so that it can neither end a script nor begin a tag. The browser
+unpacks a seed when the reader opens it.
 """
 import base64
 import functools
@@ -26,18 +26,18 @@ from tbtt.tasks import TASKS
 LIMIT = 8_000_000    # bytes of a page
 SUM = re.compile(r'<(\d+)(\D)(\d+)=')
 TEMPLATE = Path(__file__).parent
-# Of settings that a scatter tells apart. Markers differ too, for who does not see colours.
+# Colours of the settings in a scatter plot. Markers differ too, for readers who do not see colours.
 PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
-SHADES = ('#ffffff', BLUE, SKY)    # of probability 0 and 1 in a table, and of a right answer in a list
+SHADES = ('#ffffff', BLUE, SKY)    # for probability 0 and 1 in a table, and for a right answer in a list
 WHENS = {'last': 'last evaluation', 'best': 'best evaluation'}
 DASHES = {'-': 'solid', ':': 'dot', '-.': 'dashdot', '--': 'dash'}
 
 
 def make_page(seeds: Sequence[Seed]) -> tuple[bytes, list[str]]:
-    """-> the page of seeds, and what is not in it, in lines that stand there too
+    """-> the page of seeds, and notes on what is not in it, which are on the page too
 
-    Evaluations are left out until the page has at most LIMIT bytes. Raises `UserError` where two a seed are
-    still too much, and where plotly is missing.
+    Evaluations are left out until the page has at most LIMIT bytes. Raises `UserError` if two evaluations per
+    seed are still too much, and if plotly is missing.
     """
     most = max(len(seed.iters) for seed in seeds)
     every = 1
@@ -49,7 +49,7 @@ def make_page(seeds: Sequence[Seed]) -> tuple[bytes, list[str]]:
 
 
 def fill_template(seeds: Sequence[Seed], every: int) -> bytes:
-    """The page with the answers of every `every`-th evaluation and of the last."""
+    """The page with the answers of every `every`-th evaluation and of the last one."""
     plotly, questions = packed_plotly(), []
     blobs = [pack(seed_data(seed, every, questions)) for seed in seeds]
     about = page_data(seeds) | {'notes': notes(seeds, every), 'questions': questions}
@@ -62,7 +62,7 @@ def fill_template(seeds: Sequence[Seed], every: int) -> bytes:
 
 @functools.cache
 def packed_plotly() -> str:
-    """The script that draws."""
+    """plotly.js, packed: the script that draws the figures."""
     return pack_text(study_package('plotly.offline').get_plotlyjs())
 
 
@@ -72,19 +72,19 @@ def read_part(name: str) -> str:
 
 
 def pack_text(text: str) -> str:
-    """Compressed, in characters that HTML leaves alone."""
+    """The text compressed, in characters that have no meaning in HTML."""
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def pack(data: object) -> str:
-    """The same, of JSON."""
+    """Data as JSON, packed by `pack_text`."""
     return pack_text(json.dumps(data, separators=(',', ':'), allow_nan=False))
 
 
 # What the whole page shows.
 
 def page_data(seeds: Sequence[Seed]) -> dict:
-    """What is known before a seed is opened: names, axes, scores."""
+    """What the page knows before a seed is opened: names, axes, scores."""
     homes = list(dict.fromkeys(seed.home for seed in seeds))
     names = short_names(homes)
     axes = axes_of([seed.row for seed in seeds])
@@ -102,35 +102,37 @@ def page_data(seeds: Sequence[Seed]) -> dict:
 
 
 def title(seeds: Sequence[Seed], names: Sequence[str]) -> str:
-    """The runs by name where they are few, and their number where they are many."""
+    """The names of the runs if there are at most three, else their number."""
     number = f'{len(seeds)} seeds' if len(seeds) > 1 else '1 seed'
     return f'{", ".join(names)}: {number}' if len(names) <= 3 else f'{len(names)} runs, {number}'
 
 
 def task_title(tasks: str) -> str:
-    """What figures call these tasks."""
+    """The name of these tasks in figures."""
     known = tasks and all(name in TASKS for name in tasks.split('+'))
     return paper.title(tasks) if known else tasks or 'Text without questions'
 
 
 def seed_name(seed: Seed) -> str:
-    """The number of a seed, in words; runs of the paper have none."""
+    """The name of a seed: its number; runs of the paper have none."""
     number = seed.row['seed']
     return 'one seed' if number is None else f'seed {number:.0f}'
 
 
 def notes(seeds: Sequence[Seed], every: int) -> list[str]:
-    """What is not shown, a line each."""
-    missing = {'answers.npz: their tables': sum(not seed.answers for seed in seeds),
-               'results.csv: their curves': sum(seed.results is None for seed in seeds)}
-    lines = [f'{number} of {len(seeds)} seeds have no {what} are missing here.'
+    """What is not shown, one line for each."""
+    missing = {'answers.npz, so their tables': sum(not seed.answers for seed in seeds),
+               'results.csv, so their curves': sum(seed.results is None for seed in seeds)}
+    lines = [f'{number} of {len(seeds)} seeds have no {what} are missing.'
              for what, number in missing.items() if number]
-    return lines + ([f'Tables are of one evaluation in {every}: all would be too much.'] if every > 1 else [])
+    if every > 1:
+        lines.append(f'Tables show one evaluation in {every}: with all, the page would be too large.')
+    return lines
 
 
 def axes_of(rows: Sequence[dict]) -> dict[str, str]:
-    """{column: label} of what scores may be drawn against: parameters, the settings in which seeds differ,
-    and the run."""
+    """{column: label} of what scores can be drawn against: the number of parameters, the settings in which
+    seeds differ, and the run."""
     found = {'path', *summary_columns()} - {*SETTINGS, *paper.TRAINING, 'heldout'}
     settings = dict.fromkeys(name for row in rows for name in row if name not in found)
     differ = [name for name in settings if len({row.get(name) for row in rows} - {None}) > 1]
@@ -139,7 +141,7 @@ def axes_of(rows: Sequence[dict]) -> dict[str, str]:
 
 
 def scores_of(rows: Sequence[dict]) -> dict[str, str]:
-    """{column: label} of the scores that some row has: held-out answers first."""
+    """{column: label} of the scores that at least one row has: held-out answers first."""
     seen = [task.seen_group for task in TASKS.values() if task.seen_group]
     groups = {group: group_label(group) for group in (*heldout_groups(), *seen, *counted_groups())}
     labels = {f'{when}_{group}': f'{label}, {text}'
@@ -151,7 +153,7 @@ def scores_of(rows: Sequence[dict]) -> dict[str, str]:
 
 
 def heldout_text(row: dict) -> str:
-    """3 of 4: held-out questions answered at the last evaluation; nothing where none are asked."""
+    """3 of 4: held-out questions that are answered at the last evaluation; '' if none are asked."""
     columns = ('last_{}_correct', '{}_total', 'last_{}_answered')
     found = [answered_text(*(number(row.get(column.format(group))) for column in columns))
              for group in heldout_groups()]
@@ -159,21 +161,21 @@ def heldout_text(row: dict) -> str:
 
 
 def finite(value: str | float | None) -> str | float | None:
-    """None for a number that JSON does not know."""
+    """The value, but None for a number that JSON cannot write."""
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def number(value: float | None) -> float:
-    """NaN for None."""
+    """The value, but NaN for None."""
     return np.nan if value is None else value
 
 
 def curve_look(style: dict) -> dict:
-    """plotly's words for a line that matplotlib draws."""
+    """The look of a line, from matplotlib's words to plotly's."""
     dash, color = style['linestyle'], style['color']
     if not isinstance(dash, str):
         dash = ','.join(f'{2 * length}px' for length in dash[1])
-    if color[0] != '#':    # a grey, as 0.45
+    if color[0] != '#':    # a grey such as 0.45
         color = '#' + 3 * f'{round(255 * float(color)):02x}'
     return {'label': style['label'], 'color': color, 'dash': DASHES.get(dash, dash)}
 
@@ -185,35 +187,35 @@ def seed_data(seed: Seed, every: int, questions: list[dict]) -> dict:
     kept = sorted({*range(0, len(seed.iters), every), *range(len(seed.iters))[-1:]})
     return {'settings': settings_of(seed), 'curves': curves_of(seed), 'iters': seed.iters[kept].tolist(),
             'answers': [{'questions': index_of(questions_of(name, task), questions), 'texts': task.texts,
-                         # A character a level.
+                         # Each level is one character.
                          'level': [row.tobytes().decode('latin-1') for row in task.level[kept]],
                          'said': task.said[kept].tolist()} for name, task in seed.answers.items()]}
 
 
 def index_of(entry: dict, entries: list[dict]) -> int:
-    """Where an entry stands in a list; it is added where it does not."""
+    """The index of an entry in a list; a missing entry is added."""
     if entry not in entries:
         entries.append(entry)
     return entries.index(entry)
 
 
 def questions_of(name: str, task: CompactAnswers) -> dict:
-    """What is asked, and how it is laid out: tables of operands, or a list."""
+    """What is asked, and how it is shown: as tables of operands, or as a list."""
     return {'label': TASKS[name].label if name in TASKS else name, 'names': names_of(task.prompts),
             'prompts': task.prompts, 'answers': task.answers, 'heldout': task.heldout,
             'tables': tables_of(task.prompts)}
 
 
 def names_of(prompts: Sequence[str]) -> list[str]:
-    """What tells prompts apart: France, Japan, ..."""
+    """The part of each prompt that differs: France, Japan, ..."""
     first = len(os.path.commonprefix(prompts))
     last = len(os.path.commonprefix([prompt[:first - 1 if first else None:-1] for prompt in prompts]))
     return [prompt[first:len(prompt) - last].strip() or prompt for prompt in prompts]
 
 
 def tables_of(prompts: Sequence[str]) -> list[dict]:
-    """A table for each sign of sums such as `<7-5=`: its operands, and the number of the prompt in each cell.
-    No tables where the prompts are no such sums."""
+    """A table for each sign in sums such as `<7-5=`: its operands, and the index of the prompt in each cell.
+    No tables if some prompt is not such a sum."""
     found = [SUM.fullmatch(prompt) for prompt in prompts]
     if not all(found):
         return []
@@ -225,7 +227,7 @@ def tables_of(prompts: Sequence[str]) -> list[dict]:
 
 
 def curves_of(seed: Seed) -> dict[str, list]:
-    """Iterations, scores and losses of results.csv: what applies."""
+    """Iterations, and those scores and losses of results.csv that have values."""
     if seed.results is None:
         return {}
     columns = [f'{group}_acc' for group in counted_groups()] + list(LOSS_LOOKS)
@@ -234,8 +236,8 @@ def curves_of(seed: Seed) -> dict[str, list]:
 
 
 def settings_of(seed: Seed) -> list[tuple[str, str, bool]]:
-    """(name, value, is it another than the default?) of run.json, settings last; without it those of the
-    summary."""
+    """(name, value, does it differ from the default?) from run.json, settings last; without that file
+    from the summary."""
     known = {name: seed.row.get(name) for name in (*SETTINGS, *paper.TRAINING)}
     config = seed.info.get('config', {name: value for name, value in known.items() if value is not None})
     rest = [(name, as_text(value), False) for name, value in seed.info.items() if name != 'config']

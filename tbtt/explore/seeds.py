@@ -1,4 +1,4 @@
-"""What the folders of runs and the tables of sweeps hold, seed by seed, as far as it is there."""
+"""Reads what the folders of runs and the tables of sweeps hold about each seed, as far as it exists."""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,12 @@ SUMMARY = 'summary.csv'
 
 @dataclass
 class CompactAnswers:
-    """What a seed says to the P prompts of a task at E evaluations, in little memory: a page has hundreds of
-    seeds.
+    """What a seed answers to the P prompts of a task at E evaluations, in little memory: a page has hundreds
+    of seeds.
 
-    level: (E, P) uint8, 255 times the probability of the right answer; 0 where the model's numbers were not
-    finite. texts: the different wrong answers, from 1 on. said: (E, P) int32, 0 for the right answer, or the
-    index of a text.
+    level: (E, P) uint8, 255 times the probability of the right answer; 0 where it was not finite. texts: the
+    different wrong answers, from index 1 on. said: (E, P) int32, 0 for the right answer, else the index of a
+    text.
     """
     prompts: list[str]
     answers: list[str]
@@ -37,9 +37,9 @@ class CompactAnswers:
 class Seed:
     """One seed of a run.
 
-    folder: where it lies. home: the run's folder, which seeds of one run share. row: its scores and settings,
-    as in a summary.csv. results: None without results.csv. iters, answers: of answers.npz, (E,) and one a
-    task; none without that file. info: of run.json, {} without one.
+    folder: of the seed. home: the run's folder, which all seeds of a run share. row: scores and settings, as
+    in a summary.csv. results: None without results.csv. iters, answers: from answers.npz, (E,) and one entry
+    per task; both empty without that file. info: from run.json, {} without that file.
     """
     folder: Path
     home: Path
@@ -51,10 +51,10 @@ class Seed:
 
 
 def read_seeds(paths: Iterable[Path]) -> list[Seed]:
-    """The seeds of runs and sweeps: folders of runs, folders of sweeps, or summary.csv.
+    """The seeds of runs and sweeps. paths: folders of runs, folders of sweeps, or summary.csv files.
 
-    A sweep may be of several tasks. Runs that are named one by one must be asked the same. Raises `UserError`
-    where they are not, where a path is none of these, and where a file is damaged.
+    A sweep may have several tasks. Runs that are named one by one must be asked the same questions. Raises
+    `UserError` if they are not, if a path is none of these, and if a file is damaged.
     """
     found, alone = {}, []
     for path in paths:
@@ -67,7 +67,7 @@ def read_seeds(paths: Iterable[Path]) -> list[Seed]:
 
 
 def seeds_of_sweep(table: Path) -> list[Seed]:
-    """Those of the table that are finished."""
+    """The seeds in the table that are finished."""
     rows = read_summaries([table])
     if not rows:
         raise UserError(f'{table}: no seed is finished: let the sweep go on')
@@ -88,13 +88,13 @@ def seeds_of_run(folder: Path) -> list[Seed]:
 
 
 def home_of(folder: Path) -> Path:
-    """The run's folder of a seed's."""
+    """The folder of the run, from that of a seed."""
     folder = folder.resolve()
     return folder.parent if folder.name.startswith('seed_') else folder
 
 
 def read_seed(folder: Path, home: Path, row: dict) -> Seed:
-    """What lies in a seed's folder."""
+    """Read the `Seed` in a folder."""
     results, path = folder / RESULTS, folder / ANSWERS
     answers = read_answers(path) if path.exists() else Answers(np.empty(0, int), {})
     return Seed(folder, home, row, read_results(results) if results.exists() else None, answers.iters,
@@ -102,7 +102,7 @@ def read_seed(folder: Path, home: Path, row: dict) -> Seed:
 
 
 def compact(task: TaskAnswers) -> CompactAnswers:
-    """The same, rounded to the shades that a page shows."""
+    """The same answers; probabilities are rounded to the 256 shades that a page shows."""
     wrong = task.said != np.array(task.answers)
     texts, which = np.unique(task.said[wrong], return_inverse=True)
     said = np.zeros(task.said.shape, np.int32)
@@ -113,12 +113,12 @@ def compact(task: TaskAnswers) -> CompactAnswers:
 
 
 def asked(results: Results) -> list[str]:
-    """The tasks that a run has scores of."""
+    """The tasks for which a run has scores."""
     return [name for name in TASKS if not np.isnan(results[f'{name}_acc']).all()]
 
 
 def check_same(runs: Sequence[Sequence[Seed]]) -> None:
-    """Raise `UserError` where runs side by side are asked different things. runs: the seeds of each"""
+    """Raise `UserError` if runs on one page are asked different questions. runs: the seeds of each"""
     first = {}
     for seed in (seed for seeds in runs for seed in seeds):
         for what, said in said_of(seed).items():
@@ -129,7 +129,7 @@ def check_same(runs: Sequence[Sequence[Seed]]) -> None:
 
 
 def said_of(seed: Seed) -> dict[str, object]:
-    """What runs side by side must have in common, as far as it is known."""
+    """What runs on one page must have in common, as far as it is known."""
     said = {'tasks': seed.row['tasks']}
     if seed.answers:
         said['questions'] = {name: task.prompts for name, task in seed.answers.items()}
@@ -137,7 +137,7 @@ def said_of(seed: Seed) -> dict[str, object]:
 
 
 def short_names(folders: Iterable[Path]) -> dict[Path, str]:
-    """The shortest ends of paths that tell the folders apart: n14 and n28, or a/n14 and b/n14."""
+    """The shortest ends of paths that differ between folders: n14 and n28, or a/n14 and b/n14."""
     parts = {folder: folder.resolve().parts for folder in folders}
     for length in range(1, max(map(len, parts.values())) + 1):
         names = {folder: '/'.join(each[-length:]) for folder, each in parts.items()}

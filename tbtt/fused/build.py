@@ -1,6 +1,6 @@
-"""Compile step.c for one shape of model, or take it from the cache of the user's own. Nothing is loaded that
-others may have written: neither the cache nor a library in it, and a library whose bytes are not those that
-its name promises is built again."""
+"""Compile step.c for one shape of model, or take it from the user's cache. A cache folder or a library that
+another user can write is never used. A library whose bytes do not match the digest in its name is built
+again."""
 import ctypes
 import hashlib
 import os
@@ -13,17 +13,17 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name('step.c')
 COMPILERS = ('cc', 'gcc', 'clang')
-# No multiplication and addition may be fused but those that the source fuses: the bits would depend on the
-# compiler.
+# The compiler must not fuse multiplications and additions by itself: the bits would then depend on the
+# compiler. The source fuses them explicitly.
 FLAGS = ('-O2', '-ftree-vectorize', '-std=gnu11', '-ffp-contract=off', '-fno-math-errno', '-fPIC', '-shared')
 
 
 class NotHere(Exception):
-    """The fused step cannot be had here; the text says why."""
+    """The fused step is not available here; the text says why."""
 
 
 def find_compiler() -> str:
-    """$CC, or the first C compiler on the path. Raises `NotHere` where there is none."""
+    """$CC, or the first C compiler on the path. Raises `NotHere` if there is none."""
     for name in (os.environ.get('CC', ''), *COMPILERS):
         path = shutil.which(name)
         if path:
@@ -37,7 +37,8 @@ def for_this_processor() -> str:
 
 
 def processor() -> str:
-    """What tells this processor from others whose libraries may lie in the same home folder."""
+    """A description of this processor. Machines with different processors may share a home folder, and so
+    the cache."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
@@ -47,7 +48,8 @@ def processor() -> str:
 
 
 def run_compiler(command: list[str]) -> str:
-    """What a compiler prints. Raises `NotHere` with its first line where it fails."""
+    """Run a compiler. -> its standard output. Raises `NotHere` if it fails, with its first line that contains
+    `error`, or its first line."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors='replace', timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -60,29 +62,30 @@ def run_compiler(command: list[str]) -> str:
 
 
 def only_mine(path: Path) -> bool:
-    """Is it no link, the user's own, and writable by nobody else?"""
+    """Is `path` not a link, owned by the user, and writable by nobody else?"""
     state = path.lstat()
     return not stat.S_ISLNK(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o022
 
 
 def cache_folder() -> Path | None:
-    """The folder of built libraries, made with mode 0700; None where there is none that is the user's
-    alone."""
+    """The folder of built libraries, created with mode 0700. None if it cannot be created, or if `only_mine`
+    is false for it."""
     try:
         folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'tbtt'
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder if folder.is_dir() and only_mine(folder) else None
-    except (OSError, RuntimeError):    # a home that cannot be written, or none
+    except (OSError, RuntimeError):    # there is no home folder, or it cannot be written
         return None
 
 
 def digest(content: bytes) -> str:
-    """The first half of its SHA-256, in 32 hexadecimal digits."""
+    """The first half of the SHA-256 of `content`, as 32 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 
 def cached(folder: Path, key: str) -> Path | None:
-    """The library of this key, if one lies there undamaged: its name ends with the digest of its bytes."""
+    """The library of this key, if the folder has an undamaged one: its name ends with the digest of its
+    bytes. A library that is damaged, or that others can write, is deleted."""
     for path in sorted(folder.glob(f'{key}-*.so')):
         try:
             if only_mine(path) and path.name == f'{key}-{digest(path.read_bytes())}.so':
@@ -94,7 +97,7 @@ def cached(folder: Path, key: str) -> Path | None:
 
 
 def compile_into(folder: Path, key: str, command: list[str]) -> Path:
-    """Compile beside, then rename: a name in the folder always stands for a whole library."""
+    """Compile into a temporary file, then rename it: a library under its final name is always complete."""
     descriptor, name = tempfile.mkstemp(suffix='.tmp', dir=folder)
     os.close(descriptor)
     tmp = Path(name)
@@ -109,8 +112,9 @@ def compile_into(folder: Path, key: str, command: list[str]) -> Path:
 
 
 def build(shape: dict[str, int], flags: tuple[str, ...] = ()) -> ctypes.CDLL:
-    """The library of step.c for a shape (its constants by name), compiled at need. flags: more of the
-    compiler's, which come last. Raises `NotHere` where it cannot be built or loaded."""
+    """The library of step.c for one shape, compiled if it is not in the cache. shape: the constants of step.c
+    by name. flags: extra compiler flags, which come last. Raises `NotHere` if it cannot be built or
+    loaded."""
     compiler = find_compiler()
     constants = [f'-D{name}={value}' for name, value in shape.items()]
     command = [compiler, *FLAGS, for_this_processor(), *constants, *flags]
@@ -120,7 +124,7 @@ def build(shape: dict[str, int], flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     try:
         if folder is not None:
             return ctypes.CDLL(str(cached(folder, key) or compile_into(folder, key, command)))
-        with tempfile.TemporaryDirectory() as own:    # loaded, it needs its file no longer
+        with tempfile.TemporaryDirectory() as own:    # a loaded library does not need its file
             return ctypes.CDLL(str(compile_into(Path(own), key, command)))
     except OSError as error:
         raise NotHere(f'its library cannot be written or loaded ({error})') from error

@@ -1,5 +1,5 @@
-"""The fused step: the kernel of step.c on torch's memory, one seed a thread, or the batches of one seed over
-all threads."""
+"""The fused step: the kernel of step.c on torch's memory, with one seed per thread, or with the batches of
+one seed shared by all threads."""
 import ctypes
 import threading
 import time
@@ -15,12 +15,12 @@ from tbtt.device import num_threads, one_thread
 from tbtt.fused.build import NotHere, build
 from tbtt.replicas import Replicas
 
-CACHE = 8 * 2**20     # bytes that a thread goes over at each tile: more lie in no cache, and BLAS is faster
-MERGE = 2**22         # windows of a dataset for which it is still looked up which of them a batch has twice
-LAUNCH = 0.25         # seconds of a launch
-TEXT = 2**18          # starts whose text lies ready at once, where the kernel is given text
-LANES = 16            # windows of a tile; as in step.c
-FEW = 16              # tiles of a forward pass for which a thread is worth starting
+CACHE = 8 * 2**20     # bytes that a thread uses for a tile; more do not fit into a cache, and BLAS is faster
+MERGE = 2**22         # with more windows in the dataset, duplicates in a batch are not looked for
+LAUNCH = 0.25         # seconds that a launch should take
+TEXT = 2**18          # most starts in a launch, where the kernel gets the text of windows instead of starts
+LANES = 16            # windows in a tile, as in step.c
+FEW = 16              # tiles of a forward pass per thread: with fewer, another thread is not worth starting
 
 POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
@@ -40,27 +40,27 @@ class Job(ctypes.Structure):
 
 
 def shape_of(model: GPTConfig) -> dict[str, int]:
-    """The constants of step.c."""
+    """The constants of step.c by name."""
     return {'V': model.vocab_size, 'T': model.block_size, 'C': model.n_embd, 'H': model.n_head,
             'L': model.n_layer, 'F': model.mlp_expansion * model.n_embd, 'BIAS': int(model.bias)}
 
 
 def check_fits(model: GPTConfig) -> None:
-    """Raise `NotHere` for a model that the kernel has not, or not in the cache."""
+    """Raise `NotHere` for a model that the kernel does not support, or that does not fit into the cache."""
     if model.dropout:
-        raise NotHere('it has no dropout')
+        raise NotHere('it does not support dropout')
     if model.tanh_gelu:
-        raise NotHere('its GELU is exact')
+        raise NotHere('it has the exact GELU only, not that by tanh')
     V, T, C, H, L, F, _ = shape_of(model).values()
     weights = L * (4 * C + 2 * F) * C + V * C
     tile = LANES * T * (L * (7 * C + 2 * F + H * T) + 7 * C + F + V)
     if 4 * (2 * weights + tile) > CACHE:
         raise NotHere(f'the model is too large for it: a tile of {LANES} windows and the weights take '
-                      f'{4 * (2 * weights + tile) / 2**20:.0f} MB, and it is made for {CACHE / 2**20:.0f}')
+                      f'{4 * (2 * weights + tile) / 2**20:.0f} MB, and {CACHE / 2**20:.0f} are the limit')
 
 
 class Memory:
-    """So many bytes, zeroed, at an address that 64 divides."""
+    """`size` bytes, zeroed, at an address that is a multiple of 64."""
 
     def __init__(self, size: int) -> None:
         self.memory = torch.zeros(size + 64, dtype=torch.uint8)
@@ -68,7 +68,8 @@ class Memory:
 
 
 class Workspace(Memory):
-    """The memory that a job of up to `threads` threads works in."""
+    """Scratch memory for a job of up to `threads` threads. windows: in the dataset. batch: windows in a
+    batch, over all micro-steps."""
 
     def __init__(self, library: ctypes.CDLL, threads: int, windows: int, batch: int) -> None:
         super().__init__(library.workspace_bytes(threads))
@@ -77,8 +78,8 @@ class Workspace(Memory):
 
 
 def in_threads(work: Callable[[int, int], None], threads: int) -> None:
-    """work(i, n) in threads i of n at the same time, this one among them; n is smaller where the system
-    grants fewer. Raises what one of them raised, such as that memory runs out."""
+    """Run work(i, n) in n threads at the same time, i = 0 in this one. n is less than `threads` if the system
+    grants fewer. An error in one of them, such as out of memory, is raised here."""
     go, others, granted, errors = threading.Event(), [], [1], []
 
     def wait_and_work(i: int) -> None:
@@ -93,7 +94,7 @@ def in_threads(work: Callable[[int, int], None], threads: int) -> None:
             others.append(threading.Thread(target=wait_and_work, args=(i,)))
             others[-1].start()
             granted[0] += 1
-    except RuntimeError:    # no more threads
+    except RuntimeError:    # the system grants no more threads
         others.pop()
     go.set()
     work(0, granted[0])
@@ -106,8 +107,8 @@ def in_threads(work: Callable[[int, int], None], threads: int) -> None:
 class Kernel:
     """The fused step of R replicas of a model.
 
-    batches: what it trains on; config: the settings of a run. flags: more of the compiler's. Raises
-    `NotHere`, whose text says why, where the kernel does not have this model or cannot be built.
+    batches: what it trains on; config: the settings of a run. flags: extra compiler flags. Raises
+    `NotHere`, whose text says why, if the kernel does not support this model or cannot be built.
     """
 
     def __init__(self, replicas: Replicas, batches: Batches, config: Config,
@@ -126,12 +127,12 @@ class Kernel:
         if self.library.num_params() != replicas.flat.shape[1]:
             raise NotHere('its weights are laid out differently')
         self.batches, self.config, self.vocab_size = batches, config, model.vocab_size
-        self.is_text = batches.by_line or batches.fresh    # of which the kernel gets the text, not the starts
+        self.is_text = batches.by_line or batches.fresh    # the kernel gets text, not starts
         self.steps = 1
         self.workspaces, self.models = {}, []
 
     def workspace(self, name: str | int, threads: int) -> Workspace:
-        """Made when first asked for, by name."""
+        """The workspace of this name, created at first use."""
         if name not in self.workspaces:
             batch = self.config.batch_size * self.config.gradient_accumulation_steps
             self.workspaces[name] = Workspace(self.library, threads, len(self.batches.data), batch)
@@ -139,7 +140,7 @@ class Kernel:
 
     def job(self, r: int, workspace: Workspace, state: tuple, windows: torch.Tensor, lr: torch.Tensor,
             losses: torch.Tensor, gradient: torch.Tensor | None = None) -> Job:
-        """The work of replica r. windows: starts (steps, micro-steps, R, B), or text (..., R, T + 1, B)"""
+        """The `Job` of replica r. windows: starts (steps, micro-steps, R, B), or text (..., R, T + 1, B)"""
         config, (params, exp_avg, exp_avg_sq, step) = self.config, state[:4]
         source, stride, micro_stride = ('starts', 'stride', 'micro_stride')
         if self.is_text:
@@ -158,13 +159,14 @@ class Kernel:
 
     def launch(self, state: tuple, starts: torch.Tensor, lr: torch.Tensor,
                gradient: torch.Tensor | None = None) -> torch.Tensor:
-        """All steps of `starts`, (steps, micro-steps, R, B) or as `Batches.draw` gives them. -> losses
+        """Take all steps of `starts`, (steps, micro-steps, R, B) or as `Batches.draw` gives them. With
+        `gradient` (R, parameters), the gradient is written there and nothing is updated. -> losses
         (steps, R)"""
         R, threads = starts.shape[2], num_threads()
         with one_thread():
             windows = self.batches.cut(starts).contiguous() if self.is_text else starts
         losses = torch.empty(len(starts), R)
-        rest = R - R % threads    # dealt one a thread; each of the others is shared by all threads
+        rest = R - R % threads    # these are trained by one thread each, later ones by all together
 
         def train_seeds(i: int, granted: int) -> None:
             for r in range(i, rest, granted):
@@ -182,7 +184,7 @@ class Kernel:
         return losses
 
     def __call__(self, state: tuple, starts: torch.Tensor, lr: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Steps written over `state`; yields losses (steps, R) every quarter of a second or so."""
+        """Train, overwriting `state`. Yields losses (steps, R) about every quarter of a second."""
         first = 0
         while first < len(starts):
             begin = time.perf_counter()
@@ -195,7 +197,7 @@ class Kernel:
                 self.steps = min(self.steps, max(1, TEXT // starts[0].numel()))
 
     def draw(self, seeds: torch.Tensor, first: int, last: int, batch_size: int) -> torch.Tensor:
-        """The same as `Batches.draw`, in a tenth of the time where windows lie anywhere in the text."""
+        """The same as `Batches.draw`; in a tenth of the time if windows may start anywhere in the text."""
         if not self.batches.plain:
             return self.batches.draw(seeds, first, last, batch_size)
         states = rng.chain(seeds, rng.BATCHES, torch.arange(first, last)[:, None])    # (iterations, R)
@@ -205,13 +207,13 @@ class Kernel:
         return starts
 
     def gradient(self, state: tuple, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step's: starts (micro-steps, R, B) -> gradient (R, parameters), losses (R,)"""
+        """The gradient of one step. starts (micro-steps, R, B) -> gradient (R, parameters), losses (R,)"""
         gradient = torch.empty_like(state[0])
         losses = self.launch(state, starts[None], torch.zeros(1), gradient)
         return gradient, losses[0]
 
     def made(self, params: torch.Tensor) -> list[int]:
-        """Addresses of the models of params (R, parameters)."""
+        """Addresses of the `struct model` (step.c) of each replica, filled from params (R, parameters)."""
         while len(self.models) < len(params):
             self.models.append(Memory(self.library.model_bytes()))
         for model, weights in zip(self.models, params):
@@ -219,21 +221,21 @@ class Kernel:
         return [model.address for model in self.models[:len(params)]]
 
     def forward(self, params: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """params (R, parameters); tokens (R, T, B), or (T, B) for all alike -> logits (R, V, T, B)"""
+        """params (R, parameters); tokens (R, T, B), or (T, B) for all replicas -> logits (R, V, T, B)"""
         T, B = tokens.shape[-2:]
         logits = torch.empty(len(params), self.vocab_size, T, B)
         return self.in_pieces(self.library.infer, params, tokens, T, logits)
 
     def losses(self, params: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Of each token after the first, in nats; 0 where it is negative. params (R, parameters);
-        text (R, T + 1, B), or (T + 1, B) for all alike -> (R, T, B)"""
+        """The loss of each token after the first, in nats; 0 where the token is negative. params
+        (R, parameters); text (R, T + 1, B), or (T + 1, B) for all replicas -> (R, T, B)"""
         T, B = text.shape[-2] - 1, text.shape[-1]
         return self.in_pieces(self.library.token_losses, params, text, T, torch.empty(len(params), T, B))
 
     def in_pieces(self, work: Callable, params: torch.Tensor, tokens: torch.Tensor, T: int,
                   found: torch.Tensor) -> torch.Tensor:
-        """Have a function of the library fill found (R, ..., B) for T columns of tokens, by as many threads
-        as are worth starting. -> found"""
+        """Let `work`, a function of the library, fill found (R, ..., B) for T columns of tokens, with as many
+        threads as are worth starting. -> found"""
         R, B = len(params), tokens.shape[-1]
         tokens = tokens.to(torch.int32).contiguous().expand(R, -1, B)
         tiles, models = -(-B // LANES), self.made(params)
@@ -247,8 +249,8 @@ class Kernel:
         return found
 
     def last(self, params: torch.Tensor, tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """The bits that `forward` has at one position of each window, for a tenth of the work or less.
-        tokens (R, T, B), position (R, B) -> logits (R, V, B)"""
+        """The logits of `forward` at one position of each window, with the same bits, for a tenth of the work
+        or less. tokens (R, T, B), position (R, B) -> logits (R, V, B)"""
         R, T, B = tokens.shape
         tokens, position = tokens.to(torch.int32).contiguous(), position.to(torch.int32).contiguous()
         logits = torch.empty(R, self.vocab_size, B)

@@ -1,26 +1,35 @@
 /*
-The training step of a small model: forward, backward, clipping and AdamW of model.py, in float32, without
-leaving the cache. kernel.py beside this file has it compiled for one shape of model, and calls it.
+The training step of a small model: forward and backward of model.py, clipping and AdamW of tbtt/engine.py, in
+float32, without leaving the cache. kernel.py beside this file has it compiled for one shape of model, and
+calls it.
 
-Read it beside model.py. Sizes are constants of the compiler (-DV=17 -DT=9 ...):
+Read it beside model.py, and begin with train(). Sizes are compile-time constants (-DV=17 -DT=9 ...):
     V vocabulary, T positions of a block, C features, H heads, L layers, F features of the MLP's hidden layer,
     BIAS whether layers have biases (0 or 1)
 
-A batch is cut into tiles of 16 windows. Within a tile a tensor is a plane [T][features][16]: the 16 windows
-side by side, which is what one instruction handles. "x (T, C)" in a comment is such a plane. Everything that
-a tile needs stays in the first two caches until it is done.
+Layout. A batch is cut into tiles of LANES = 16 windows. Within a tile a tensor is a plane [T][features][16]
+of floats, with the 16 windows side by side. "x (T, C)" in a comment is such a plane. A column is one position
+with all its features. A lane is the place of a window in its tile. Rows may be longer than the features, so
+functions are told their length: feature c of position t in lane i is x[(t * x_row + c) * LANES + i].
+The gradient of x is called dx.
 
-Two savings that change no number but the rounding:
-    merge   A batch draws windows with repetition. Each distinct one is computed once, weighted by how often
-            it came.
-    table   What the first block computes before attention depends on (position, token) alone: T x V columns
-            in place of one for each character of the batch. Gathered by the tiles, and their gradients
-            scattered back.
+Vectors. One instruction of the processor works on W neighbouring floats: 16, 8 or 4. `vec` is the type of W
+floats in a register. +, -, * and / of two vecs work in each of the W places; a plain number stands for W
+copies of it. A loop `for_parts` takes the 16 lanes W at a time: `part` is 0, W, 2 W, ... Inside it, the code
+reads like code for one window.
 
-The bits of the result depend on no number of threads and on no width of the processor's registers: tiles
-belong to CHUNKS chunks whose gradients are summed in their order, the 16 lanes are summed in a fixed tree,
-every sum of products is a chain of fused multiply-adds in a fixed order, and functions are polynomials
-written down here.
+Everything that a tile needs stays in the level 1 and level 2 caches until the tile is done.
+
+Two savings change nothing but the rounding:
+    merge   A batch draws windows with repetition. Each distinct window is computed once, and weighted by how
+            often it was drawn.
+    table   What the first block computes before attention depends only on position and token. It is computed
+            for the T x V pairs, instead of for each character of the batch. Tiles copy it from the table
+            (gather), and add its gradients to those of the table (scatter).
+
+The bits of the result depend neither on the number of threads nor on W. The tiles belong to CHUNKS chunks,
+whose gradients are summed in a fixed order. The 16 lanes are summed in a fixed tree. Every sum of products is
+a chain of fused multiply-adds in a fixed order. exp, log and GELU are polynomials written down here.
 */
 #include <math.h>
 #include <sched.h>
@@ -39,7 +48,7 @@ written down here.
 #error this processor has no fused multiply-add
 #endif
 
-/* ---- vectors of W floats, as wide as the processor has them ---- */
+/* ---- vectors of W floats, as wide as this processor has them ---- */
 
 #define LANES 16
 #if defined(__AVX512F__)
@@ -49,17 +58,21 @@ written down here.
 #else
 #define W 4
 #endif
+/* W floats, and W integers. A comparison of two vecs gives an ivec: in each lane all bits are 1 if it is
+   true, and 0 if not. A cast from one type to the other keeps the bits. */
 typedef float vec __attribute__((vector_size(4 * W), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * W), may_alias));
 
+/* An array of vecs stays in registers only if its indices are constants: loops over it are unrolled, and
+   functions are inlined, so that their sizes are constants too. */
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
-/* The compiler would load an operand anew for each multiply-add that uses it, unless it cannot know what is
-   in it. */
+/* Keep x in a register. Otherwise the compiler would load an operand from memory again for each multiply-add
+   that uses it. PIN hides from the compiler that the register holds what is in memory. */
 #if defined(__AVX512F__)
 #define PIN(x) __asm__("" : "+v"(x))
 #elif defined(__aarch64__)
@@ -67,7 +80,7 @@ typedef int32_t ivec __attribute__((vector_size(4 * W), may_alias));
 #else
 #define PIN(x) (void)(x)
 #endif
-/* How many outputs, and how many columns, a product holds in registers. */
+/* A product keeps the sums of OUTPUTS outputs in COLUMNS columns in registers. */
 #define COLUMNS 3
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define OUTPUTS 7
@@ -75,13 +88,15 @@ typedef int32_t ivec __attribute__((vector_size(4 * W), may_alias));
 #define OUTPUTS 4
 #endif
 
+/* The W floats from p on; p is aligned to their size. */
 #define load(p) (*(const vec *)(p))
 #define store(p, x) (*(vec *)(p) = (x))
 #define for_parts for (int part = 0; part < LANES; part += W)
 
+/* s in every lane */
 INLINE vec splat(float s) { return s - (vec){0}; }
 
-/* a * b + c, rounded once */
+/* a * b + c, rounded once: a fused multiply-add */
 INLINE vec muladd(vec a, vec b, vec c) {
 #if W == 16
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -95,10 +110,10 @@ INLINE vec muladd(vec a, vec b, vec c) {
 #endif
 }
 
-/* One of two by a mask whose lanes are all ones or all zeros. */
+/* In each lane `yes` where all bits of the mask are 1, `no` where all are 0. */
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
-/* The larger of two; b where one of them is no number. */
+/* The larger of a and b; b if one of them is NaN. */
 INLINE vec larger(vec a, vec b) {
 #if W == 16
     return (vec)_mm512_max_ps((__m512)a, (__m512)b);
@@ -109,6 +124,8 @@ INLINE vec larger(vec a, vec b) {
 #endif
 }
 
+/* zip_first takes the first halves of a and b by turns: a0 b0 a1 b1 ...; zip_last takes the last halves. The
+   numbers are places in a and b one after the other: for W = 4 those of a are 0 to 3, those of b 4 to 7. */
 #if W == 16
 #define FIRST_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define LAST_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
@@ -127,7 +144,7 @@ INLINE vec zip_first(vec a, vec b) { return __builtin_shuffle(a, b, (ivec){FIRST
 INLINE vec zip_last(vec a, vec b) { return __builtin_shuffle(a, b, (ivec){LAST_HALVES}); }
 #endif
 
-/* A W x W matrix, a row a vector, in place. */
+/* Transpose a W x W matrix in place. Each pass zips every row with the row W / 2 further down. */
 INLINE void transpose(vec rows[W]) {
     UNROLL for (int step = 1; step < W; step *= 2) {
         vec zipped[W];
@@ -139,7 +156,8 @@ INLINE void transpose(vec rows[W]) {
     }
 }
 
-/* The sum over the lanes of each of W vectors: lane i of the result is that of vector i. */
+/* Lane i of the result is the sum of all lanes of x[i]; x is overwritten. Each pass adds pairs of lanes, and
+   leaves half as many vectors. */
 INLINE vec sum_of_each(vec x[W]) {
     UNROLL for (int half = W / 2; half > 0; half /= 2)
         UNROLL for (int i = 0; i < half; i++)
@@ -147,21 +165,23 @@ INLINE vec sum_of_each(vec x[W]) {
     return x[0];
 }
 
-/* Add to out[0..16) the sums over the 16 lanes of 16 quantities, given as LANES / W parts of each. */
+/* out[i] += the sum over the 16 lanes of quantity i, for 16 quantities. x[p][i] is part p of quantity i. */
 INLINE void add_lane_sums(float *out, vec x[LANES / W][LANES]) {
-    /* lane l and l + 8 first, whatever W is */
+    /* First lane l plus lane l + 8, whatever W is. */
     UNROLL for (int parts = LANES / W / 2; parts > 0; parts /= 2)
         UNROLL for (int p = 0; p < parts; p++)
             UNROLL for (int i = 0; i < LANES; i++) x[p][i] += x[p + parts][i];
     UNROLL for (int i = 0; i < LANES; i += W) store(out + i, load(out + i) + sum_of_each(x[0] + i));
 }
 
-/* e^x of x <= 0, by the polynomial of Cephes; what would be denormal is about 1e-38. */
+/* e^x for x <= 0, by the polynomial of Cephes: e^x = 2^k e^r, with k the integer nearest to x / ln 2. Results
+   that would be denormal (see flush_denormals) are about 1e-38 instead. NaN stays NaN. */
 INLINE vec exponential(vec x) {
     x = larger(splat(-87.3f), x);
-    /* rounds: the integer is in the lowest bits */
+    /* Adding 1.5 * 2^23 rounds to an integer, which is then in the lowest bits. */
     const vec shifted = muladd(x, splat(1.44269504f), splat(12582912.0f));
     const vec k = shifted - 12582912.0f;
+    /* r = x - k ln 2; ln 2 is given in two parts, to be exact */
     vec r = muladd(k, splat(-0.693359375f), x);
     r = muladd(k, splat(2.12194440e-4f), r);
     vec y = muladd(splat(1.9875691500e-4f), r, splat(1.3981999507e-3f));
@@ -170,12 +190,13 @@ INLINE vec exponential(vec x) {
     y = muladd(y, r, splat(1.6666665459e-1f));
     y = muladd(y, r, splat(5.0000001201e-1f));
     y = muladd(y, r * r, r) + 1.0f;
+    /* 2^k: k is added to the exponent of 1.0, whose bits are 0x3f800000 */
     return y * (vec)(((ivec)shifted << 23) + 0x3f800000);
 }
 
-/* ln x of normal x > 0, by the polynomial of Cephes. */
+/* ln x for normal x > 0, by the polynomial of Cephes: x = 2^k (1 + m), 1 + m from sqrt(1/2) to sqrt(2). */
 INLINE vec logarithm(vec x) {
-    const ivec bits = (ivec)x - 0x3f3504f3; /* from the square root of a half on, an exponent each */
+    const ivec bits = (ivec)x - 0x3f3504f3; /* less the bits of sqrt(1/2): from bit 23 on, this is k */
     const vec k = __builtin_convertvector(bits >> 23, vec);
     const vec m = (vec)((bits & 0x7fffff) + 0x3f3504f3) - 1.0f;
     vec y = muladd(splat(7.0376836292e-2f), m, splat(-1.1514610310e-1f));
@@ -190,6 +211,7 @@ INLINE vec logarithm(vec x) {
     return m + y + k * 0.693359375f;
 }
 
+/* Square roots. */
 INLINE vec root(vec x) {
 #if W == 16
     return (vec)_mm512_sqrt_ps((__m512)x);
@@ -201,18 +223,19 @@ INLINE vec root(vec x) {
 #endif
 }
 
-/* ---- what lies where ---- */
+/* ---- the layout of memory ---- */
 
-#define D (C / H)
+#define D (C / H) /* features of a head */
 #define ROUND_UP(n, to) (((n) + (to)-1) / (to) * (to))
-/* an odd length of row: columns do not fall onto each other in the cache */
+/* Rows have an odd length: otherwise columns could fall onto the same places of the cache. */
 #define ODD(n) ((n) | 1)
-#define ENTRY ROUND_UP(4 * C, LANES) /* of the table: x, q, k, v of a (position, token) */
-#define ROW ODD(ENTRY)               /* of the plane x, q, k, v */
-#define CHUNKS 4
-#define TOKENS ROUND_UP(V, LANES) /* filled up to whole tiles */
+#define ENTRY ROUND_UP(4 * C, LANES) /* floats of an entry of the table: x, q, k, v of a (position, token) */
+#define ROW ODD(ENTRY)               /* length of a row of the plane that holds x, q, k, v */
+#define CHUNKS 4                     /* groups of tiles, each with its own gradient */
+#define TOKENS ROUND_UP(V, LANES)    /* the vocabulary, filled up to whole tiles */
 
-/* The weights of a replica, as tbtt/replicas.py has them: in the order of the model's named parameters. */
+/* The weights of a replica, as tbtt/replicas.py has them: in the order of the model's named parameters. In
+   model.py qkv is attn.c_attn, proj is attn.c_proj, fc is mlp.c_fc and out is mlp.c_proj. */
 struct layer {
     float ln_1[C], ln_1_bias[BIAS * C], qkv[3 * C][C], qkv_bias[BIAS * 3 * C], proj[C][C],
         proj_bias[BIAS * C];
@@ -225,8 +248,9 @@ struct params {
 };
 #define NUM_PARAMS ((int)(sizeof(struct params) / sizeof(float)))
 
-/* Weights into which a layer norm's gain and bias and the attention's D^-1/2 are folded: W (g x + b) = (W g)
-   x + W b. */
+/* Weights of the layers that follow a layer norm, with its gain g and bias b folded in:
+   W (g x + b) = (W g) x + W b. So the layer norms below only normalise. The factor D^-1/2 of attention is
+   folded into the weights of the queries. */
 struct folded {
     struct {
         float qkv[3 * C][C], qkv_bias[3 * C], fc[F][C], fc_bias[F];
@@ -234,7 +258,9 @@ struct folded {
     float head[V][C], head_bias[V];
 };
 
-/* Gradients of weights in the order in which blocks of 2 outputs x 7 inputs are computed, 16 a block. */
+/* Gradients of the folded weights, and of proj and out. A matrix is packed: it consists of the blocks of 2
+   outputs x 7 inputs that weight_block computes, in that order, 16 floats a block. unpack() makes a matrix of
+   them. */
 #define BLOCK_OUTS 2
 #define BLOCK_INS 7
 #define BLOCKS(outs, ins) (ROUND_UP(outs, BLOCK_OUTS) / BLOCK_OUTS * (ROUND_UP(ins, BLOCK_INS) / BLOCK_INS))
@@ -247,25 +273,26 @@ struct gradient {
             out_bias SUMS(BIAS *C);
     } h[L];
     float head PACKED(V, C), head_bias SUMS(BIAS *V);
+    /* of the embeddings; wte is transposed. The head's part of the tied weight is in `head`. */
     float wpe[T] SUMS(C), wte[ROUND_UP(C, 1)][TOKENS];
     float loss[LANES];
 } __attribute__((aligned(64)));
 
-/* What is kept of a tile between forward and backward, and what is passed along. */
+/* What a tile keeps from forward for backward, and what is passed from layer to layer. */
 struct tile {
-    /* x (of layer 0 only: the residual stream), then q, k, v of a layer */
+    /* x, then q, k, v of a layer. x is the residual stream, which all layers share: only layer 0 has it. */
     float rows[L][T][ROW][LANES];
-    float drows[T][ROW][LANES]; /* their gradients, layer after layer */
+    float drows[T][ROW][LANES]; /* their gradients, one layer after the other */
     /* normalised x */
     float norm_1[L][T][ODD(C)][LANES], norm_2[L][T][ODD(C)][LANES], norm_f[T][ODD(C)][LANES];
     float scale_1[L][T][LANES], scale_2[L][T][LANES], scale_f[T][LANES]; /* 1 / standard deviation */
-    float weights[L][H][T][T][LANES];                                    /* of attention */
+    float weights[L][H][T][T][LANES];                                    /* of attention, after softmax */
     float heads[L][T][ODD(C)][LANES]; /* what attention returns, before its projection */
     float hidden[L][T][ODD(F)][LANES], slope[L][T][ODD(F)][LANES]; /* GELU and its derivative */
     float logits[T][ODD(V)][LANES];
     float dheads[T][ODD(C)][LANES], dnorm[T][ODD(C)][LANES], dhidden[T][ODD(F)][LANES], dweights[T][T][LANES];
-    int32_t ids[T + 1][LANES]; /* tokens; the last is a target only */
-    float share[T][LANES];     /* of the batch's loss, that a target has */
+    int32_t ids[T + 1][LANES]; /* tokens; the last one is only a target */
+    float share[T][LANES];     /* the weight of a target in the mean loss of the batch */
 } __attribute__((aligned(64)));
 
 struct chunk {
@@ -278,38 +305,41 @@ struct workspace {
     struct params sum; /* gradient of the whole batch */
     struct chunk chunks[CHUNKS];
     float table[T][V][ENTRY] __attribute__((aligned(64)));
-    struct tile tiles[]; /* one a thread */
+    struct tile tiles[]; /* one per thread */
 };
 
-/* One replica's work, shared by its threads. kernel.py has the same structure. */
+/* One replica's work, shared by its threads. `Job` in kernel.py has the same fields in the same order. */
 struct job {
     const int32_t *data; /* tokens */
-    /* of windows: step s, micro-step m, window b at s * stride + m * micro_stride + b */
+    /* Where windows start in data. The start of window b in micro-step m of step s is at
+       s * stride + m * micro_stride + b. */
     const int64_t *starts;
     int64_t stride, micro_stride, num_steps, num_micro, batch;
-    /* where not null: the windows themselves, (num_steps, num_micro, T + 1, batch), in place of data and
-       starts; a negative token is no target */
+    /* If not null, the windows themselves, (num_steps, num_micro, T + 1, batch), are used instead of data and
+       starts. A negative token is no target. */
     const int32_t *text;
     int64_t text_stride, text_micro_stride;
     const float *lr;                        /* (num_steps,) */
     float *params, *exp_avg, *exp_avg_sq, *step;
-    float *losses; /* of step s at s * loss_stride */
+    float *losses; /* the loss of step s is at s * loss_stride */
     int64_t loss_stride;
-    /* where not null: the gradient goes there, and nothing is updated */
+    /* If not null, the gradient is written there, and nothing is updated. */
     float *gradient;
     double beta1, beta2, weight_decay, grad_clip;
-    /* (num_micro * batch) twice; (num_windows) of -1, or null: do not merge */
+    /* For merge(): distinct and counts are (num_micro * batch). places is (num_windows), filled with -1, or
+       null: then nothing is merged. */
     int32_t *distinct, *counts, *places;
     struct workspace *workspace;
     int32_t threads, num_distinct;
     int64_t num_targets; /* of the batch */
-    atomic_int arrived, round, taken;
+    atomic_int arrived, round, taken; /* of barrier() and take() */
 };
 
-/* ---- the layers: each column of a tile for itself ---- */
+/* ---- the layers; each column of a tile is computed by itself ---- */
 
-/* y[c][o] = sum over j of w[o * w_out + j * w_in] x[c][j], for a block of outputs and columns held in
-   registers */
+/* y[c][o] (column c, output o) = sum over inputs j of w[o * w_out + j * w_in] x[c][j], plus bias[o] if there
+   is a bias, plus the old y[c][o] if `add`. All sums of the block, outs x columns, stay in registers: each
+   number that is loaded is used for several of them. */
 INLINE void product_block(const int outs, const int columns, const int ins, float *y, const int y_row,
                           const float *x, const int x_row, const float *w, const int w_out, const int w_in,
                           const float *bias, const bool add) {
@@ -337,6 +367,7 @@ INLINE void product_block(const int outs, const int columns, const int ins, floa
     }
 }
 
+/* The same for any number of outputs. */
 INLINE void product_columns(const int columns, const int outs, const int ins, float *y, const int y_row,
                             const float *x, const int x_row, const float *w, const int w_out, const int w_in,
                             const float *bias, const bool add) {
@@ -349,7 +380,7 @@ INLINE void product_columns(const int columns, const int outs, const int ins, fl
                       w_in, bias ? bias + o : 0, add);
 }
 
-/* y (columns, outs) = w x, x (columns, ins), with bias (outs,) or null; or added to what y holds */
+/* y (columns, outs) = w x, with x (columns, ins), plus bias (outs,) or null; added to y if `add` */
 INLINE void product(const int columns, const int outs, const int ins, float *y, const int y_row,
                     const float *x, const int x_row, const float *w, const int w_out, const int w_in,
                     const float *bias, const bool add) {
@@ -362,14 +393,15 @@ INLINE void product(const int columns, const int outs, const int ins, float *y, 
                         x_row, w, w_out, w_in, bias, add);
 }
 
-/* y = w x + bias with w (outs, ins), as Linear.forward; or added to y */
+/* y = w x + bias with w (outs, ins), as Linear.forward; added to y if `add` */
 #define linear_forward(columns, outs, ins, y, y_row, x, x_row, w, bias, add)                                 \
     product(columns, outs, ins, y, y_row, x, x_row, w, ins, 1, bias, add)
 /* dx = w^T dy */
 #define linear_backward_input(outs, ins, dx, dx_row, dy, dy_row, w)                                          \
     product(T, ins, outs, dx, dx_row, dy, dy_row, w, 1, ins, 0, false)
 
-/* A block of packed dw: dw[o][j] += sum over columns and lanes of dy[c][o] x[c][j] */
+/* One block of packed dw: dw[o][j] += sum over columns and lanes of dy[c][o] x[c][j]. Each lane is summed
+   over the columns first, in registers. */
 INLINE void weight_block(const int outs, const int ins, float *dw, const float *dy, const int dy_row,
                          const float *x, const int x_row) {
     vec total[LANES / W][LANES] = {0};
@@ -393,8 +425,8 @@ INLINE void weight_block(const int outs, const int ins, float *dw, const float *
     add_lane_sums(dw, total);
 }
 
-/* The blocks of packed dw for `ins` inputs and all outputs, `next` apart. In this order what they read of x
-   stays in the first cache. */
+/* The blocks of packed dw for the same `ins` inputs and all outputs; blocks are `next` floats apart. In this
+   order the part of x that they read stays in the level 1 cache. */
 INLINE void weight_blocks(const int outs, const int ins, float *dw, const int next, const float *dy,
                           const int dy_row, const float *x, const int x_row) {
     int o = 0;
@@ -403,7 +435,7 @@ INLINE void weight_blocks(const int outs, const int ins, float *dw, const int ne
     if (outs % BLOCK_OUTS) weight_block(outs % BLOCK_OUTS, ins, dw, dy + o * LANES, dy_row, x, x_row);
 }
 
-/* dw (outs, ins), packed, += dy x^T, and dbias (outs,) += the sums of dy where there are biases */
+/* dw (outs, ins), packed, += dy x^T; if there are biases, dbias (outs,) += the sums of dy */
 INLINE void linear_backward_weight(const int outs, const int ins, float *dw, float *dbias, const float *dy,
                                    const int dy_row, const float *x, const int x_row) {
     const int next = ROUND_UP(ins, BLOCK_INS) / BLOCK_INS * LANES;
@@ -422,8 +454,8 @@ INLINE void linear_backward_weight(const int outs, const int ins, float *dw, flo
     }
 }
 
-/* norm (columns, C) = (x - mean) / deviation, scale (columns,) = 1 / deviation; gain and bias are in the
-   weights that follow */
+/* norm (columns, C) = (x - mean) / deviation, scale (columns,) = 1 / deviation; gain and bias are folded into
+   the weights that follow */
 INLINE void layernorm_forward(const int columns, float *norm, float *scale, const float *x,
                               const int x_row) {
     for (int t = 0; t < columns; t++, norm += ODD(C) * LANES, scale += LANES, x += x_row * LANES) for_parts {
@@ -441,8 +473,8 @@ INLINE void layernorm_forward(const int columns, float *norm, float *scale, cons
     }
 }
 
-/* dx (T, C) += what comes back through the layer norm, from dnorm (T, C); or is that, where nothing was there
-   before */
+/* The gradient of x (T, C) from that of norm, dnorm (T, C), is
+   scale * (dnorm - mean(dnorm) - norm * mean(dnorm * norm)): added to dx if `add`, else written there. */
 INLINE void layernorm_backward(float *dx, const int dx_row, const float *dnorm, const float *norm,
                                const float *scale, const bool add) {
     for (int t = 0; t < T;
@@ -462,9 +494,9 @@ INLINE void layernorm_backward(float *dx, const int dx_row, const float *dnorm, 
     }
 }
 
-/* hidden (columns, F) becomes GELU of it, exactly: x times the normal distribution's P(x); slope (columns, F)
-   its derivative. P by Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which shares its exponential with the
-   derivative. */
+/* hidden (columns, F) becomes its GELU, in the exact form: x P(x), with P the distribution function of the
+   normal distribution. slope (columns, F) becomes its derivative. P is computed by Abramowitz and Stegun
+   7.1.26 (error below 1.5e-7), which needs the same exponential as the derivative. */
 INLINE void gelu_forward(const int columns, float *hidden, float *slope) {
     for (int t = 0; t < columns; t++, hidden += ODD(F) * LANES, slope += ODD(F) * LANES)
         for (int i = 0; i < F * LANES; i += W) {
@@ -481,12 +513,18 @@ INLINE void gelu_forward(const int columns, float *hidden, float *slope) {
         }
 }
 
+/* dhidden (T, F) becomes the gradient of what GELU was applied to. */
 INLINE void gelu_backward(float *dhidden, const float *slope) {
     for (int t = 0; t < T; t++, dhidden += ODD(F) * LANES, slope += ODD(F) * LANES)
         for (int i = 0; i < F * LANES; i += W) store(dhidden + i, load(dhidden + i) * load(slope + i));
 }
 
-/* ---- attention of one head in one subtile; "weights" (T, T) are of query t and key s, s <= t ---- */
+/* ---- attention of one head in one tile; weights[t][s] (T, T) belong to query t and key s, s <= t ----
+
+   Positions are handled in blocks of COLUMNS. A block on the diagonal has pairs with s > t too, which
+   attention must not use: they are computed, and then set to zero. */
+
+/* weights[t][s] = q[t] . k[s] for a block of queries and keys */
 
 INLINE void dots_block(const int queries, const int keys, float *weights, const float *q, const float *k,
                        const int q_row, const int k_row) {
@@ -509,7 +547,7 @@ INLINE void dots_block(const int queries, const int keys, float *weights, const 
     }
 }
 
-/* weights[t][s] = q[t] . k[s] for s up to the end of t's block of positions */
+/* weights[t][s] = q[t] . k[s] for s up to the end of t's block; the factor D^-1/2 is in q already */
 INLINE void dots(float *weights, const float *q, const int q_row, const float *k, const int k_row) {
     int t = 0;
     for (; t + COLUMNS <= T; t += COLUMNS)
@@ -525,6 +563,8 @@ INLINE void dots(float *weights, const float *q, const int q_row, const float *k
     }
 }
 
+/* y[r] = sum over i < count of weights[r * w_out + i * w_in] x[i], for a block of rows and features in
+   registers */
 INLINE void mix_block(const int rows, const int features, const int count, float *y, const int y_row,
                       const float *weights, const int w_out, const int w_in, const float *x,
                       const int x_row) {
@@ -547,6 +587,7 @@ INLINE void mix_block(const int rows, const int features, const int count, float
     }
 }
 
+/* The same for all D features of a head. */
 INLINE void mix_rows(const int rows, const int count, float *y, const int y_row, const float *weights,
                      const int w_out, const int w_in, const float *x, const int x_row) {
     int d = 0;
@@ -576,13 +617,13 @@ INLINE void mix_queries(float *y, const int y_row, const float *weights, const f
                  x + s * x_row * LANES, x_row);
 }
 
-/* The weights after t up to the end of its block, which the blocks read too. */
+/* Set to zero the weights of keys after t up to the end of its block: mix_block reads them too. */
 INLINE void clear_future(float *row, const int t) {
     for (int s = t + 1; s < T && s % COLUMNS; s++) for_parts
     store(row + s * LANES + part, (vec){0});
 }
 
-/* Each row of weights, scores of s <= t, becomes its softmax. */
+/* Each row t of weights, the scores of keys s <= t, becomes its softmax. */
 INLINE void softmax_forward(float *weights) {
     for (int t = 0; t < T; t++) {
         float *row = weights + t * T * LANES;
@@ -602,7 +643,7 @@ INLINE void softmax_forward(float *weights) {
     }
 }
 
-/* dweights become the gradients of the scores. */
+/* dweights, the gradients of the weights, become the gradients of the scores. */
 INLINE void softmax_backward(float *dweights, const float *weights) {
     for (int t = 0; t < T; t++) {
         float *drow = dweights + t * T * LANES;
@@ -619,6 +660,7 @@ INLINE void softmax_backward(float *dweights, const float *weights) {
     }
 }
 
+/* q, k, v of layer l -> heads */
 static void attention_forward(struct tile *tile, const int l) {
     for (int h = 0; h < H; h++) {
         const float *q = tile->rows[l][0][C + h * D], *k = q + C * LANES, *v = k + C * LANES;
@@ -629,6 +671,7 @@ static void attention_forward(struct tile *tile, const int l) {
     }
 }
 
+/* dheads -> the gradients of q, k, v of layer l, in drows */
 static void attention_backward(struct tile *tile, const int l) {
     for (int h = 0; h < H; h++) {
         const float *q = tile->rows[l][0][C + h * D], *k = q + C * LANES, *v = k + C * LANES;
@@ -645,14 +688,14 @@ static void attention_backward(struct tile *tile, const int l) {
 
 /* ---- the model on one tile ---- */
 
-/* What a block computes before attention: of rows x -> norm_1, scale_1 and rows q, k, v */
+/* What a block computes before attention: x in rows -> norm_1, scale_1, and q, k, v in rows */
 static void qkv_forward(struct tile *tile, const struct folded *folded, const int l) {
     layernorm_forward(T, tile->norm_1[l][0][0], tile->scale_1[l][0], tile->rows[0][0][0], ROW);
     linear_forward(T, 3 * C, C, tile->rows[l][0][C], ROW, tile->norm_1[l][0][0], ODD(C), folded->h[l].qkv[0],
                    BIAS ? folded->h[l].qkv_bias : 0, false);
 }
 
-/* drows x += what comes back from drows q, k, v */
+/* Its backward: the gradients of q, k, v in drows -> x in drows (added), and the gradients of the weights */
 static void qkv_backward(struct tile *tile, const struct folded *folded, struct gradient *gradient,
                          const int l) {
     linear_backward_weight(3 * C, C, gradient->h[l].qkv, gradient->h[l].qkv_bias, tile->drows[0][C], ROW,
@@ -662,8 +705,8 @@ static void qkv_backward(struct tile *tile, const struct folded *folded, struct 
                        true);
 }
 
-/* The rest of a block, for `columns` positions from heads (columns, C) on: x (columns, C) becomes what the
-   block returns */
+/* The rest of a block, for `columns` positions: the projection of heads (columns, C), then the MLP, each
+   added to x (columns, C) */
 INLINE void block_forward(struct tile *tile, const int columns, float *x, const struct params *params,
                           const struct folded *folded, const int l) {
     const struct layer *layer = &params->h[l];
@@ -677,14 +720,14 @@ INLINE void block_forward(struct tile *tile, const int columns, float *x, const 
                    BIAS ? layer->out_bias : 0, true);
 }
 
-/* logits (columns, V) of x (columns, C) */
+/* x (columns, C) -> logits (columns, V): the last layer norm and the head */
 INLINE void head_forward(struct tile *tile, const int columns, const float *x, const struct folded *folded) {
     layernorm_forward(columns, tile->norm_f[0][0], tile->scale_f[0], x, ROW);
     linear_forward(columns, V, C, tile->logits[0][0], ODD(V), tile->norm_f[0][0], ODD(C), folded->head[0],
                    BIAS ? folded->head_bias : 0, false);
 }
 
-/* The first `layers` blocks, from the rows of layer 0. */
+/* The first `layers` blocks. x and the q, k, v of layer 0 are in rows already, from the table. */
 INLINE void blocks_forward(struct tile *tile, const struct params *params, const struct folded *folded,
                            const int layers) {
     for (int l = 0; l < layers; l++) {
@@ -694,14 +737,14 @@ INLINE void blocks_forward(struct tile *tile, const struct params *params, const
     }
 }
 
-/* From the rows of layer 0 to the logits. */
+/* The whole forward pass, from the rows of layer 0 to the logits. */
 static void forward(struct tile *tile, const struct params *params, const struct folded *folded) {
     blocks_forward(tile, params, folded, L);
     head_forward(tile, T, tile->rows[0][0][0], folded);
 }
 
-/* A position's logits become e to the power of them less the largest, `sum` of these. -> the loss (W,) of the
-   tokens whose logits are `right` */
+/* The cross-entropy of W windows at one position. right: the logits of the right tokens. -> losses (W,). The
+   logits become e^(logit - largest logit), and `sum` the sum of these. */
 INLINE vec token_loss(float (*logits)[LANES], const float *right, const int part, vec *sum) {
     vec most = load(logits[0] + part);
     for (int v = 1; v < V; v++) most = larger(load(logits[v] + part), most);
@@ -714,7 +757,8 @@ INLINE vec token_loss(float (*logits)[LANES], const float *right, const int part
     return logarithm(*sum) + most - load(right + part);
 }
 
-/* The tile's share of the loss, added to loss (LANES,); logits become their gradients. */
+/* Add the losses of the tile, each times its share, to loss (LANES,). The logits become their gradients:
+   share times softmax, less share for the right token. */
 static void crossentropy(struct tile *tile, float *loss) {
     for (int t = 0; t < T; t++) {
         float(*logits)[LANES] = tile->logits[t], right[LANES] __attribute__((aligned(64)));
@@ -731,7 +775,8 @@ static void crossentropy(struct tile *tile, float *loss) {
     }
 }
 
-/* From the gradients of the logits to those of the rows of layer 0, in drows. */
+/* From the gradients of the logits to those of the rows of layer 0, in drows: the steps of forward() in
+   reverse order. Gradients of weights are added to `gradient`. */
 static void backward(struct tile *tile, const struct params *params, const struct folded *folded,
                      struct gradient *gradient) {
     linear_backward_weight(V, C, gradient->head, gradient->head_bias, tile->logits[0][0], ODD(V),
@@ -763,7 +808,8 @@ static void backward(struct tile *tile, const struct params *params, const struc
 
 INLINE int min(int a, int b) { return a < b ? a : b; }
 
-/* x of tokens first, first + 1, ...; lanes beyond the vocabulary repeat its last token. */
+/* x of the 16 tokens from `first` on at every position: wte + wpe. Lanes beyond the vocabulary repeat its
+   last token. */
 static void embed(struct tile *tile, const struct params *params, int first) {
     for (int t = 0; t < T; t++)
         for (int c = 0; c < C; c++)
@@ -771,6 +817,8 @@ static void embed(struct tile *tile, const struct params *params, int first) {
                 tile->rows[0][t][c][i] = params->wte[min(first + i, V - 1)][c] + params->wpe[t][c];
 }
 
+/* The entries of the 16 tokens from `first` on. A tile has the tokens side by side, an entry its features:
+   blocks of W x W are transposed on the way. */
 static void table_forward(struct tile *tile, const struct params *params, const struct folded *folded,
                           float table[T][V][ENTRY], int first) {
     embed(tile, params, first);
@@ -786,7 +834,9 @@ static void table_forward(struct tile *tile, const struct params *params, const 
     }
 }
 
-/* Sum the table's gradients over the chunks, which are zero afterwards, and pass them on to the weights. */
+/* Sum the gradients of the 16 tokens' entries over the chunks, set them to zero there for the next step, and
+   pass them on to the weights. x and the layer norm are computed again: the tile has been used for other
+   things. */
 static void table_backward(struct tile *tile, const struct params *params, struct workspace *workspace,
                            struct gradient *gradient, int first) {
     embed(tile, params, first);
@@ -818,7 +868,7 @@ static void table_backward(struct tile *tile, const struct params *params, struc
         }
 }
 
-/* The first `columns` rows of layer 0 from the table. */
+/* Copy x, q, k, v of layer 0 at the first `columns` positions from the table, for the tokens of the tile. */
 static void table_gather(struct tile *tile, const float table[T][V][ENTRY], const int columns) {
     for (int t = 0; t < columns; t++) for_parts
     for (int f = 0; f < ENTRY; f += W) {
@@ -829,7 +879,7 @@ static void table_gather(struct tile *tile, const float table[T][V][ENTRY], cons
     }
 }
 
-/* Their gradients back into the table's. */
+/* Add the gradients of x, q, k, v of layer 0 to those of the table. */
 static void table_scatter(float table[T][V][ENTRY], struct tile *tile) {
     for (int t = 0; t < T; t++) for_parts
     for (int f = 0; f < ENTRY; f += W) {
@@ -845,8 +895,8 @@ static void table_scatter(float table[T][V][ENTRY], struct tile *tile) {
 
 /* ---- the step of one replica ---- */
 
-/* Wait for the job's other threads. Yields: a thread that spins would keep the others from a core that they
-   share. */
+/* Wait for the job's other threads. The last one to arrive starts the next round. A thread that waits for
+   long yields: if it went on spinning, it would keep the others from a core that they share. */
 static void barrier(struct job *job) {
     const int round = atomic_load(&job->round);
     if (atomic_fetch_add(&job->arrived, 1) == job->threads - 1) {
@@ -859,10 +909,11 @@ static void barrier(struct job *job) {
     }
 }
 
-/* The number of the next piece of work since the last barrier. */
+/* The number of the next piece of work since the last barrier: 0, 1, 2, ..., each given to one thread. */
 static int take(struct job *job) { return atomic_fetch_add(&job->taken, 1); }
 
-/* The distinct windows of a batch in the order of their first draw, and how often each was drawn. */
+/* The distinct windows of a batch in the order of their first draw, and how often each was drawn.
+   places[start] is the index of a window among them; it is -1 again at the end. */
 static void merge(struct job *job, int64_t step) {
     int count = 0;
     for (int64_t m = 0; m < job->num_micro; m++)
@@ -882,13 +933,13 @@ static void merge(struct job *job, int64_t step) {
     job->num_targets = job->num_micro * job->batch * T;
 }
 
-/* Token t of window w of a batch that is given as text. */
+/* Token t of window w of a batch that is given as text; w counts over all micro-steps. */
 static int32_t text_at(const struct job *job, int64_t step, int w, int t) {
     return job->text[step * job->text_stride + w / job->batch * job->text_micro_stride + t * job->batch +
                      w % job->batch];
 }
 
-/* The targets of a batch that is given as text. */
+/* Count the windows and the targets of a batch that is given as text. Its windows are not merged. */
 static void count_targets(struct job *job, int64_t step) {
     job->num_distinct = (int32_t)(job->num_micro * job->batch);
     job->num_targets = 0;
@@ -896,7 +947,8 @@ static void count_targets(struct job *job, int64_t step) {
         for (int t = 1; t <= T; t++) job->num_targets += text_at(job, step, w, t) >= 0;
 }
 
-/* folded w and bias of a linear layer that follows a layer norm */
+/* Folded w and bias of a linear layer that follows a layer norm with gain and shift; see struct folded. The
+   first `scaled` outputs are multiplied by `scale`: queries. */
 static void fold(const int outs, float w[][C], float *bias, const float from[][C], const float *from_bias,
                  const float *gain, const float *shift, const int scaled, const float scale) {
     for (int o = 0; o < outs; o++) {
@@ -920,8 +972,8 @@ static void fold_all(struct folded *folded, const struct params *params) {
     fold(V, folded->head, folded->head_bias, params->wte, 0, params->ln_f, params->ln_f_bias, 0, 1.0f);
 }
 
-/* Tile `number` of the batch: its windows' tokens and shares. Lanes beyond the batch repeat its last with
-   share 0. */
+/* Read tile `number` of the batch: the tokens of its windows, and their shares. Lanes beyond the batch repeat
+   its last window with share 0. */
 static void read_tile(struct tile *tile, const struct job *job, int64_t step, int number) {
     const float whole = 1.0f / (float)job->num_targets;
     for (int i = 0; i < LANES; i++) {
@@ -936,7 +988,7 @@ static void read_tile(struct tile *tile, const struct job *job, int64_t step, in
     }
 }
 
-/* The gradients of a chunk's tiles. */
+/* Forward and backward for all tiles of a chunk; their gradients are summed in the chunk. */
 static void run_chunk(struct job *job, struct tile *tile, int64_t step, int number) {
     struct chunk *chunk = &job->workspace->chunks[number];
     const int tiles = ROUND_UP(job->num_distinct, LANES) / LANES;
@@ -960,8 +1012,8 @@ static void unpack(const int outs, const int ins, float *dw, const float *packed
                     dw[(o + a) * ins + j + b] = packed[a * BLOCK_INS + b];
 }
 
-/* The gradient of folded w and bias -> of w (in place), its bias, and the layer norm's gain and shift (added
-   to) */
+/* The gradients of folded w, dw, and of the folded bias, dfolded -> those of w (in place), of its bias
+   (dbias), and of the layer norm's gain and shift (added to dgain and dshift). The chain rule for fold(). */
 static void unfold(const int outs, float dw[][C], float *dbias, const float *dfolded, float *dgain,
                    float *dshift, float w[][C], const float *gain, const float *shift, const int scaled,
                    const float scale) {
@@ -978,7 +1030,7 @@ static void unfold(const int outs, float dw[][C], float *dbias, const float *dfo
     }
 }
 
-/* The gradient of the batch from those of the chunks. -> its loss */
+/* Sum the gradients of the chunks to that of the batch, in workspace->sum. -> the loss of the batch */
 static float reduce(struct workspace *workspace, struct params *params) {
     struct gradient *sum = &workspace->chunks[0].gradient;
     struct params *d = &workspace->sum;
@@ -1015,6 +1067,7 @@ static float reduce(struct workspace *workspace, struct params *params) {
     return loss;
 }
 
+/* The Euclidean norm, by 16 sums side by side. */
 static float norm_of(const float *x, int count) {
     float sums[LANES] = {0}, sum = 0;
     for (int i = 0; i + LANES <= count; i += LANES)
@@ -1024,6 +1077,7 @@ static float norm_of(const float *x, int count) {
     return sqrtf(sum);
 }
 
+/* base^exponent, by repeated squaring */
 static double power(double base, int64_t exponent) {
     double result = 1;
     for (; exponent > 0; exponent /= 2, base *= base)
@@ -1031,13 +1085,14 @@ static double power(double base, int64_t exponent) {
     return result;
 }
 
-/* The constants of an AdamW step; see update() in tbtt/engine.py. */
+/* The constants of an AdamW step; see update() in tbtt/engine.py. clip: factor of the gradient.
+   rate: lr / (1 - beta1^step). root2: sqrt(1 - beta2^step). */
 struct adamw {
     float clip, lr, rate, root2, beta1, beta2, decay;
 };
 
-/* One step of AdamW on `count` weights that begin `at` in the replica; decay: whether weight decay applies to
-   them */
+/* One step of AdamW on the `count` weights of the replica from index `at` on. decay: whether weight decay
+   applies to them */
 static void adamw(const struct job *job, const struct adamw *a, size_t at, int count, bool decay) {
     float *restrict w = job->params + at, *restrict m = job->exp_avg + at, *restrict v = job->exp_avg_sq + at;
     const float *restrict d = (const float *)&job->workspace->sum + at;
@@ -1050,15 +1105,17 @@ static void adamw(const struct job *job, const struct adamw *a, size_t at, int c
     }
 }
 
+/* The index of a field among the weights, its number of floats, and AdamW on it. */
 #define PLACE(of, field) ((size_t)((const float *)(of)->field - (const float *)params))
 #define COUNT(of, field) ((int)(sizeof(of)->field / sizeof(float)))
 #define DECAYED(of, field) adamw(job, &a, PLACE(of, field), COUNT(of, field), true)
 #define NOT_DECAYED(of, field) adamw(job, &a, PLACE(of, field), COUNT(of, field), false)
 
-/* Clip the gradient and step: matrices and embeddings decay, gains and biases do not. */
+/* Clip the gradient and take a step of AdamW. Weight decay applies to matrices and embeddings, not to gains
+   and biases. */
 static void update(struct job *job, float lr) {
     const struct params *params = (const struct params *)job->params;
-    /* beyond, nothing changes */
+    /* Beyond 1e9 steps the constants no longer change. */
     const int64_t steps = (int64_t)(*job->step < 1e9f ? *job->step : 1e9f) + 1;
     float clip = 1;
     if (job->grad_clip > 0) {
@@ -1094,8 +1151,9 @@ static void update(struct job *job, float lr) {
     *job->step = (float)steps;
 }
 
-/* Denormal numbers count as zero here: at the ends of a softmax they would cost a hundred cycles each, and
-   the smallest that AdamW tells from zero is far above. -> how it was before */
+/* From now on, this thread treats denormal numbers (below 1e-38) as zero. In the tails of a softmax each
+   would cost a hundred cycles, and the smallest number that makes a difference to AdamW is far larger. -> the
+   setting before, for restore_denormals */
 static uint64_t flush_denormals(void) {
 #if defined(__x86_64__)
     const unsigned before = _mm_getcsr();
@@ -1121,13 +1179,16 @@ static void restore_denormals(uint64_t before) {
 #endif
 }
 
+/* Make the table, together with the other threads. */
 static void table_tiles(struct job *job, struct tile *tile) {
     for (int i; (i = take(job)) < TOKENS / LANES;)
         table_forward(tile, (struct params *)job->params, &job->workspace->folded, job->workspace->table,
                       i * LANES);
 }
 
-/* Thread `thread` of a job: its steps, and where job->gradient is not null, one gradient instead. */
+/* What thread `thread` of a job does. In each step, with barriers in between: thread 0 merges the batch and
+   folds the weights; all make the table; all run the chunks; all pass on the table's gradients; thread 0 sums
+   the gradients and updates the weights, or writes the gradient to job->gradient if that is not null. */
 void train(struct job *job, int thread) {
     struct workspace *workspace = job->workspace;
     struct params *params = (struct params *)job->params;
@@ -1146,7 +1207,8 @@ void train(struct job *job, int thread) {
         barrier(job);
         for (int i; (i = take(job)) < CHUNKS;) run_chunk(job, tile, step, i);
         barrier(job);
-        /* A chunk's gradient takes every CHUNKS-th tile of the table, in their order. */
+        /* The gradient of chunk k takes the table's tiles k, k + CHUNKS, ... in this order, whatever the
+           number of threads. */
         for (int k; (k = take(job)) < CHUNKS;)
             for (int i = k; i < TOKENS / LANES; i += CHUNKS)
                 table_backward(tile, params, workspace, &workspace->chunks[k].gradient, i * LANES);
@@ -1164,7 +1226,7 @@ void train(struct job *job, int thread) {
 
 /* ---- evaluation ---- */
 
-/* What a forward pass reads of a replica. */
+/* What a forward pass needs of a replica. */
 struct model {
     struct params params;
     struct folded folded;
@@ -1172,7 +1234,7 @@ struct model {
     bool made;
 } __attribute__((aligned(64)));
 
-/* Make the model of some weights, unless it is of these already. */
+/* Make the model of some weights, unless it was made of the same weights before. */
 void make(struct model *model, struct workspace *workspace, const float *weights) {
     if (model->made && !memcmp(&model->params, weights, sizeof model->params)) return;
     const uint64_t denormals = flush_denormals();
@@ -1189,8 +1251,9 @@ static int windows_in(int64_t batch, int64_t begin) {
     return batch - begin < LANES ? (int)(batch - begin) : LANES;
 }
 
-/* A tile of the windows from `begin` on, of tokens (columns, batch), in `gathered` rows of layer 0. What is
-   beyond the columns is seen by no column, beyond the batch by nobody. */
+/* Read the windows from `begin` on, of tokens (columns, batch), into a tile, and gather the first `gathered`
+   rows of layer 0. Positions beyond `columns` get token 0: attention looks only backward, so they change
+   nothing. Lanes beyond the batch repeat window `begin`, and nobody reads their results. */
 static void read_windows(struct tile *tile, const struct model *model, const int32_t *tokens, int64_t columns,
                          int64_t batch, int64_t begin, int gathered) {
     const int count = windows_in(batch, begin);
@@ -1219,8 +1282,8 @@ void infer(struct workspace *workspace, const struct model *model, const int32_t
     restore_denormals(denormals);
 }
 
-/* Losses (columns, batch) of each token of text (columns + 1, batch) after the first; 0 where it is negative,
-   which is no target. */
+/* Losses (columns, batch) of each token after the first of text (columns + 1, batch), for tiles first to
+   last - 1 of the batch; 0 where the token is negative, which is no target. */
 void token_losses(struct workspace *workspace, const struct model *model, const int32_t *text,
                   int64_t columns, int64_t batch, int64_t first, int64_t last, float *losses) {
     struct tile *tile = workspace->tiles;
@@ -1243,8 +1306,9 @@ void token_losses(struct workspace *workspace, const struct model *model, const 
     restore_denormals(denormals);
 }
 
-/* What attention of the last block returns at the position of each lane (LANES,), below `columns`; its query
-   is in drows, which has the column of each lane's position. */
+/* Attention of the last block at one position in each lane, position (LANES,), each below `columns`. The
+   queries of these positions are column 0 of drows, and the result is column 0 of heads. Later keys get
+   weight 0. */
 static void attention_at(struct tile *tile, const int32_t *position, const int columns) {
     for (int h = 0; h < H; h++) {
         const float *q = tile->drows[0][C + h * D], *k = tile->rows[L - 1][0][2 * C + h * D];
@@ -1269,8 +1333,9 @@ static void attention_at(struct tile *tile, const int32_t *position, const int c
     }
 }
 
-/* Logits (V, batch) after position (batch,) of each window of tokens (columns, batch), the bits that infer
-   has there: the last block computes keys and values everywhere, all else at that position. */
+/* Logits (V, batch) at position (batch,) of each window of tokens (columns, batch), with the same bits as
+   infer(). The last block computes q, k, v at all positions, and everything else at that position alone. Its
+   column of x and q is copied to column 0 of drows, which is free here. */
 void infer_at(struct workspace *workspace, const struct model *model, const int32_t *tokens,
               const int32_t *position, int64_t columns, int64_t batch, float *logits) {
     struct tile *tile = workspace->tiles;
@@ -1297,8 +1362,8 @@ void infer_at(struct workspace *workspace, const struct model *model, const int3
     restore_denormals(denormals);
 }
 
-/* starts (count, batch) of windows, below `high`: `integers` of tbtt/rng.py, of the states (count,) to which
-   b = 0, 1, ... is the last key. */
+/* Random starts (count, batch) of windows, from 0 to high - 1: the numbers of `integers` in tbtt/rng.py.
+   states (count,) are its chain of all keys but the last, and the last key is b = 0, 1, ... */
 void draw(const int64_t *states, int64_t count, int64_t batch, int64_t high, int64_t *starts) {
     for (int64_t i = 0; i < count; i++)
         for (int64_t b = 0; b < batch; b++) {

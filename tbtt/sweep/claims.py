@@ -1,13 +1,13 @@
-"""The paper's claims against the seeds of sweeps: a verdict each, with numbers and intervals.
+"""The paper's claims against the seeds of sweeps: a verdict for each, with numbers and intervals.
 
 A claim is a list of parts, and each part is judged by itself:
-- of what every seed should do, by Wilson's interval of the share that does: it `holds` where the lower end is
-  above 80% and `does not hold` where the upper end is below 50%;
-- of two numbers that should be alike, by the interval of their difference: it `holds` where that lies within
-  a margin and `does not hold` where it excludes zero;
-- of a size at which something changes, by a fit over at least four sizes, two on each side of it.
-Few seeds that all say the same `agree so far` or `disagree so far`, and fewer than MIN_SEEDS are `not enough
-runs`.
+- If every seed should do something, by Wilson's interval of the share of seeds that do it. The part `holds`
+  if the lower end is above 80%, and `does not hold` if the upper end is below 50%.
+- If two numbers should be alike, by the interval of their difference. The part `holds` if the interval is
+  within a margin, and `does not hold` if it excludes zero.
+- If something should change at a size, by a fit over at least four sizes, two on each side of the change.
+Few seeds that all agree or all disagree `agree so far` or `disagree so far`. Fewer than MIN_SEEDS seeds are
+`not enough runs`.
 """
 from typing import NamedTuple
 
@@ -28,12 +28,12 @@ from tbtt.stats import (
 from tbtt.sweep.summary import as_the_paper
 
 MIN_SEEDS = 3      # fewer are not judged
-SURE_SEEDS = 6     # fewer that all say the same do so by chance more often than once in twenty: 2 / 2**5
-# Shares of seeds: above the first a claim about every seed holds, below the second it does not.
+SURE_SEEDS = 6     # fewer all say the same by chance more often than once in twenty: 2 / 2**5
+# Shares of seeds: a claim about every seed holds above the first, and does not hold below the second.
 NEARLY_ALL, HALF = 0.8, 0.5
-MIN_SIZES, MIN_SIDE = 4, 2     # sizes that a threshold takes, and on each side of it
+MIN_SIZES, MIN_SIDE = 4, 2     # sizes that a threshold needs, in all and on each side
 ALL_FACTS = 99.95    # percent, printed as 100.0
-SCORE_MARGIN, SHARE_MARGIN = 3.0, 20.0    # points of answers, and of seeds, that are called no difference
+SCORE_MARGIN, SHARE_MARGIN = 3.0, 20.0    # points of answers, and of seeds, that count as no difference
 HOLDS, AGREE, IN_PART, DISAGREE, FAILS, TOO_FEW = ('holds', 'agree so far', 'holds in part',
                                                    'disagree so far', 'does not hold', 'not enough runs')
 SENTENCES = {HOLDS: 'It holds for {}.', AGREE: 'The few seeds agree so far for {}.',
@@ -44,7 +44,7 @@ EVALUATIONS = ('best', 'last')    # the evaluation that the paper reports, and t
 
 
 class Part(NamedTuple):
-    """One line of a verdict. when: the evaluation that is judged, where both are."""
+    """One line of a verdict. when: the evaluation that is judged, such as `best`, or ''."""
     subject: str
     when: str
     paper: str
@@ -65,7 +65,7 @@ class Part(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A sentence, of the paper or ours, and its parts. refuted: of ours, what would have spoken against it"""
+    """A sentence of the paper or of ours, and its parts. refuted: for ours, what would have refuted it"""
     number: int
     text: str
     parts: list[Part]
@@ -73,7 +73,7 @@ class Claim(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Of the parts together, those without enough runs left aside."""
+        """The verdict of all parts together, without those that have not enough runs."""
         verdicts = {part.verdict for part in self.parts} - {TOO_FEW}
         if len(verdicts) < 2:
             return verdicts.pop() if verdicts else TOO_FEW
@@ -81,7 +81,7 @@ class Claim(NamedTuple):
 
     @property
     def sentences(self) -> str:
-        """The verdict, and which parts say what."""
+        """The verdict, and which parts have which verdict."""
         if self.verdict == TOO_FEW:
             return f'Verdict: {TOO_FEW}.'
         missing = any(part.verdict == TOO_FEW for part in self.parts)
@@ -108,7 +108,7 @@ def listed(words: list[str]) -> str:
 
 
 def select(rows: list[dict], experiment: str, model: str, wd: bool = False) -> list[dict]:
-    """The seeds of one of the paper's runs: its model and all of its training."""
+    """The seeds that have the model and all training settings of one of the paper's runs."""
     return [row for row in rows if as_the_paper(row, experiment, model, wd)]
 
 
@@ -118,12 +118,12 @@ def values(rows: list[dict], column: str) -> np.ndarray:
 
 
 def settled(verdict: str, seeds: int) -> str:
-    """A verdict, or of few seeds that they say so so far."""
+    """The verdict, changed to `agree so far` or `disagree so far` if there are few seeds."""
     return {HOLDS: AGREE, FAILS: DISAGREE}.get(verdict, verdict) if seeds < SURE_SEEDS else verdict
 
 
 def by_share(subject: str, when: str, said: str, agrees: np.ndarray, text: str) -> Part:
-    """A part that each seed fulfils or not. agrees: (seeds,) bool"""
+    """A part that each seed either fulfils or not. agrees: (seeds,) bool"""
     count, total = int(np.sum(agrees)), len(agrees)
     if total < MIN_SEEDS:
         ours = f'{count} of {total} seeds {text}' if total else ''
@@ -141,8 +141,8 @@ def by_share(subject: str, when: str, said: str, agrees: np.ndarray, text: str) 
 def agrees_on_heldout(seeds: list[dict], when: str, right: bool) -> np.ndarray:
     """Does each seed answer all held-out questions (right), or none? -> (seeds,) bool
 
-    Where an older file does not say how many questions are answered and its counts leave it open, all of its
-    answers, or none, have to be right.
+    An older file may not say how many questions are answered, and its counts may leave that open. Then all of
+    its answers, or none, must be right.
     """
     answered, correct = (values(seeds, f'{when}_heldout_{what}') for what in ('answered', 'correct'))
     questions, total = values(seeds, 'heldout_questions'), values(seeds, 'heldout_total')
@@ -150,7 +150,7 @@ def agrees_on_heldout(seeds: list[dict], when: str, right: bool) -> np.ndarray:
 
 
 def heldout_parts(rows: list[dict], experiment: str, model: str, wd: bool) -> list[Part]:
-    """Two parts, one an evaluation: the paper's models answer all held-out questions, or none."""
+    """Two parts, one for each evaluation: the paper's model answers all held-out questions, or none."""
     seeds = select(rows, experiment, model, wd)
     correct, total = paper.published_heldout(experiment, model)
     questions = answered_text(correct, total)
@@ -160,7 +160,7 @@ def heldout_parts(rows: list[dict], experiment: str, model: str, wd: bool) -> li
 
 
 def math_claim(rows: list[dict], wd: bool = False) -> list[Part]:
-    """Who answers the held-out questions of arithmetic alone."""
+    """Which models answer the held-out questions when trained on arithmetic alone."""
     return [part for model in paper.MODELS for part in heldout_parts(rows, 'math', model, wd)]
 
 
@@ -179,7 +179,7 @@ def facts_claim(rows: list[dict], wd: bool = False) -> list[Part]:
 
 
 def joint_claim(rows: list[dict], wd: bool = False) -> list[Part]:
-    """What training both tasks together takes away."""
+    """What is lost when both tasks are trained together."""
     parts = [part for model in paper.MODELS for part in heldout_parts(rows, 'both', model, wd)]
     joint, alone = (select(rows, experiment, 'n14', wd) for experiment in ('both', 'math'))
     scores = [(values(seeds, 'best_add') + values(seeds, 'best_sub')) / 2 for seeds in (joint, alone)]
@@ -190,7 +190,7 @@ def joint_claim(rows: list[dict], wd: bool = False) -> list[Part]:
 
 
 def compare_with_number(subject: str, said: float, scores: np.ndarray) -> Part:
-    """A part that says that scores are about a number of the paper's, by the interval of their mean."""
+    """A part that says that scores are close to the paper's number `said`, by the interval of their mean."""
     if len(scores) < MIN_SEEDS:
         return Part(subject, '', f'{said:g}', ', '.join(f'{score:.1f}' for score in scores), len(scores),
                     TOO_FEW, scores)
@@ -200,8 +200,8 @@ def compare_with_number(subject: str, said: float, scores: np.ndarray) -> Part:
 
 
 def alike(low: float, high: float, margin: float, careful: tuple[float, float] | None = None) -> str:
-    """The verdict on a difference of nothing, from its interval. careful: a wider one, which is asked whether
-    there is a difference."""
+    """The verdict on the claim that a difference is zero, from its interval. careful: a wider interval, which
+    decides whether there is a difference."""
     if -margin <= low and high <= margin:
         return HOLDS
     low, high = careful or (low, high)
@@ -221,8 +221,8 @@ def compare(subject: str, said: str, lower: np.ndarray, higher: np.ndarray) -> P
 
 
 def difference(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The interval of the first group's mean less the second's, in percent: Newcombe's of two shares (bool),
-    Welch's of scores. -> low, high"""
+    """The interval of the first group's mean minus the second's, in percent: Newcombe's for two shares
+    (bool), Welch's for scores. -> low, high"""
     if one.dtype == bool:
         low, high = newcombe_interval(one, other, level)
         return 100 * low, 100 * high
@@ -230,18 +230,18 @@ def difference(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> tupl
 
 
 def decay_claim(rows: list[dict]) -> list[Part]:
-    """Every part of the first three claims with weight decay against the same part without."""
+    """Every part of the first three claims with weight decay, compared with the same part without it."""
     without, with_decay = ({part.name: part for claim in (math_claim, facts_claim, joint_claim)
                             for part in claim(rows, wd)}
                            for wd in (False, True))
-    # Bonferroni: of so many comparisons one would look like a change by chance.
+    # Bonferroni: among so many comparisons, one would look like a change by chance.
     careful = 1 - (1 - LEVEL) / len(without)
     return [change(part, with_decay[name], careful) for name, part in without.items()]
 
 
 def change(without: Part, with_decay: Part, careful: float) -> Part:
-    """A part that says that weight decay makes no difference. careful: the level at which a difference is
-    one"""
+    """A part that says that weight decay makes no difference. careful: the level of the interval that must
+    exclude zero to count as a difference"""
     seeds, verdict = min(without.seeds, with_decay.seeds), TOO_FEW
     ours = f'without: {without.ours or "no runs"}; with: {with_decay.ours or "no runs"}'
     if seeds >= MIN_SEEDS:
@@ -254,11 +254,11 @@ def change(without: Part, with_decay: Part, careful: float) -> Part:
 
 
 def sizes_that_count(sizes: np.ndarray, shares: np.ndarray, direction: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes in parameters of at least MIN_SEEDS seeds, smallest first, and their mean shares: (levels,) each.
-    sizes, shares: (seeds,). direction: 1 where shares should rise, -1 where they should fall
+    """Sizes in parameters that have at least MIN_SEEDS seeds, smallest first, and their mean shares:
+    (levels,) each. sizes, shares: (seeds,). direction: 1 if shares should rise, -1 if they should fall
 
-    Of what falls, sizes below the one with the highest share count only as far as they are above one half
-    without a gap: where a rule is not learned yet it cannot be lost.
+    If shares should fall, a size below the one with the highest share counts only if it and all sizes between
+    them are above one half: a rule that is not learned yet cannot be lost.
     """
     levels, count = np.unique(sizes, return_counts=True)
     levels = levels[count >= MIN_SEEDS]
@@ -272,15 +272,15 @@ def sizes_that_count(sizes: np.ndarray, shares: np.ndarray, direction: int) -> t
 
 
 def fewest_seeds(sizes: np.ndarray, shares: np.ndarray, direction: int) -> int:
-    """The seeds of the size with the fewest, of those that count. As `sizes_that_count`"""
+    """How many seeds the counted size with the fewest has. Arguments as in `sizes_that_count`"""
     levels, _ = sizes_that_count(sizes, shares, direction)
     return min(int(np.sum(sizes == level)) for level in levels)
 
 
 def find_threshold(sizes: np.ndarray, shares: np.ndarray, direction: int,
                    resamples: int = 400) -> Threshold | None:
-    """Where shares pass one half over sizes; None with too few sizes on either side of it. As
-    `sizes_that_count`"""
+    """The size at which shares pass one half; None with too few sizes in all or on one side of it. Arguments
+    as in `sizes_that_count`"""
     levels, means = sizes_that_count(sizes, shares, direction)
     above = int(np.sum(means > 0.5))
     if len(levels) < MIN_SIZES or min(above, len(levels) - above) < MIN_SIDE:
@@ -290,7 +290,7 @@ def find_threshold(sizes: np.ndarray, shares: np.ndarray, direction: int,
 
 
 def threshold_claim(rows: list[dict]) -> list[Part]:
-    """Facts are recalled from some size on, the rule is lost from some size on."""
+    """Facts are recalled from some size on, and the rule is lost from some size on."""
     return [threshold_part(rows, experiment, subject, when, direction, score)
             for experiment, subject, direction, score in (
                 ('facts', 'the size from which facts are recalled', 1, 'facts'),
@@ -331,20 +331,20 @@ def judge(rows: list[dict]) -> list[Claim]:
 
 
 def report(claims: list[Claim]) -> str:
-    """The verdicts as a text for people; parts without a seed are only named in the verdict."""
+    """The verdicts as a text for readers. Parts without a seed are named only in the verdict."""
     lines = []
     for claim in claims:
         lines += [f'**{claim.number}. {claim.text}** {claim.sentences}', '']
         parts = [part for part in claim.parts if part.seeds]
         if claim.refuted:
-            lines += [f'Against it would have spoken: {claim.refuted}.', '']
+            lines += [f'It would have been refuted by: {claim.refuted}.', '']
         if parts:
             lines += [table_of(parts), '']
     return '\n'.join([*lines, NOTES])
 
 
 def table_of(parts: list[Part]) -> str:
-    """The parts of a claim as a table; without the paper's column where the paper says nothing of them."""
+    """The parts of a claim as a table, without the paper's column if the paper says nothing about them."""
     heads = ['', 'paper', 'ours', 'seeds', 'verdict']
     rows = [[part.name, part.paper, part.ours, str(part.seeds), part.said] for part in parts]
     if not any(part.paper for part in parts):
@@ -353,12 +353,12 @@ def table_of(parts: list[Part]) -> str:
 
 
 NOTES = (
-    f'Best: at the evaluation that the paper reports; last: at the last one. Each held-out question is '
-    f"asked ten times and answered with six right. Shares of seeds with Wilson's {LEVEL:.0%} interval, means "
-    f"± half of Student's, thresholds with that of a bootstrap over seeds. A claim about every seed holds "
-    f'where the lower end is above {NEARLY_ALL:.0%} of the seeds, and does not hold where the upper end is '
-    f'below {HALF:.0%}. Seeds that all say the same, but are too few for that, agree or disagree so far; so '
-    f'do fewer than {SURE_SEEDS} in any comparison. Fewer than {MIN_SEEDS} are not judged. A threshold has '
-    f'the seeds of the size that has fewest. Called alike are {SCORE_MARGIN:g} points of answers and '
-    f'{SHARE_MARGIN:g} of seeds. A threshold takes {MIN_SIZES} sizes, {MIN_SIDE} on each side. Diverged '
-    f'seeds are left out.')
+    f'Best: at the evaluation that the paper reports. Last: at the last evaluation. Each held-out question '
+    f'is asked ten times, and counts as answered with six right answers. Shares of seeds have intervals of '
+    f"Wilson ({LEVEL:.0%}), means have ± half of Student's, thresholds those of a bootstrap over seeds. A "
+    f'claim about every seed holds if the lower end is above {NEARLY_ALL:.0%} of the seeds, and does not '
+    f'hold if the upper end is below {HALF:.0%}. Seeds that all say the same, but are too few for this, '
+    f'agree or disagree so far; so do fewer than {SURE_SEEDS} seeds in any comparison. Fewer than '
+    f'{MIN_SEEDS} are not judged. For a threshold, the seeds of the size with the fewest are counted; it '
+    f'needs {MIN_SIZES} sizes, {MIN_SIDE} on each side. Differences up to {SCORE_MARGIN:g} points of '
+    f'answers, or {SHARE_MARGIN:g} of seeds, count as none. Diverged seeds are left out.')

@@ -1,5 +1,5 @@
-"""Our own claims, which the paper does not make: what the controls say of why the rule is lost. Judged as
-`claims` judges the paper's."""
+"""Our own claims, which the paper does not make: what the controls say about why the rule is lost. They are
+judged in the same way as the paper's in `claims`."""
 import numpy as np
 
 from tbtt.results import answered_text
@@ -17,17 +17,17 @@ from tbtt.sweep.claims import (
 )
 from tbtt.sweep.summary import PAIR, as_the_paper, row_of_paper
 
-FITS = 90.0          # percent of the trained questions: a model that recalls them holds the table
-ALL = answered_text(40, 40)    # of the paper's held-out questions; any other pair of two numbers has as many
+FITS = 90.0          # percent of the trained questions: a model that recalls so many has stored the table
+ALL = answered_text(40, 40)    # the paper's held-out questions; any pair of two different numbers has as many
 AT_MOST_ONE = 'at most 1 of 4'
-LARGER = (20, 28, 40, 56)    # widths beyond the paper's smallest
+LARGER = (20, 28, 40, 56)    # widths above the paper's smallest
 SHUFFLED = {'answers': 'shuffled'}
 WITHIN_LINES, FRESH = {'windows': 'line'}, {'line_order': 'fresh'}
 
 
 def of_width(rows: list[dict], width: int | None, control: dict[str, str] | None = None) -> list[dict]:
-    """The seeds of arithmetic at a width (of all widths: None) that differ from the paper's n14 in nothing
-    but that and `control`, {column: value}."""
+    """The seeds of arithmetic that differ from the paper's n14 only in their width (None: any width) and in
+    `control`, {column: value}."""
     control = control or {}
     data = {} if 'answers' in control else {'data': row_of_paper('math', 'n14')['data']}
     return [row for row in rows if as_the_paper(row, 'math', but=('n_embd', 'data', *control))
@@ -36,7 +36,7 @@ def of_width(rows: list[dict], width: int | None, control: dict[str, str] | None
 
 
 def table_claim(rows: list[dict]) -> list[Part]:
-    """Who stores a table that has no rule."""
+    """Which models store a table that has no rule."""
     seen = {width: values(of_width(rows, width, SHUFFLED), 'last_seen') for width in (14, 28)}
     return [by_share('shuffled answers, n14', 'last', '', seen[14] < FITS, f'recall less than {FITS:g}%'),
             by_share('shuffled answers, n28', 'last', '', seen[28] >= FITS, f'recall {FITS:g}% or more')]
@@ -60,13 +60,13 @@ def lost(seeds: list[dict]) -> np.ndarray:
 
 
 def order_claim(rows: list[dict]) -> list[Part]:
-    """Whether the rule is lost where every window has an order of its own, so that there is none to learn."""
+    """Whether the rule is lost if every window has its own order of lines, so that there is none to learn."""
     return [by_share(f'n{width}, lines in fresh order', 'last', '', lost(of_width(rows, width, FRESH)),
                      f'answer {AT_MOST_ONE}') for width in (28, 56)]
 
 
 def line_claim(rows: list[dict]) -> list[Part]:
-    """Whether a larger model finds the rule where a window holds one line and nothing else."""
+    """Whether a larger model finds the rule if a window holds one line and nothing else."""
     return [by_share(f'n{width}, windows within a line', 'any', '', had(of_width(rows, width, WITHIN_LINES)),
                      f'answer {ALL}') for width in (28, 56)]
 
@@ -91,7 +91,7 @@ def room_claim(rows: list[dict], resamples: int = 400) -> list[Part]:
 def pairs_claim(rows: list[dict]) -> list[Part]:
     """Whether other held-out pairs behave as the paper's does."""
     parts = []
-    # One pair of two numbers, as the paper's: four questions, and not two or eight.
+    # Only one pair of two different numbers, as in the paper: four questions, not two or eight.
     pairs = {row['heldout'] for row in rows if row['tasks'] == 'math' and row.get('heldout_questions') == 4}
     for pair in sorted(pairs - {PAIR, None}):
         for width in (14, 28):
@@ -106,19 +106,19 @@ def pairs_claim(rows: list[dict]) -> list[Part]:
 def judge_controls(rows: list[dict]) -> list[Claim]:
     """Our claims, from the rows of summaries."""
     return [
-        Claim(6, 'The table of results, dealt out without a rule, does not fit n14; it fits n28.',
+        Claim(6, 'A table of results that are dealt out at random does not fit into n14; it fits into n28.',
               table_claim(rows),
               f'seeds of n14 that recall {FITS:g}% of it, or seeds of n28 that do not'),
         Claim(7, 'The rule comes first: larger models have it, and lose it.', first_claim(rows),
               'seeds that never answer all held-out questions, or that still answer two at the end'),
         Claim(8, 'The order of the lines is not what takes the rule away.', order_claim(rows),
               'seeds that keep the rule where there is no order to learn'),
-        Claim(9, 'Where a window holds one line alone, a larger model finds the rule. (First seen in these '
-              'seeds: new ones would test it.)', line_claim(rows),
+        Claim(9, 'With one line per window, a larger model finds the rule. (First seen in these seeds; '
+              'new seeds would test it.)', line_claim(rows),
               'seeds that never answer all held-out questions there'),
         Claim(10, 'The rule is lost at the size from which the table fits, within a factor of two.',
-              room_claim(rows), 'an interval of the ratio of the two sizes that excludes 1. Each size has an '
-              'interval that is no narrower than the two widths between which its score passes one half, so '
-              'changes between the same two widths cannot be told apart'),
-        Claim(11, 'It is not the pair: with another one held out n14 keeps the rule, and n28 does not.',
+              room_claim(rows), 'an interval of the ratio of the two sizes that excludes 1. The interval of '
+              'a size is at least as wide as the gap between the two widths where its score passes one '
+              'half, so changes between the same two widths cannot be told apart'),
+        Claim(11, 'The pair is not the cause: with another held out, n14 keeps the rule and n28 does not.',
               pairs_claim(rows), 'seeds of n14 that lose another pair, or seeds of n28 that keep it')]

@@ -1,4 +1,4 @@
-"""What a sweep will take, before it is started: time and memory of its jobs."""
+"""How much time and memory the jobs of a sweep will take, before it is started."""
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +13,15 @@ from tbtt.fused.kernel import check_fits
 from tbtt.replicas import Replicas
 from tbtt.sweep.plan import Job, Run, Sweep
 
-# Of an eager step's time on one thread, for the paper's one-layer models: measured 0.3 to 0.6, 0.03 to 0.06.
+# Shares of an eager step's time on one thread, for the paper's one-layer models; measured: 0.3 to 0.6, and
+# 0.03 to 0.06.
 COMPILED, FUSED = 0.5, 0.04
 
 
 class Estimates:
-    """Estimates for a sweep on a device. A step is timed once for each shape of model, eager, with one seed.
+    """Estimates for a sweep on a device. For each shape of model, an eager step with one seed is timed once.
 
-    scratch: a folder for the data that are not prepared yet; nothing else is written.
+    scratch: a folder for data that are not prepared yet; nothing else is written.
     """
 
     def __init__(self, sweep: Sweep, device: str, scratch: Path) -> None:
@@ -28,7 +29,7 @@ class Estimates:
         self.steps, self.datasets = {}, {}
 
     def dataset(self, run: Run) -> Dataset:
-        """The data of a run, prepared in `scratch` where they are not there yet; read once."""
+        """The data of a run, prepared in `scratch` if they are not prepared yet; read only once."""
         config = run.config()
         key = (config.dataset, config.block_size)
         if key not in self.datasets:
@@ -39,7 +40,7 @@ class Estimates:
         return self.datasets[key]
 
     def vocab_size(self, run: Run) -> int:
-        """Characters that the data of a run have."""
+        """The number of characters in the vocabulary of a run's data."""
         return self.dataset(run).meta['vocab_size']
 
     def memory(self, run: Run) -> int:
@@ -47,13 +48,13 @@ class Estimates:
         return sum(bytes_of_replica(run.config(), self.vocab_size(run)).values())
 
     def seeds_together(self) -> int:
-        """On a GPU: the seeds of the largest run that its memory holds, whatever else uses it."""
+        """On a GPU: how many seeds of the largest run fit into its memory, whatever else uses it."""
         total = torch.cuda.get_device_properties(0).total_memory
         return max(1, min(replicas_that_fit(run.config(), self.vocab_size(run), total)
                           for run in self.sweep.runs))
 
     def step(self, run: Run) -> float:
-        """Seconds of a step of one seed in its fastest mode, guessed from three eager ones."""
+        """Seconds of a step of one seed in its fastest mode, guessed from three eager steps."""
         config, dataset = run.config(), self.dataset(run)
         args = config.model_args(dataset.meta['vocab_size'])
         shape = (*args.items(), config.batch_size, config.gradient_accumulation_steps)
@@ -73,7 +74,7 @@ class Estimates:
         return self.steps[shape]
 
     def table(self, jobs: Sequence[Job], workers: int) -> str:
-        """The runs, a line each, and what all jobs sum up to."""
+        """One line for each run, and the total of all jobs."""
         width = max((len(job.run.name) for job in jobs), default=0)
         lines, total, largest = [], 0.0, 0.0
         for name in dict.fromkeys(job.run.name for job in jobs):
@@ -90,7 +91,7 @@ class Estimates:
 
 
 def is_fused(engine: Engine) -> bool:
-    """Will this engine's step be the fused one, as far as that can be said without building it?"""
+    """Will this engine use the fused step, as far as can be said without building it?"""
     if engine.config.compile not in ('auto', 'fused'):
         return False
     try:
@@ -102,7 +103,7 @@ def is_fused(engine: Engine) -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Rounded to what an estimate can tell: 40 s, 12 min, 3.4 h."""
+    """A text as precise as an estimate can be: 40 s, 12 min, 3.4 h."""
     if seconds < 100:
         return f'{seconds:.0f} s'
     return f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'

@@ -1,7 +1,7 @@
-"""How the jobs of a sweep get done: one job, many on this machine, many on a Ray cluster.
+"""Runs the jobs of a sweep: one job, many on this machine, or many on a Ray cluster.
 
-The state of a sweep lies in its run folders alone: whoever takes a job looks there first, resumes what was
-begun, and waits where another process holds the folder's lock. So a retry is a resume, and engines can be
+The state of a sweep is only in its run folders. A process that takes a job looks there first, resumes what
+was begun, and waits if another process holds the folder's lock. So a retry is a resume, and engines can be
 mixed.
 """
 import ctypes
@@ -26,17 +26,17 @@ from tbtt.seed_folder import begun, finished
 from tbtt.sweep.plan import Job, Run
 
 RETRIES = 10    # of a job whose machine was lost
-WAIT = 2.0    # seconds between two tries of what another process is at
-Ended = Iterator[tuple[Job, str | None]]    # jobs as they end, and what went wrong as one line
+WAIT = 2.0    # seconds between two looks at whether another process still holds a folder
+Ended = Iterator[tuple[Job, str | None]]    # jobs as they end, and what went wrong, in one line
 
 
 def unfinished(job: Job, config: Config) -> list[int]:
-    """The seeds of a job that have not reached max_iters of `config`."""
+    """The seeds of a job that are not `finished` by the settings `config`."""
     return [seed for seed in job.seeds if not finished(folder_of_seed(job.folder, seed), config)]
 
 
 def done(job: Job) -> bool:
-    """Is nothing left to do? Where the folders cannot say, that is for `do` to report."""
+    """Is nothing left to do? False if `unfinished` raises: then `do` will report the error."""
     try:
         return not unfinished(job, job.run.config())
     except UserError:
@@ -44,20 +44,20 @@ def done(job: Job) -> bool:
 
 
 class Children:
-    """The training processes that are under way here, and whether they shall stop."""
+    """The training processes that run on this machine, and whether they are to stop."""
 
     def __init__(self) -> None:
         self.lock, self.running, self.stopping = threading.Lock(), set(), False
 
     def run(self, command: list[str], log: Path, env: dict[str, str]) -> tuple[int, str]:
-        """Run a command to its end, its output appended to the file `log`. -> exit status, its last line"""
+        """Run a command to its end, and append its output to the file `log`. -> exit status, last line"""
         with self.lock:
             if self.stopping:
                 return 128 + signal.SIGTERM, 'stopped'
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, 'ab') as file:
                 size = file.tell()
-                # A session of its own: Ctrl-C at the shell reaches the sweep alone, which tells its children
+                # In a new session: Ctrl-C at the shell reaches only the sweep, which tells its children
                 # once.
                 process = subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
                                            env={**os.environ, **env}, start_new_session=True,
@@ -72,7 +72,7 @@ class Children:
         return status, next((line for line in reversed(lines) if line.strip()), f'exit status {status}')
 
     def stop(self) -> None:
-        """Have all save what they have and end, and no other begin."""
+        """Tell all processes to save their state and end, and let no new one begin."""
         with self.lock:
             self.stopping = True
             for process in self.running:
@@ -83,21 +83,21 @@ libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 
 def die_with_parent() -> None:
-    """In a child, before it starts: let it be told to stop when whoever started it is gone, so that no orphan
-    keeps a run's lock from its retry."""
+    """Called in a child before its command starts: it will get SIGTERM when its parent is gone. Otherwise an
+    orphan could keep the lock of a run from its retry."""
     PR_SET_PDEATHSIG = 1    # of <sys/prctl.h>
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def train(job: Job, seeds: list[int], children: Children, env: dict[str, str]) -> tuple[int, str]:
-    """Train seeds of a job, and those between them, from the start or on. -> exit status, what was said
-    last"""
+    """Train seeds of a job, and all seeds between them, from the start or from where they are.
+    -> exit status, last line of output"""
     folders = [folder_of_seed(job.folder, seed) for seed in seeds]
     place = {'out_dir': folders[0] if len(seeds) == 1 else job.folder, 'seed': seeds[0],
              'num_seeds': seeds[-1] - seeds[0] + 1}
     command = [sys.executable, str(ROOT / 'train_with_eval.py'), job.run.base]
     command += [f'--{name}={value}' for name, value in {**job.run.settings, **place}.items()]
-    # Those between them too, which may be finished: the folder of all is not as new as theirs.
+    # Seeds in between count too, and may be finished: the folder of all these seeds is then not new.
     if any(begun(folder_of_seed(job.folder, seed)) for seed in range(seeds[0], seeds[-1] + 1)):
         command.append('--init_from=resume')
     name = folders[0].name if len(seeds) == 1 else f'seeds_{seeds[0]}-{seeds[-1]}'
@@ -106,7 +106,7 @@ def train(job: Job, seeds: list[int], children: Children, env: dict[str, str]) -
 
 
 def killed_by(number: int) -> str:
-    """What to say of a process that a signal ended."""
+    """A message about a process that was ended by a signal."""
     try:
         name = signal.Signals(number).name
     except ValueError:    # real-time signals have no names
@@ -115,7 +115,8 @@ def killed_by(number: int) -> str:
 
 
 def do(job: Job, children: Children, env: dict[str, str], tell: Callable[[str], None] = print) -> str | None:
-    """Train what is left of a job, waiting for who else is at it. -> None, or what went wrong as one line"""
+    """Train what is left of a job, and wait for other processes that train it.
+    -> None, or what went wrong, in one line"""
     try:
         return train_left(job, children, env, tell)
     except (UserError, OSError) as error:
@@ -123,8 +124,8 @@ def do(job: Job, children: Children, env: dict[str, str], tell: Callable[[str], 
 
 
 def train_left(job: Job, children: Children, env: dict[str, str], tell: Callable[[str], None]) -> str | None:
-    """Train a job until none of its seeds is left, and wait for those that others train.
-    -> None, or what went wrong as one line"""
+    """Train a job until none of its seeds is left, and wait for seeds that other processes train.
+    -> None, or what went wrong, in one line"""
     config, waited_for = job.run.config(), None
     while left := unfinished(job, config):
         before = begun_among(job)
@@ -133,9 +134,9 @@ def train_left(job: Job, children: Children, env: dict[str, str], tell: Callable
             if line != waited_for:
                 tell(f'{job} waits: {line}')
             waited_for = line
-            wait_for(left, job, children)    # whoever has them may finish them
+            wait_for(left, job, children)    # the other process may finish them
         elif status == 2 and begun_among(job) != before:
-            continue    # somebody else began it at the same moment
+            continue    # another process began it at the same moment
         elif status:
             return line
         elif unfinished(job, config):
@@ -144,20 +145,20 @@ def train_left(job: Job, children: Children, env: dict[str, str], tell: Callable
 
 
 def wait_for(seeds: list[int], job: Job, children: Children) -> None:
-    """Wait until nobody trains any of these seeds, or all is to stop."""
+    """Wait until no other process trains any of these seeds, or until the sweep is to stop."""
     time.sleep(WAIT)
     while any(is_taken(folder_of_seed(job.folder, seed)) for seed in seeds) and not children.stopping:
         time.sleep(WAIT)
 
 
 def begun_among(job: Job) -> list[int]:
-    """The seeds of a job whose folders hold something already."""
+    """The seeds of a job whose folders already hold something of a run."""
     return [seed for seed in job.seeds if begun(folder_of_seed(job.folder, seed))]
 
 
 def local(jobs: list[Job], prepare: Callable[[Run], None], environments: list[dict[str, str]],
           children: Children, tell: Callable[[str], None] = print) -> Ended:
-    """Do jobs in as many processes at a time as there are `environments`, each in one of these."""
+    """Run jobs, as many at a time as there are `environments`, each job in one of them."""
     free = queue.Queue()
     for environment in environments:
         free.put(environment)
@@ -183,7 +184,7 @@ def local(jobs: list[Job], prepare: Callable[[Run], None], environments: list[di
 
 
 def check_address(address: str | None) -> None:
-    """Raise `UserError` where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    """Raise `UserError` if nothing listens at HOST:PORT: Ray itself would try for minutes."""
     host, colon, port = (address or '').removeprefix('ray://').rpartition(':')
     if colon:
         try:
@@ -193,34 +194,34 @@ def check_address(address: str | None) -> None:
 
 
 def wants_gpu(job: Job) -> bool:
-    """Would a job train on a GPU where there is one?"""
+    """Would a job train on a GPU if there is one?"""
     return job.run.config().device.split(':')[0] in ('auto', 'cuda')
 
 
 def on_ray(jobs: list[Job], prepare: Callable[[Run], None], address: str | None, threads: int) -> Ended:
-    """Do jobs as tasks of a Ray cluster, each with `threads` cores and, where the cluster has any and the job
-    wants one, a GPU; all its machines see the folder of the sweep and the project at the same paths. A task
-    whose machine is lost is retried on another."""
+    """Run jobs as tasks of a Ray cluster. Each task gets `threads` cores, and a GPU if the cluster has any
+    and the job wants one. All machines must see the folder of the sweep and the project at the same paths. A
+    task whose machine is lost is retried on another machine."""
     os.environ.update(RAY_USAGE_STATS_ENABLED='0', RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0')
     ray = study_package('ray')
     try:
         ray.init(address=address, include_dashboard=False if address is None else None,
                  logging_level='warning', log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise UserError(f'no Ray cluster at {address} lets us in ({" ".join(str(error).split())[:200]}): one '
-                        'with tokens wants RAY_AUTH_MODE=token, and its own in ~/.ray/auth_token or '
-                        'RAY_AUTH_TOKEN') from None
+        raise UserError(f'cannot connect to the Ray cluster at {address} '
+                        f'({" ".join(str(error).split())[:200]}): if it uses tokens, set RAY_AUTH_MODE=token '
+                        'and put its token into ~/.ray/auth_token or RAY_AUTH_TOKEN') from None
     root = str(ROOT)
 
-    # A function in a function travels by value, and the job as bytes: a worker finds this project only when
-    # it runs.
+    # An inner function is sent by value, and the job as bytes: a worker finds this project only when the
+    # function runs.
     def task(job: bytes) -> str | None:
         sys.path.insert(0, root)
         from tbtt.sweep import launch
         return launch.do(pickle.loads(job), launch.Children(), {'OMP_NUM_THREADS': str(threads)})
 
     remote = ray.remote(num_cpus=threads, max_retries=RETRIES)(task)
-    has_gpus = ray.cluster_resources().get('GPU', 0) >= 1    # the machine that hands out jobs may have none
+    has_gpus = ray.cluster_resources().get('GPU', 0) >= 1    # this machine may have none
     try:
         waiting = {}
         for job in jobs:

@@ -1,4 +1,4 @@
-"""What a sweep trains: the axes of a sweep file, the runs that they span, and the jobs of these runs."""
+"""What a sweep trains: the axes of a sweep file, the runs that combine them, and the jobs of these runs."""
 import argparse
 import itertools
 import math
@@ -13,18 +13,18 @@ import filelock
 from tbtt.cli import InvalidSetting, UserError, unknown_name
 from tbtt.config import FIELDS, ROOT, Config, find_file, load_config, names_in, set_value
 
-# Set by the sweep, no axis.
+# Set by the sweep itself; none of them can be an axis.
 OWN = {'out_dir', 'dataset', 'init_from', 'overwrite', 'seed', 'num_seeds', 'eval_only'}
-ON_CPU = 8     # seeds in one job where nothing else is said: more at once are no faster on a CPU
-MOST = 10**5   # trainings in a sweep: more would not end, and a slip of the keyboard is answered at once
+ON_CPU = 8     # default number of seeds in one job: more at once are no faster on a CPU
+MOST = 10**5   # most trainings in a sweep: more would never end, and a typing error is reported at once
 
 
 @dataclass(frozen=True)
 class Run:
-    """One combination of the axes, for all seeds. base: a config file. axes: {name: value}, of settings and
-    data options, `base` first where there are several. settings: what is said on top of the base. data:
-    options of its prepare.py, which stands in `script`, or None where the dataset is not prepared here.
-    checked: all settings of the run."""
+    """One combination of the axes, for all seeds. base: a config file. axes: {name: value} of settings and
+    data options, with `base` first if there are several bases. settings: what is set on top of the base.
+    data: options of the dataset's prepare.py. script: the path of that file, or None if the dataset is not
+    prepared here. checked: all settings of the run."""
     name: str
     base: str
     axes: dict[str, Any]
@@ -34,7 +34,7 @@ class Run:
     checked: Config
 
     def config(self) -> Config:
-        """All settings of the run, checked."""
+        """A copy of all settings of the run, checked."""
         return replace(self.checked)
 
 
@@ -51,11 +51,11 @@ class Job:
 
 
 class Sweep:
-    """A sweep file and what the command line says over it.
+    """A sweep file, with the changes that the command line makes to it.
 
     path: the file. overrides: {name: text} of `--name=text`. A sweep file sets `base` (a config file, or
     {label: config file}), `axes` ({setting: values}), `data` ({option of prepare.py: values}) and any setting
-    that all runs share. Raises `UserError` where it cannot be.
+    that all runs share. Raises `UserError` if the sweep is not valid.
     """
 
     def __init__(self, path: str | Path, overrides: Mapping[str, str] | None = None,
@@ -81,7 +81,7 @@ class Sweep:
         self.check_names()
 
     def check_file(self) -> None:
-        """What the names of the file are, before the command line changes their values."""
+        """Check the names in the file, before the command line changes their values."""
         if not all(isinstance(text, str) for item in self.bases.items() for text in item) or not self.bases:
             raise UserError(f'{self.path}: base: expected a config file, '
                             'or several as {label: config file}')
@@ -98,27 +98,28 @@ class Sweep:
                 raise InvalidSetting(f'{self.path}: {name} is chosen by the sweep itself')
 
     def check_values(self) -> None:
-        """Make all values those of their settings: as a weight decay, 0 and 0.0 are one value."""
+        """Check all values, and convert those of axes as their settings would: as a weight decay, 0 and 0.0
+        are one value."""
         for kind, name, values in [('axes', *axis) for axis in self.axes.items()] + [
                 ('data', *axis) for axis in self.data.items()]:
             if not isinstance(values, (list, tuple, range)):
                 raise UserError(f'{self.path}: {kind}: {name}: expected a list of values, such as [1, 2], '
                                 f'got {values!r:.60}')
             if not values:
-                raise UserError(f'{self.path}: {kind}: {name}: expected a list of values, none of them empty')
+                raise UserError(f'{self.path}: {kind}: {name}: expected at least one value')
         self.check_size()
         self.axes = {name: [self.convert(name, value) for value in values]
                      for name, values in self.axes.items()}
         for kind, name, values in [('axes', *axis) for axis in self.axes.items()] + [
                 ('data', *axis) for axis in self.data.items()]:
             if None in values:
-                raise UserError(f'{self.path}: {kind}: {name}: None is no value: leave it out, or say which '
-                                'is meant')
+                raise UserError(f'{self.path}: {kind}: {name}: None is not a value: remove it, or write the '
+                                'value that is meant')
             if len({str(value) for value in values}) < len(values):
                 raise UserError(f'{self.path}: {kind}: {name} has a value twice')
 
     def check_size(self) -> None:
-        """Raise `UserError` for more trainings than a sweep may have, before each of them costs anything."""
+        """Raise `UserError` if a sweep has more than MOST trainings, before any work is spent on them."""
         runs = len(self.bases) * math.prod(map(len, (*self.axes.values(), *self.data.values())))
         if runs * self.num_seeds > MOST:
             raise UserError(f'{self.path}: {runs:,} combinations of the axes with num_seeds={self.num_seeds} '
@@ -126,7 +127,7 @@ class Sweep:
                             f'{MOST:,}')
 
     def convert(self, name: str, value: Any) -> Any:
-        """A setting's value as a run would have it."""
+        """The value of a setting as a run would convert it."""
         config = Config()
         try:
             set_value(config, name, value)
@@ -135,7 +136,8 @@ class Sweep:
         return getattr(config, name)
 
     def check_names(self) -> None:
-        """Raise `UserError` unless every run has a folder of its own, neither hidden nor elsewhere."""
+        """Raise `UserError` if a folder of a run or of the sweep would be hidden, if two runs would have the
+        same folder, or if a run would have a name that the sweep itself uses."""
         names = Counter(run.name for run in self.runs)
         for name in (self.folder.name, *names):
             if name.startswith('.') or name in ('data', 'summary.csv') and name in names:
@@ -147,7 +149,8 @@ class Sweep:
                             'differ')
 
     def override(self, name: str, text: str) -> None:
-        """`--name=text`: of an axis its values, between commas (of a data option, blanks); else a setting."""
+        """Apply `--name=text`. For an axis, text is its values, separated by commas (for a data option, by
+        blanks); else it is the value of a setting."""
         if name == 'base':
             known = self.bases
             self.bases = {label: known[label] for label in text.split(',') if label in known}
@@ -185,7 +188,8 @@ class Sweep:
 
     def new_run(self, name: str, base: str, base_config: Config, axes: dict[str, Any],
                 settings: dict[str, Any], data: dict[str, str]) -> Run:
-        """Raises `UserError` for settings that cannot be, or options of data that are not prepared here."""
+        """Raises `UserError` for settings that are not valid, and for options of data that are not prepared
+        here."""
         config = replace(base_config)
         for setting, value in settings.items():
             set_value(config, setting, value)
@@ -201,15 +205,15 @@ class Sweep:
         return Run(name, base, axes, {**settings, 'dataset': config.dataset}, data, script, config.check())
 
     def prepare(self, run: Run, folder: Path | None = None) -> Path:
-        """Prepare the data of a run, where that has not been done. folder: another place than the sweep's.
+        """Prepare the data of a run, if that has not been done. folder: where, if not in the sweep's folder.
         -> the folder of the data"""
         place = folder or Path(run.config().dataset)
         if run.script is None:
             return place
         place.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(place / '.lock'):    # other processes may want the same
+        with filelock.FileLock(place / '.lock'):    # other processes may prepare the same data
             if not (place / 'meta.pkl').exists():
-                # Here, for it loads torch.
+                # Imported here because it loads torch.
                 from tbtt.prepare import prepare_dataset
                 try:
                     prepare_dataset(run.script.parent.name, place, **run.data)
@@ -218,16 +222,16 @@ class Sweep:
         return place
 
     def jobs(self, replicas: int, part: tuple[int, int] = (0, 1)) -> list[Job]:
-        """The seeds of every run that are the i-th of n parts', part = (i, n), at most `replicas` together
+        """The jobs of the i-th of n parts of the sweep, part = (i, n), with at most `replicas` seeds in a job
 
-        What a part has does not depend on `replicas`, which differs between machines: all parts together are
-        the sweep.
+        The seeds of a part do not depend on `replicas`, which differs between machines: so all parts together
+        are the sweep.
         """
         i, n = part
         R, S = len(self.runs), self.num_seeds
-        # Runs of all sizes to every part.
+        # Take every n-th run in turn, so that each part gets runs of all sizes.
         order = [run for first in range(min(n, R)) for run in self.runs[first::n]]
-        begin, end = i * R * S // n, (i + 1) * R * S // n    # as equal as can be, and each run in few parts
+        begin, end = i * R * S // n, (i + 1) * R * S // n    # almost equal parts, each run in few of them
         jobs = []
         for k, run in enumerate(order):
             seeds = range(self.seed + max(0, begin - k * S), self.seed + min(S, end - k * S))
@@ -237,12 +241,12 @@ class Sweep:
 
 
 def in_a_path(text: str) -> str:
-    """A name that neither a folder nor a shell stumbles over."""
+    """The text without the characters that cause trouble in a folder's name or in a shell."""
     return text.replace(';', '+').replace('/', ':').replace(' ', '_')
 
 
 def parse(name: str, text: str) -> Any:
-    """The value of a setting as its field's type would read it."""
+    """Convert text to the type of the setting. Raises `InvalidSetting` if that fails."""
     kind = FIELDS[name].type
     try:
         if kind is bool:

@@ -1,4 +1,4 @@
-"""summary.csv: what a sweep found, a row a seed; and which seeds were trained as the paper trains."""
+"""summary.csv: what a sweep found, one row per seed; and which seeds were trained as in the paper."""
 import csv
 import functools
 import hashlib
@@ -35,31 +35,31 @@ from tbtt.results import (
 )
 from tbtt.tasks import TASKS, Task
 
-if TYPE_CHECKING:    # both load torch: who only reads a summary does without
+if TYPE_CHECKING:    # both load torch, which reading a summary does not need
     from tbtt.dataset import Dataset
     from tbtt.sweep.plan import Run, Sweep
 
-PAIR = '5,7'    # that the paper holds out, as in the column `heldout`
+PAIR = '5,7'    # the pair that the paper holds out, as in the column `heldout`
 SETTINGS = (*paper.SHAPE, *paper.REGULARISATION, 'max_iters')
 TEXT = {'run', 'folder', 'tasks', 'heldout', 'base', 'data', 'windows', 'line_order'}
-BEFORE = {'windows': 'any', 'line_order': 'fixed'}    # of runs that are older than these settings
+BEFORE = {'windows': 'any', 'line_order': 'fixed'}    # values for runs that are older than these settings
 NEVER_BLANK = ('folder', 'n_embd', 'weight_decay', 'seed', 'num_params', 'finished', 'iter')
-# How many held-out questions are answered, and when all are; summaries of older versions lack these columns.
+# How many held-out questions are answered, and when all are. Summaries of older versions lack these columns.
 ANSWERED = ('best_{}_answered', 'last_{}_answered', '{}_questions')
 ALL_ANSWERED = ('{}_answered_iter', '{}_lost_iter')
 
 
 def summary_columns() -> list[str]:
-    """What each seed's row says, in the order of summary.csv.
+    """The columns of a seed's row, in the order of summary.csv.
 
-    `best_*` are the scores at the evaluation that the paper reports, the first with the highest combined
-    score; `last_*` those of the last. For each score `top_*` is its highest value ever, `top_*_iter` the
-    evaluation at which that was first reached, and `top_*_stayed` 1 where it never fell again. All scores are
-    percent; `seen` is arithmetic without the held-out expressions; `*_answered` of `*_questions` are held-out
-    questions, each asked ten times. `*_answered_iter` is the first evaluation at which all of them are
-    answered, `*_lost_iter` the one after the last such, blank where there is none. `order_learned` and
-    `other_order_loss` are those of the last evaluation (see `tbtt/results.py`). `seconds` are those of the
-    process, which may have trained other seeds at the same time.
+    `best_*` are the scores at the evaluation that the paper reports: the first with the highest combined
+    score. `last_*` are the scores at the last evaluation. For each score `top_*` is its highest value,
+    `top_*_iter` the evaluation that first reached it, and `top_*_stayed` 1 if it never fell below it again.
+    All scores are percent. `seen` is arithmetic without the held-out expressions. `*_answered` of
+    `*_questions` are held-out questions, each asked ten times. `*_answered_iter` is the first evaluation at
+    which all of them are answered; `*_lost_iter` is the evaluation after the last one at which all are, blank
+    if there is none. `order_learned` and `other_order_loss` are from the last evaluation (see
+    `tbtt/results.py`). `seconds` are of the process, which may have trained other seeds at the same time.
     """
     scores, heldout = [*counted_groups(), 'combined'], heldout_groups()
     seen = [task.seen_group for task in TASKS.values() if task.seen_group]
@@ -78,8 +78,8 @@ def summary_columns() -> list[str]:
 
 
 def summarise(sweep: 'Sweep') -> Iterator[dict]:
-    """Yields the rows of the sweep's runs. One that cannot be read is named on standard error, and keeps no
-    other out."""
+    """Yields the rows of the sweep's runs. A run that cannot be read is named on standard error; the others
+    still get their rows."""
     for run in sweep.runs:
         try:
             yield from summarise_run(sweep, run)
@@ -88,13 +88,13 @@ def summarise(sweep: 'Sweep') -> Iterator[dict]:
 
 
 def summarise_run(sweep: 'Sweep', run: 'Run') -> list[dict]:
-    """-> list of {column: value}, a row a seed of the run that has results, None where a column does not
-    apply"""
+    """-> list of {column: value}, one row for each seed of the run that has results; None if a column does
+    not apply"""
     place = sweep.folder / run.name
     found = [folder for part in (place, *sorted(place.glob('seeds_*-*'))) for folder in find_seeds(part)]
     if not found:
         return []
-    sweep.prepare(run)    # the folder may have come here without its data
+    sweep.prepare(run)    # the folder may have been copied here without its data
     from tbtt.dataset import Dataset
 
     config = run.config()
@@ -107,49 +107,49 @@ def summarise_run(sweep: 'Sweep', run: 'Run') -> list[dict]:
 
 
 def heldout_of(dataset: 'Dataset') -> str:
-    """The held-out pairs as prepare.py takes them: 5,7;3,8"""
+    """The held-out pairs in the form that prepare.py takes: 5,7;3,8"""
     pairs = getattr(dataset.tasks.get('math'), 'heldout', ())
     return ';'.join(f'{a},{b}' for a, b in pairs)
 
 
 def in_blocks(dataset: 'Dataset') -> bool:
-    """Do all lines of a task follow each other, those of the next after them?"""
+    """Are the lines of each task in one block, and not mixed with those of other tasks?"""
     task_of = {line: name for name, task in dataset.tasks.items() for line in task.lines()}
     lines = dataset.codec.decode(dataset.train.tolist()).splitlines(keepends=True)
     return len(list(itertools.groupby(lines, task_of.get))) == len(dataset.tasks)
 
 
 def data_digest(tasks: dict[str, Task], blocks: bool = True) -> str:
-    """What is asked, {name: task}, how often it is trained on, and whether tasks are mixed, as a short
-    text."""
+    """A short text that identifies the tasks, {name: task}: what is asked, how often it is trained on, and
+    whether tasks are mixed."""
     described = {name: task.describe() for name, task in tasks.items()}
     if blocks and len(tasks) > 1:
-        # Only this is said: where nothing is, as in older versions, tasks were mixed.
+        # No `order` means mixed tasks, as in older versions.
         described['order'] = 'blocks'
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @functools.cache
 def row_of_paper(experiment: str, model: str, wd: bool = False) -> dict:
-    """{column: value} of all that a seed's row says of how one of the paper's runs is trained."""
+    """{column: value} of all columns that say how a run is trained, for one of the paper's runs."""
     digest = data_digest({task.name: task() for task in paper.tasks_of(experiment)})
     return {'tasks': paper.tasks_column(experiment), 'data': digest, **paper.recipe(experiment, model, wd)}
 
 
 def as_the_paper(row: dict, experiment: str, model: str = 'n14', wd: bool = False,
                  but: tuple[str, ...] = ()) -> bool:
-    """Was a seed trained as the paper trains that model? but: columns that are not looked at"""
+    """Was a seed trained as the paper trains that model? but: columns that are not compared"""
     expected = row_of_paper(experiment, model, wd)
     return all(row.get(column) == value for column, value in expected.items() if column not in but)
 
 
 def seed_row(folder: Path) -> dict:
-    """What results.csv and run.json of one seed say. -> {column: value}, None where one does not apply"""
+    """What results.csv and run.json of one seed say. -> {column: value}, None if a column does not apply"""
     results, info = read_results(folder / 'results.csv'), read_info(folder)
     last = last_row(results)
     # Without tasks there are no scores.
     best = last if np.isnan(results['combined_acc']).all() else best_row(results, 'combined')
-    trained = info.get('config', {})    # whatever is asked for now
+    trained = info.get('config', {})    # the settings it was trained with, whatever the sweep sets now
     settings = {name: trained.get(name, BEFORE.get(name)) for name in (*SETTINGS, *paper.TRAINING)}
     row = {**{name: int(value) if isinstance(value, bool) else value for name, value in settings.items()},
            'seed': info.get('seed'), 'num_params': info.get('num_params'), 'iter': int(results['iter'][last]),
@@ -165,7 +165,7 @@ def seed_row(folder: Path) -> dict:
 
 
 def task_columns(task: type[Task], results: Results, best: int, last: int) -> dict:
-    """The columns of a seed's row that a task has. best, last: rows of the results"""
+    """The columns of a seed's row for one task. best, last: rows of the results"""
     row = {column: results[column][last] for column in task.probability_columns()}
     for group in task.counted():
         row |= score_columns(group, results, best, last)
@@ -181,7 +181,8 @@ def task_columns(task: type[Task], results: Results, best: int, last: int) -> di
 
 
 def all_answered(results: Results, group: str) -> dict:
-    """When all questions of a held-out group are first answered, and when no longer for good."""
+    """The first evaluation at which all questions of a held-out group are answered, and the one after the
+    last."""
     there = results[f'{group}_answered'] == results[f'{group}_questions']
     if not there.any():
         return {}
@@ -202,12 +203,12 @@ def score_columns(score: str, results: Results, best: int, last: int) -> dict:
 
 
 def write_summary(path: Path, rows: Iterable[dict]) -> int:
-    """Write rows as CSV, whole or not at all; the axes that are no columns of ours come last. Rows of other
-    runs and seeds that are there already stay, as long as their folders do: one may have asked for a part of
-    the sweep. -> how many there are
+    """Write rows as CSV, all or none. Axes that are not in `summary_columns` come last. Rows of other runs
+    and seeds that are in the file already stay as long as their folders exist: this call may be for only a
+    part of the sweep. -> number of rows in the file
 
-    One process at a time does so. rows may be a generator: what it reads is then not older than what another
-    wrote.
+    A lock lets one process at a time do this. rows may be a generator: it then reads while the lock is held,
+    so what it reads is not older than what another process wrote.
     """
     with filelock.FileLock(path.with_name(f'.{path.name}.lock')):
         rows = [{column: value if isinstance(value, str) else format_number(value)
@@ -231,8 +232,8 @@ def write_summary(path: Path, rows: Iterable[dict]) -> int:
 
 
 def rows_before(path: Path) -> list[dict]:
-    """The rows of a summary that is there already. All of it can be had from the run folders: what cannot be
-    read is as good as absent."""
+    """The rows of an existing summary; none if it cannot be read, since all of it can be made again from the
+    run folders."""
     try:
         header, lines = read_lines(path) if path.exists() else ([], [])
         if lines and 'folder' not in header or any(len(cells) != len(header) for _, cells in lines):
@@ -244,9 +245,9 @@ def rows_before(path: Path) -> list[dict]:
 
 
 def read_summaries(paths: Iterable[Path]) -> list[dict]:
-    """The rows of several summary.csv: numbers as floats, None where blank, and in `path` the folder of the
-    seed. Seeds that are not finished, or whose loss was once not finite, are left out. Raises `UserError`
-    naming file and line."""
+    """The rows of several summary.csv: numbers as floats, None if blank, and in `path` the folder of the
+    seed. Seeds that are not finished, or whose loss was not finite at some point, are left out. Raises
+    `UserError` that names the file and the line."""
     rows = {}
     for path in paths:
         header, lines = read_lines(path, mend='make it with sweep.py, or name another')
@@ -256,7 +257,7 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
         missing = [column for column in summary_columns() if column not in header and column not in younger]
         if missing:
             raise UserError(f'{path}: line 1 lacks the column {missing[0]}: give a summary.csv of sweep.py, '
-                            f'made anew by it')
+                            f'written by this version')
         for line, cells in lines:
             if len(cells) != len(header):
                 raise UserError(f'{path}: line {line} has {len(cells)} of {len(header)} fields: make it anew '
@@ -272,13 +273,13 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
                 row['path'] = path.parent / row['folder']
                 for group in heldout_groups():
                     row |= answered_columns(row, group)
-                rows[identity(row)] = row    # two sweeps may share a run: a seed counts once
+                rows[identity(row)] = row    # two sweeps may share a run, but a seed counts once
     return list(rows.values())
 
 
 def read_cell(column: str, cell: str, where: str) -> float | str | None:
-    """A cell of a summary; None where it is blank. An axis that is no column of ours, such as an option of
-    prepare.py, holds whatever stands there. Raises `UserError` naming `where`."""
+    """A cell of a summary; None if it is blank. In an axis that is not in `summary_columns`, such as an
+    option of prepare.py, a cell may be any text. Raises `UserError` that names `where`."""
     if column in TEXT:
         return cell
     if not cell:
@@ -292,8 +293,8 @@ def read_cell(column: str, cell: str, where: str) -> float | str | None:
 
 
 def answered_columns(row: dict, group: str) -> dict:
-    """How many held-out questions a seed answers: as recorded, or in a summary of an older version as far as
-    the counts leave no doubt, None where they do."""
+    """How many held-out questions a seed answers, as recorded. For a summary of an older version it follows
+    from the counts, or is None if they leave doubt."""
     total = row[f'{group}_total']
     if not total or row.get(f'{group}_questions') is not None:
         return {column.format(group): row.get(column.format(group)) for column in ANSWERED}
@@ -305,5 +306,5 @@ def answered_columns(row: dict, group: str) -> dict:
 
 
 def identity(row: dict) -> tuple:
-    """What makes a seed's run the one that it is."""
+    """A key: rows that have the same one are of the same training."""
     return tuple(row[name] for name in ('tasks', 'heldout', 'data', *SETTINGS, *paper.TRAINING, 'seed'))

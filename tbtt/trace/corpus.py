@@ -1,9 +1,9 @@
-"""A corpus from its files to what the counters read: tokens with separators between the documents.
+"""Turns the files of a corpus into what the counters read: tokens with separators between the documents.
 
-The files are text (a line is a document), JSONL (the field `text` of a line is one) or uint16 tokens (.bin, a
-separator ends a document). What is made of them lies in a folder beside the first: `tokenized.0`, `offset.0`
-and, for infini-gram, `table.0`; beyond SHARD tokens also `tokenized.1`, ... Nothing of it is ever in memory
-as a whole but one piece of the text and, while infini-gram sorts it, one shard.
+The files are text (a line is a document), JSONL (the field `text` of a line is a document) or uint16 tokens
+(.bin, a separator ends a document). The index is in a folder beside the first file: `tokenized.0`, `offset.0`
+and, for infini-gram, `table.0`; beyond SHARD tokens also `tokenized.1`, ... To build it, only one piece of
+the text is in memory at a time and, while infini-gram sorts it, one shard.
 """
 import hashlib
 import json
@@ -24,36 +24,36 @@ from tbtt.trace.counters import SEPARATOR, InfiniGramCounter, NumpyCounter, buil
 from tbtt.trace.ngrams import Words
 
 Piece = tuple[np.ndarray | None, int]
-SHARD = 2**26         # tokens, in half a gigabyte of index; sorting it takes twice a gigabyte
-PIECE = 2**21         # bytes of a corpus that are tokenized at once; a longer line is several documents
+SHARD = 2**26         # tokens, in half a gigabyte of index; sorting them takes two gigabytes
+PIECE = 2**21         # bytes of a corpus that are tokenized at once; a longer line becomes several documents
 LONGEST = 2**27       # bytes of a line of JSONL, which cannot be read in parts
-SMALL = 2**21         # tokens up to which NumPy counts, where nothing else is asked for
+SMALL = 2**21         # up to so many tokens NumPy counts, if no engine is named
 ENGINES = ('auto', 'numpy', 'infini-gram')
 MANIFEST = 'index.json'
 JSON = ('.jsonl', '.json')
-KEYS = {'of', 'file', 'byte', 'shards', 'digests'}    # of the manifest
+KEYS = {'of', 'file', 'byte', 'shards', 'digests'}    # keys of the manifest
 
 
 def split(ids: np.ndarray, separator: int) -> np.ndarray:
-    """A dataset's token ids -> the uint16 tokens of its documents, which the id `separator` ends, as the
-    counters take them."""
+    """A dataset's token ids, where the id `separator` ends a document -> the uint16 tokens of its documents,
+    as the counters take them."""
     tokens = np.asarray(ids, np.uint16).copy()
     tokens[tokens == separator] = SEPARATOR
     return without_empty(np.concatenate([[SEPARATOR], tokens, [SEPARATOR]]).astype(np.uint16), before=0)
 
 
 def without_empty(tokens: np.ndarray, before: int) -> np.ndarray:
-    """Leave out a separator that follows another: an empty document. before: the token before the first."""
+    """Leave out empty documents: separators that follow a separator. before: the token before the first."""
     empty = (tokens == SEPARATOR) & (np.append(before, tokens[:-1]) == SEPARATOR)
     return tokens[~empty]
 
 
 class Corpus:
-    """The index of a corpus on the disk, built or brought up to date when it is made.
+    """The index of a corpus on the disk; the constructor builds it or brings it up to date.
 
-    files: its paths. language: the `Words` that its tokens are of. separator: the id that ends a document in
-    a .bin. Raises `UserError` for files that cannot be read, hold nothing, or hold ids that the tokenizer
-    lacks; and for an index that is not what was written.
+    files: paths of the corpus. language: the `Words` that makes its tokens. separator: the id that ends a
+    document in a .bin. Raises `UserError` for files that cannot be read, are empty, or hold ids that the
+    tokenizer lacks, and for an index that is not as it was written.
     """
 
     def __init__(self, files: Iterable[str | Path], language: Words, separator: int | None = None,
@@ -71,15 +71,15 @@ class Corpus:
         first = self.files[0]
         self.folder = first.parent / f'{first.name}.ngrams_{hashlib.sha256(names.encode()).hexdigest()[:8]}'
         self.folder.mkdir(exist_ok=True)
-        with filelock.FileLock(self.folder / '.lock'):    # a second process waits, and finds all done
+        with filelock.FileLock(self.folder / '.lock'):    # a second process waits, and finds all work done
             self.build()
 
     def stamps(self) -> list[list[str | int]]:
-        """[path, bytes, time of the last change] of each file of the corpus, which tell what has changed."""
+        """[path, bytes, time of the last change] of each file of the corpus, to see if one has changed."""
         return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
 
     def build(self) -> None:
-        """Read, go on with or start what is on the disk, up to what the engine needs."""
+        """Start the index or go on with it, as far as the engine needs it."""
         self.manifest = self.read_manifest()
         if self.manifest['of'] != self.stamps():
             for path in self.folder.iterdir():
@@ -90,16 +90,16 @@ class Corpus:
         try:
             if self.manifest['file'] < len(self.files):
                 self.tokenize()
-            if self.num_tokens == len(self.manifest['shards']):    # nothing but the first separator of each
+            if self.num_tokens == len(self.manifest['shards']):    # only the first separator of each
                 raise UserError(f'{self.files[0]}: no document in it: the corpus is empty')
-        except UserError:    # the files have to change, and then the index is built anew
+        except UserError:    # the files must change, and then the index is built anew
             shutil.rmtree(self.folder)
             raise
         if self.engine == 'auto':
             self.engine = 'numpy' if self.num_tokens <= SMALL else 'infini-gram'
         if self.engine == 'infini-gram':
-            study_package('infini_gram')    # said before the work that it would have been for
-            for leftover in self.folder.glob('parts_*'):    # of a killed process
+            study_package('infini_gram')    # raises before the work, not after it
+            for leftover in self.folder.glob('parts_*'):    # from a process that was killed
                 shutil.rmtree(leftover)
             for k in range(len(self.manifest['shards'])):
                 if f'table.{k}' not in self.manifest['digests']:
@@ -108,11 +108,11 @@ class Corpus:
 
     @property
     def num_tokens(self) -> int:
-        """On the disk, separators included."""
+        """Tokens on the disk, separators included."""
         return sum(tokens for tokens, _ in self.manifest['shards'])
 
     def read_manifest(self) -> dict[str, Any]:
-        """What index.json says, {'of': None} where there is none. Raises `UserError` for a damaged one."""
+        """What index.json says; {'of': None} if there is none. Raises `UserError` if it is damaged."""
         path = self.folder / MANIFEST
         try:
             manifest = json.loads(path.read_bytes()) if path.exists() else {'of': None}
@@ -123,12 +123,12 @@ class Corpus:
         return manifest
 
     def damaged(self, name: str) -> UserError:
-        """The error to raise where that file of the index is not what was written."""
+        """The error to raise if that file of the index is not as it was written."""
         return UserError(f'the index {self.folder} is damaged ({name}): delete the folder, and it is built '
                          'anew')
 
     def check_files(self) -> None:
-        """Raise `UserError` where a finished file is not what was written, or an unfinished one shorter."""
+        """Raise `UserError` if a finished file is not as it was written, or an unfinished file is shorter."""
         for k, counts in enumerate(self.manifest['shards']):
             for name, written in ((f'tokenized.{k}', 2 * counts[0]), (f'offset.{k}', 8 * counts[1])):
                 path = self.folder / name
@@ -140,7 +140,7 @@ class Corpus:
                 raise self.damaged(name)
 
     def record(self) -> None:
-        """Write down what is finished."""
+        """Write the manifest; once all files are tokenized, with the digests of the index's files."""
         finished = self.manifest['file'] == len(self.files)
         for path in self.folder.glob('*.[0-9]*'):
             if finished and path.name not in self.manifest['digests']:
@@ -180,7 +180,7 @@ class Corpus:
             path = self.folder / f'{name}.{len(shards) - 1}'
             written = shards[-1][i] * size
             with open(path, 'r+b' if path.exists() else 'wb') as file:
-                file.truncate(written)    # what was written after the manifest last was does not count
+                file.truncate(written)    # bytes that were written after the last manifest do not count
                 file.seek(0, os.SEEK_END)
                 file.write(values.tobytes())
                 file.flush()
@@ -188,7 +188,7 @@ class Corpus:
             shards[-1][i] += len(values)
 
     def counter(self) -> NumpyCounter | InfiniGramCounter:
-        """What counts in it."""
+        """The counter of this corpus, by its engine."""
         if self.engine == 'infini-gram':
             return InfiniGramCounter(self.folder, len(self.manifest['shards']), self.language.vocab_size)
         shards = [np.fromfile(self.folder / f'tokenized.{k}', '<u2')
@@ -206,12 +206,12 @@ def file_digest(path: Path) -> str:
 
 
 def read_lines(file: Path, byte: int, piece: int, language: Words, separator: int | None) -> Iterator[Piece]:
-    """Documents of a text or JSONL file from a byte on. Yields (uint16 tokens of some, each document with a
-    separator at its end, the byte behind them); in between (None, a byte), where time has passed and nothing
-    is complete.
+    """Documents of a text or JSONL file from a byte on. Yields (uint16 tokens of some documents, each with a
+    separator at its end, the byte after them). In between yields (None, a byte) to show progress while
+    nothing is complete.
 
-    What is tokenized at once takes a hundred times its size: a document of more than `piece` bytes becomes
-    several.
+    Text that is tokenized at once takes a hundred times its size in memory. So a document of more than
+    `piece` bytes (JSONL: characters) becomes several.
     """
     with open(file, 'rb') as lines:
         lines.seek(byte)
@@ -226,8 +226,8 @@ def read_lines(file: Path, byte: int, piece: int, language: Words, separator: in
 
 
 def next_lines(lines: BinaryIO, piece: int, whole: bool) -> list[bytes]:
-    """Lines of about `piece` bytes together, from where a file stands; of a longer line only as much, unless
-    it has to be `whole`. Raises `UserError` for a line that is too long to be read as a whole."""
+    """Lines of about `piece` bytes together, from the current place of a file on. Of a longer line only that
+    much is read, unless lines have to be `whole`. Raises `UserError` if a whole line is too long."""
     some, size, longest = [], 0, LONGEST if whole else piece
     while size < piece and (line := lines.readline(longest)):
         if len(line) == longest and not line.endswith(b'\n') and lines.peek(1):
@@ -242,15 +242,16 @@ def next_lines(lines: BinaryIO, piece: int, whole: bool) -> list[bytes]:
 
 
 def place_to_cut(text: bytes | str) -> int:
-    """Where a text goes on in another document: before its last blank, else between its last characters."""
+    """Where to cut a text so that the rest becomes another document: before its last blank, else between its
+    last characters."""
     blank, end = (b' ', len(text) - 1) if isinstance(text, bytes) else (' ', len(text))
-    while isinstance(text, bytes) and end > 1 and text[end] & 0xC0 == 0x80:    # within a character in UTF-8
+    while isinstance(text, bytes) and end > 1 and text[end] & 0xC0 == 0x80:    # inside a character of UTF-8
         end -= 1
     return max(text.rfind(blank), 0) or end
 
 
 def cut(text: str, size: int) -> Iterator[str]:
-    """A text in parts of at most `size` characters."""
+    """Cut a text into parts of at most `size` characters."""
     while len(text) > size:
         end = place_to_cut(text[:size])
         yield text[:end]
@@ -259,7 +260,7 @@ def cut(text: str, size: int) -> Iterator[str]:
 
 
 def batches(texts: list[str], size: int) -> Iterator[list[str]]:
-    """Consecutive texts, as many as have no more than `size` characters together; a longer one alone."""
+    """Groups of consecutive texts with at most `size` characters together; a longer text is alone."""
     batch, total = [], 0
     for text in texts:
         if batch and total + len(text) > size:
@@ -272,7 +273,7 @@ def batches(texts: list[str], size: int) -> Iterator[list[str]]:
 
 
 def document(line: bytes, file: Path) -> str:
-    """The text of a line, '' for a blank one. Raises `UserError` where it cannot be read."""
+    """The text of a line, '' if it is blank. Raises `UserError` if the line cannot be read."""
     try:
         text = line.decode().strip('\r\n').removeprefix('\ufeff')
         if file.suffix not in JSON or not text.strip():
@@ -280,7 +281,7 @@ def document(line: bytes, file: Path) -> str:
         text = json.loads(text)['text']
         if not isinstance(text, str):
             raise TypeError('text is no string')
-        text.encode()    # JSON can hold halves of characters that no encoding has
+        text.encode()    # JSON can hold half characters, which no encoding has
         return text
     except UnicodeDecodeError as error:    # a ValueError too
         raise UserError(f'{file} is no UTF-8 text ({error.reason} in {line[:40]!r})') from error
@@ -290,15 +291,15 @@ def document(line: bytes, file: Path) -> str:
 
 
 def read_ids(file: Path, byte: int, piece: int, language: Words, separator: int) -> Iterator[Piece]:
-    """The same for uint16 tokens, documents ended by the id `separator`."""
+    """The same as `read_lines` for uint16 tokens, where the id `separator` ends a document."""
     if file.stat().st_size % 2:
         raise UserError(f'{file} is cut off: {file.stat().st_size} bytes are no whole number of uint16')
     if not file.stat().st_size:
         return
     ids = np.memmap(file, '<u2', 'r')
     if not any((ids[i:i + piece] == separator).any() for i in range(0, len(ids), piece)):
-        raise UserError(f'{file} holds no separator {separator}: it would be one document, in which all '
-                        'stands together')
+        raise UserError(f'{file} holds no separator {separator}: the whole file would count as one '
+                        'document')
     start, size = byte // 2, piece // 2
     while start < len(ids):
         some = np.array(ids[start:start + size])

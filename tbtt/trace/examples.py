@@ -15,12 +15,12 @@ Pairs = list[tuple[str, str]]    # inputs and outputs
 
 OUTPUT = '{output}'
 TEMPLATE = '{input} {output}'
-CALCULATION = re.compile(r'<<.*?>>')    # GSM8K writes what a calculator gives into its answers
+CALCULATION = re.compile(r'<<.*?>>')    # GSM8K puts the results of a calculator into its answers
 SEGMENT = re.compile(r'<seg\b[^>]*>(.*?)</seg>', re.DOTALL | re.IGNORECASE)
 
 
 class Example(NamedTuple):
-    """task: whose examples are counted together. prompt: all that a model is given before the output."""
+    """task: examples of a task are counted together. prompt: all that a model is given before the output."""
     task: str
     input: str
     output: str
@@ -28,8 +28,8 @@ class Example(NamedTuple):
 
 
 def task_examples(tasks: dict[str, Task]) -> list[Example]:
-    """The prompts and right answers of our tasks, without the blanks and line ends around an answer; what is
-    held out of training is a task of its own."""
+    """The prompts and right answers of our tasks, without the blanks and line ends around an answer.
+    Questions that are held out of training are a separate task."""
     found = []
     for name, task in tasks.items():
         heldout = set(task.groups().get(task.heldout_group, ()))
@@ -39,17 +39,17 @@ def task_examples(tasks: dict[str, Task]) -> list[Example]:
 
 
 def read_examples(files: Sequence[str | Path], task: str | None, template: str = TEMPLATE) -> list[Example]:
-    """Examples of local files. task: one of FORMATS, or None for JSONL with `input` and `output`.
+    """Examples from local files. task: one of FORMATS, or None for JSONL with `input` and `output`.
 
-    Raises `UserError` for files without the fields, and for a template that does not end in the output.
+    Raises `UserError` for files without these fields, and for a template that does not end in the output.
     """
     if not template.endswith(OUTPUT) or template == OUTPUT:
-        raise UserError(f'--template={template!r}: no prompt would hold the n-grams of the output at its '
-                        f'end: let it be a text that ends in {OUTPUT}, such as {TEMPLATE!r}')
+        raise UserError(f'--template={template!r}: the output must come last: use a text that ends in '
+                        f'{OUTPUT}, such as {TEMPLATE!r}')
     pairs = FORMATS[task or 'examples']([Path(file) for file in files])
     if not pairs:
         raise UserError(f'{files[0]}: no example in it')
-    before = template.removesuffix(OUTPUT).replace('\\n', '\n')    # as one writes it at a shell
+    before = template.removesuffix(OUTPUT).replace('\\n', '\n')    # \n as it is typed in a shell
     for i, pair in enumerate(pairs):
         for name, text in zip(('input', 'output'), pair):
             if not (isinstance(text, str) and text.strip() and is_unicode(text)):
@@ -60,7 +60,7 @@ def read_examples(files: Sequence[str | Path], task: str | None, template: str =
 
 
 def is_unicode(text: str) -> bool:
-    """JSON can hold halves of characters that no encoding has."""
+    """Can the text be encoded? JSON can hold half characters, which no encoding has."""
     try:
         return bool(text.encode())
     except UnicodeEncodeError:
@@ -68,7 +68,7 @@ def is_unicode(text: str) -> bool:
 
 
 def read_text(file: Path) -> str:
-    """The text of a file in UTF-8. Raises `UserError` where it is not there or no such text."""
+    """The text of a file in UTF-8. Raises `UserError` if the file is missing or not UTF-8."""
     try:
         return file.read_text(encoding='utf-8-sig')
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def read_text(file: Path) -> str:
 
 
 def fields(files: list[Path], *names: str) -> Pairs:
-    """Two fields of each line of JSONL files."""
+    """The fields `names` of each line of JSONL files."""
     pairs = []
     for file in files:
         for number, line in enumerate(read_text(file).split('\n'), 1):
@@ -93,20 +93,20 @@ def fields(files: list[Path], *names: str) -> Pairs:
 
 
 def gsm8k(files: list[Path]) -> Pairs:
-    """JSONL with question and answer; the answer without what the calculator writes, and its last line,
-    `#### 72`, as a sentence of its own."""
+    """JSONL with question and answer. The answer is taken without the calculator's results. Its last line,
+    `#### 72`, becomes a sentence."""
     return [(question, spoken(answer)) for question, answer in fields(files, 'question', 'answer')]
 
 
 def spoken(answer: Any) -> Any:
-    """An answer of GSM8K as a person would say it; what is no text as it is."""
+    """An answer of GSM8K as a person would say it. What is not a text is returned unchanged."""
     if not isinstance(answer, str):
         return answer
     return CALCULATION.sub('', answer).replace('####', 'The answer is')
 
 
 def triviaqa(files: list[Path]) -> Pairs:
-    """JSON with Data, a list of Question and Answer, whose Value is the output."""
+    """JSON with Data, a list of Question and Answer; the Value of an Answer is the output."""
     pairs = []
     for file in files:
         try:
@@ -119,8 +119,8 @@ def triviaqa(files: list[Path]) -> Pairs:
 
 
 def mmlu(files: list[Path]) -> Pairs:
-    """CSV without a header: question, four choices, the letter of the right one. The input is the question
-    alone: with the choices it would hold the output."""
+    """CSV without a header: question, four choices, the letter of the right choice. The input is only the
+    question: with the choices it would contain the output."""
     pairs = []
     for file in files:
         for number, row in enumerate(read_csv(file), 1):
@@ -132,7 +132,7 @@ def mmlu(files: list[Path]) -> Pairs:
 
 
 def read_csv(file: Path) -> list[list[str]]:
-    """The rows of a CSV file, each a list of its cells. Raises `UserError` where it is none."""
+    """The rows of a CSV file, each a list of its cells. Raises `UserError` if the file is not CSV."""
     try:
         return list(csv.reader(io.StringIO(read_text(file), newline='')))
     except csv.Error as error:
@@ -140,7 +140,7 @@ def read_csv(file: Path) -> list[list[str]]:
 
 
 def translation(files: list[Path]) -> Pairs:
-    """Two files, the source and its translation: a line an example, or in WMT's SGML a segment."""
+    """Two files, the source and its translation. An example is a line, or in WMT's SGML a segment."""
     if len(files) != 2:
         raise UserError(f'translation takes two files, the source and its translation: --examples=SOURCE '
                         f'TRANSLATION, got {len(files)}')

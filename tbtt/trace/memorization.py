@@ -1,9 +1,9 @@
 """Distributional memorization (Wang et al., arXiv 2407.14985): does a model give an answer the probability
 that the statistics of its training data give it?
 
-One rule for zeros: an n-gram that is not there above the line of a probability counts as half an occurrence.
-What is below the line is never zero: an n-gram of the input that is nowhere in the corpus says nothing, and
-is left out of the mean.
+One rule for zeros: a count of zero in the numerator of a probability is replaced by half an occurrence. The
+denominator is never zero: an n-gram of the input that does not occur in the corpus says nothing, and is left
+out of the mean.
 """
 import bisect
 import math
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# It loads its parts, which take a second, when they are first used.
+# scipy loads its parts, which takes a second, when they are first used.
 import scipy
 
 from tbtt.trace.counters import AnyCounter
@@ -22,21 +22,21 @@ from tbtt.trace.ngrams import Language, Span, first_of_output, grams
 
 Similar = Callable[[list[str], list[str]], np.ndarray]    # inputs, outputs -> (inputs, outputs) bool
 
-FEWEST = 10           # points that a correlation is computed of
-DRAWS = 1000          # of the bootstrap
-WORK = 2 * 10**7      # points of all draws together, above which there are fewer draws,
-FEWEST_DRAWS = 200    # but these
-LEVEL = 95            # percent of them that lie in the interval
-MATRIX = 2048         # points up to which all draws are computed at once
-ZERO = 0.5            # the count that stands for none
-CACHED = 2**28        # bytes of documents' numbers that are kept
+FEWEST = 10           # points that a correlation needs at least
+DRAWS = 1000          # samples of the bootstrap
+WORK = 2 * 10**7      # most points of all draws together; with more there are fewer draws,
+FEWEST_DRAWS = 200    # but not fewer than this
+LEVEL = 95            # percent of the draws that lie in the interval
+MATRIX = 2048         # up to so many points, all draws are computed at once
+ZERO = 0.5            # replaces a count of zero
+CACHED = 2**28        # bytes of document numbers that are kept
 COEFFICIENTS = ('spearman', 'kendall')
-# Those that give the data's probabilities.
+# The two ways to get probabilities from the data.
 DATA_MODELS = {'task_gram': 'task-gram', 'infinity_gram': 'infinity-gram'}
 
 
 def computed(cell: dict, kind: str, name: str = 'spearman') -> dict | None:
-    """That coefficient of a model, task and n as trace.json has it, or None where it was not computed."""
+    """A coefficient in a cell of trace.json (a model, task and n), or None if it was not computed."""
     return cell.get(kind, {}).get(name)
 
 
@@ -44,28 +44,28 @@ class Point(NamedTuple):
     """An n-gram of one example's output. Log-probabilities are natural logarithms."""
     example: int
     gram: str
-    first: int              # its tokens among those of the output, first to last - 1
+    first: int              # its tokens are tokens first to last - 1 of the output
     last: int
-    pairs: int              # n-grams of the input that it is paired with and that occur in the corpus
-    zero_pairs: int         # of these, how many never share a document with it
-    documents: int          # that hold it
+    pairs: int              # n-grams of the input that it is paired with, if they occur in the corpus
+    zero_pairs: int         # pairs that are never in one document together
+    documents: int          # documents that contain it
     task_gram: float
     infinity_gram: float
-    zero_tokens: int        # of its own, how many the infinity-gram model holds impossible
+    zero_tokens: int        # its tokens that the infinity-gram model considers impossible
 
 
 class Statistics:
-    """What a corpus says of examples. similar(inputs, outputs) -> (inputs, outputs) bool: the pairs that are
+    """What a corpus says about examples. similar(inputs, outputs) -> (inputs, outputs) bool: which pairs are
     kept; None keeps all."""
 
     def __init__(self, counter: AnyCounter, language: Language, examples: Sequence[Example],
                  similar: Similar | None = None) -> None:
         self.counter, self.language, self.examples, self.similar = counter, language, examples, similar
-        self.cache, self.cached = {}, 0    # an n-gram is asked again with each of its pairs; bytes of it
+        self.cache, self.cached = {}, 0    # every pair asks for its n-grams again; bytes in the cache
         self.answers = [Answer(counter, language, example) for example in examples]
 
     def documents(self, gram: str) -> np.ndarray:
-        """The documents that hold an n-gram, in any spelling: a sorted array without duplicates."""
+        """The documents that contain an n-gram in any spelling: a sorted array without duplicates."""
         if gram in self.cache:
             return self.cache[gram]
         found = [self.counter.documents(tokens, self.language.whole(tokens))
@@ -78,7 +78,7 @@ class Statistics:
         return found
 
     def points(self, n: int) -> tuple[list[list[Point]], dict[str, int]]:
-        """-> a list of `Point` for each example, and what was left out, {why: how many}."""
+        """-> a list of `Point` for each example, and the counts of what was left out, {why: how many}."""
         found, left_out = [], Counter()
         for i, example in enumerate(self.examples):
             inputs, outputs = (grams(text, n, self.language) for text in (example.input, example.output))
@@ -121,9 +121,9 @@ class Statistics:
 
 
 class Answer:
-    """The tokens of an example's output behind its prompt, and their infinity-gram probabilities.
+    """The tokens of an example's output after its prompt, and their infinity-gram probabilities.
 
-    log_p: (tokens,) natural logarithms. zero: (tokens,) bool, where no occurrence is behind one.
+    log_p: (tokens,) natural logarithms. zero: (tokens,) bool, the tokens that never follow their context.
     """
 
     def __init__(self, counter: AnyCounter, language: Language, example: Example) -> None:
@@ -135,20 +135,22 @@ class Answer:
         self.zero = np.array([not there for there, _ in counts])
 
     def tokens_between(self, start: int, end: int) -> Span:
-        """The first token of those characters of the output, and the last + 1; equal where they have none."""
+        """The tokens of the characters start to end - 1 of the output: the first, and the last + 1. Both are
+        equal if there are no tokens."""
         inside = [i for i, (a, b) in enumerate(self.spans) if a < end and b > start]
         return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
 def infinity_gram(counter: AnyCounter, ids: Sequence[int], i: int) -> tuple[int, int]:
-    """-> how often token i follows the longest suffix of those before it that occurs in the corpus, and how
-    often that occurs. The end of a document is a token too."""
+    """The context of token i is the longest suffix of the tokens before it that occurs in the corpus. -> how
+    often the token follows its context, and how often the context occurs. The end of a document is a token
+    too."""
     length = bisect.bisect_left(range(1, i + 1), True, key=lambda n: not counter.count(tuple(ids[i - n:i])))
     return counter.count(tuple(ids[i - length:i + 1])), counter.count(tuple(ids[i - length:i]))
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> int:
-    """How many elements two sorted arrays without duplicates share."""
+    """How many elements two sorted arrays without duplicates have in common."""
     if len(one) > len(other):
         one, other = other, one
     places = np.searchsorted(other, one)
@@ -157,16 +159,17 @@ def overlap(one: np.ndarray, other: np.ndarray) -> int:
 
 def correlate(data: np.ndarray, models: np.ndarray, example: np.ndarray, seed: int,
               draws: int = DRAWS) -> dict[str, Any]:
-    """Rank correlations of log-probabilities of N points by the data, (N,), and S seeds of a model, (S, N).
+    """Rank correlations between log-probabilities of N points by the data, (N,), and by S seeds of a model,
+    (S, N).
 
-    example: (N,) which one a point is of. -> {'spearman', 'kendall', 'generalization': {'coefficient': mean
-    over the seeds, 'interval': of it, 'seeds': each}, ...}; 'p' of each seed is scipy's, which takes points
-    for independent. The interval is the bootstrap's (percentiles), over examples with all their points.
-    Or {'not computed': why}.
+    example: (N,) the example of each point. -> {'spearman', 'kendall', 'generalization': {'coefficient': mean
+    over the seeds, 'interval': of it, 'seeds': each}, ...}. 'p' of each seed is scipy's, which treats points
+    as independent. The interval has the percentiles of a bootstrap over examples with all their points.
+    Or -> {'not computed': why}.
     """
     if len(data) < FEWEST:
         return {'not computed': f'{len(data)} points are too few, {FEWEST} are needed'}
-    if len(np.unique(example)) < 2:    # their interval is drawn from examples
+    if len(np.unique(example)) < 2:    # the bootstrap draws examples
         return {'not computed': 'all points are of one example'}
     for values, whose in [(data, 'the data'), *((model, 'the model') for model in models)]:
         if not np.isfinite(values).all():
@@ -189,22 +192,22 @@ def correlate(data: np.ndarray, models: np.ndarray, example: np.ndarray, seed: i
 
 
 def draw_examples(example: np.ndarray, seed: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Samples of as many examples as there are, drawn with replacement. -> how often each of E examples is in
-    each: (draws, E), and which of them each point is of: (N,)"""
+    """Bootstrap samples: E examples drawn with replacement from the E examples. -> how often each example is
+    in each sample: (draws, E), and the example of each point: (N,)"""
     which = np.unique(example, return_inverse=True)[1]
     E = which.max() + 1
     return np.random.default_rng(seed).multinomial(E, np.full(E, 1 / E), size=draws), which
 
 
 def resampled(x: np.ndarray, y: np.ndarray, weights: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Spearman's and Kendall's (tau-b) coefficients of samples that hold point i weights[d, which[i]] times.
-    -> (2, draws), NaN where x or y is constant"""
+    """Spearman's and Kendall's (tau-b) coefficients of samples. Sample d contains point i
+    weights[d, which[i]] times. -> (2, draws), NaN where x or y is constant"""
     with np.errstate(divide='ignore', invalid='ignore'):
         if len(x) > MATRIX:    # all pairs of points would be too many
             return np.array([one_sample(np.repeat(x, w[which]), np.repeat(y, w[which])) for w in weights]).T
-        w = weights[:, which].astype(np.float32)    # exact: sums of less than 2^24 whole numbers
+        w = weights[:, which].astype(np.float32)    # exact: all sums are whole numbers below 2^24
         a, b = (np.sign(z[:, None] - z).astype(np.float32) for z in (x, y))
-        # Twice the rank of each point, less its mean.
+        # Twice the rank of each point, minus the mean.
         ranks = [(w @ sign.T).astype(float) for sign in (a, b)]
         pairs = [(w * (w @ matrix)).sum(1, dtype=float) for matrix in (a * b, abs(a), abs(b))]
         squares = [(w * one * other).sum(1) for one, other in (ranks, ranks[:1] * 2, ranks[1:] * 2)]

@@ -1,8 +1,8 @@
-"""How probable our checkpoints, and causal models of `transformers`, hold the outputs of examples by token.
+"""The probability that our checkpoints, and causal models of `transformers`, give each token of an output.
 
-Both have `name`, `parameters`, `seed` (None where there is none), `language` (tbtt/trace/ngrams.py) and
+Both have `name`, `parameters`, `seed` (None if there is none), `language` (tbtt/trace/ngrams.py) and
     log_probabilities(examples)    for each example the natural log-probabilities of its output's tokens,
-                                   teacher-forced behind its prompt, (tokens,) float64
+                                   teacher-forced after its prompt, (tokens,) float64
 """
 import warnings
 from pathlib import Path
@@ -21,16 +21,16 @@ from tbtt.inference import load_model
 from tbtt.trace.examples import Example
 from tbtt.trace.ngrams import Characters, Words, first_of_output
 
-MAX_TOKENS = 2**20    # of a forward pass of ours
-MAX_LOGITS = 2**27    # of a forward pass of theirs: half a gigabyte
+MAX_TOKENS = 2**20    # in a forward pass of OurModel
+MAX_LOGITS = 2**27    # in a forward pass of TransformersModel: half a gigabyte
 
 
 class OurModel:
     """A checkpoint of a run."""
 
     def __init__(self, path: Path, name: str, device: str, dataset: str | None = None) -> None:
-        """dataset: with the characters of a checkpoint that carries none. Raises `UserError` for one of
-        GPT-2's tokens."""
+        """dataset: has the characters, if the checkpoint does not contain them. Raises `UserError` for a
+        checkpoint with GPT-2's tokens."""
         checkpoint = read_checkpoint(path)
         self.trained = load_model(path, device, dataset=None if 'meta' in checkpoint else dataset)
         if isinstance(self.trained.codec, Bpe):
@@ -40,7 +40,8 @@ class OurModel:
         self.language = Characters(self.trained.codec)
 
     def log_probabilities(self, examples: list[Example]) -> list[np.ndarray]:
-        """A text longer than the block is cropped to its last `block_size` characters, as in generation."""
+        """A text that is longer than the block is cropped to its last `block_size` characters, as in
+        generation."""
         asked = SimpleNamespace(prompts=[example.prompt for example in examples],
                                 answers=[example.output for example in examples])
         trained = self.trained
@@ -50,9 +51,9 @@ class OurModel:
 
 
 class TransformersModel:
-    """A causal language model of the package `transformers`, in float32. No code of the model's own is run.
+    """A causal language model of the package `transformers`, in float32. No code that comes with it is run.
 
-    name: a folder, or a name on the Hugging Face hub; downloaded only where `download` says so.
+    name: a folder, or a name on the Hugging Face hub, from which it is downloaded only if `download`.
     """
 
     def __init__(self, name: str, device: str, download: bool = False) -> None:
@@ -72,7 +73,7 @@ class TransformersModel:
         self.check_causal()
         encoded = self.tokenizer('a', return_special_tokens_mask=True)
         special = encoded['special_tokens_mask']
-        # What the tokenizer puts before each text, as in the model's training.
+        # The special tokens that the tokenizer puts before each text, as in the training of the model.
         self.before = encoded['input_ids'][:special.index(0)] if 0 in special else []
 
     @torch.no_grad()
@@ -84,12 +85,12 @@ class TransformersModel:
 
     @torch.no_grad()
     def log_probabilities(self, examples: list[Example]) -> list[np.ndarray]:
-        """A text longer than the model's context is cropped at its beginning.
+        """A text that is longer than the model's context is cropped at its beginning.
 
-        Raises `UserError` where the output alone does not fit.
+        Raises `UserError` if the output and one token before it do not fit, or if no token is before it.
         """
         texts = [self.tokens(i, example) for i, example in enumerate(examples)]
-        # Texts of about one length pad little.
+        # Texts of similar length need little padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))
         found = [None] * len(texts)
         while order:
@@ -98,7 +99,7 @@ class TransformersModel:
             batch, order = order[-size:], order[:-size]
             ids = torch.zeros(len(batch), longest, dtype=torch.long)
             mask = torch.zeros_like(ids)
-            for row, i in enumerate(batch):    # padded on the right: what comes after changes no token
+            for row, i in enumerate(batch):    # padded on the right: later tokens change nothing
                 length = len(texts[i][0])
                 ids[row, :length], mask[row, :length] = torch.tensor(texts[i][0]), 1
             logits = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).logits
@@ -110,12 +111,12 @@ class TransformersModel:
         return found
 
     def tokens(self, i: int, example: Example) -> tuple[list[int], int]:
-        """-> ids of prompt and output as far as they fit the model, and where the output begins"""
+        """-> ids of prompt and output as far as they fit into the context, and where the output begins"""
         ids, spans = self.language.encode(example.prompt + example.output)
         ids, start = self.before + ids, len(self.before) + first_of_output(spans, example)
         if not start:
             raise UserError(f'example {i + 1} ({example.output[:40]!r}): no token stands before its output: '
-                            f'ask more of {self.name} with --template')
+                            f'put text before it with --template')
         crop = max(0, len(ids) - self.context) if self.context else 0
         if start - crop < 1:
             raise UserError(f'example {i + 1} ({example.output[:40]!r}): its output has {len(ids) - start} '
@@ -124,16 +125,17 @@ class TransformersModel:
 
 
 def load(kind: Any, name: str, download: bool, **settings: Any) -> Any:
-    """`kind`.from_pretrained, from local files unless `download`; never runs code that comes with a model."""
+    """`kind`.from_pretrained, only from local files unless `download`. It never runs code that comes with a
+    model."""
     logging = study_package('transformers.utils.logging')
-    logging.disable_progress_bar()    # an error is one line, and loading is soon over
+    logging.disable_progress_bar()    # loading is short, and an error should be one line
     logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return kind.from_pretrained(name, local_files_only=not download, trust_remote_code=False,
                                         **settings)
-    except Exception as error:    # a folder that is no model raises nearly anything
+    except Exception as error:    # a folder without a model can raise nearly any exception
         reason = str(error).strip().split('\n')[0] or type(error).__name__
         hint = '; --download fetches models from the Hugging Face hub'
         if download or Path(name).exists():

@@ -12,20 +12,20 @@ import numpy as np
 from tbtt.cli import UserError, study_package
 from tbtt.trace.counters import SEPARATOR, Whole
 
-if TYPE_CHECKING:    # both load torch, which a script that only draws does without
+if TYPE_CHECKING:    # both load torch, which a script that only draws does not need
     from tbtt.dataset import Codec
     from tbtt.trace.examples import Example
 
-Span = tuple[int, int]    # of characters, from the first to behind the last
+Span = tuple[int, int]    # of characters: the first, and the last + 1
 # A letter with the marks on it: accents, the vowels of Arabic and of Indian scripts.
 LETTER = r'[\w\p{M}]'
-# it's, co-operation, 3.14; the punctuation around them is no part.
+# it's, co-operation, 3.14; the punctuation around a word is not part of it.
 WORD = fr"{LETTER}+(?:['’.,-]{LETTER}+)*"
 
 
 def grams(text: str, n: int, language: 'Language') -> dict[str, Span]:
-    """{n-gram: its first place in the text (start, end)}; a text of fewer than n units is one. n-grams of
-    words are the text from the first to the last of them, whatever stands between."""
+    """{n-gram: its first place in the text (start, end)}. A text of fewer than n units is one n-gram. An
+    n-gram of words is the text from its first to its last word, with all that is between them."""
     units = language.units(text)
     n = min(n, len(units))
     found = {}
@@ -36,13 +36,13 @@ def grams(text: str, n: int, language: 'Language') -> dict[str, Span]:
 
 
 def first_of_output(spans: Sequence[Span], example: Example) -> int:
-    """Index of the first token with a character of the output; their number where it has none: a tokenizer
-    may drop characters."""
+    """Index of the first token that has a character of the output; the number of tokens if none has: a
+    tokenizer may drop characters."""
     return next((i for i, (_, end) in enumerate(spans) if end > len(example.prompt)), len(spans))
 
 
 class Characters:
-    """A character is a unit and a token. codec: as in `meta.pkl`."""
+    """Each character is a unit and a token. codec: as in `meta.pkl`."""
     unit = 'characters'
 
     def __init__(self, codec: Codec) -> None:
@@ -57,23 +57,23 @@ class Characters:
         return self.codec.encode(text), self.units(text)
 
     def spellings(self, gram: str) -> list[tuple[int, ...]]:
-        """The tokens as which an n-gram may stand in a corpus."""
+        """The sequences of tokens that an n-gram may have in a corpus: here one."""
         return [tuple(self.codec.encode(gram))]
 
     def whole(self, tokens: Sequence[int]) -> Whole | None:
-        """No n-gram of characters is cut out of a larger unit."""
+        """None, so all places count: an n-gram of characters is never part of a larger unit."""
         return None
 
     def digest(self) -> str:
-        """The same for two codecs where they number the same characters alike."""
+        """A digest: the same for two codecs that give the same numbers to the same characters."""
         return hashlib.sha256(json.dumps(self.codec.stoi, sort_keys=True).encode()).hexdigest()
 
 
 class Words:
-    """Units are words, tokens those of a fast tokenizer of `transformers`.
+    """Units are words. Tokens are those of a fast tokenizer of `transformers`.
 
-    Raises `UserError` for a tokenizer that cannot say where its tokens stand, or has more of them than uint16
-    can count.
+    Raises `UserError` for a tokenizer that cannot say where in the text its tokens are, or that has more
+    tokens than uint16 can number.
     """
     unit = 'words'
 
@@ -88,7 +88,7 @@ class Words:
                             f'{SEPARATOR - 1:,}, as many as uint16 holds')
 
     def units(self, text: str) -> list[Span]:
-        """The places of the words of a text, in its order."""
+        """The places of the words of a text, in order."""
         return [match.span() for match in self.regex.finditer(WORD, text)]
 
     def encode(self, text: str) -> tuple[list[int], list[Span]]:
@@ -97,12 +97,13 @@ class Words:
         return encoded['input_ids'], encoded['offset_mapping']
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
-        """-> a list of ids for each"""
+        """-> a list of ids for each text"""
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)['input_ids']
 
     def spellings(self, gram: str) -> list[tuple[int, ...]]:
-        """A word has other tokens after a blank than at the start of a text, and some tokenizers have others
-        again for it after a bracket, where no blank is added to what is no start."""
+        """The sequences of tokens that an n-gram may have in a corpus. A word has different tokens after a
+        blank than at the start of a text. If the tokenizer adds a blank at the start of a text, the word has
+        different tokens again after a bracket, where no blank is added."""
         after_blank, at_start, inside, end = self.encode_all([' ' + gram, gram, '\n' + gram, '\n'])
         found = [after_blank, at_start]
         if inside[:len(end)] == end:
@@ -110,26 +111,26 @@ class Words:
         return sorted({tuple(tokens) for tokens in found if tokens})
 
     def whole(self, tokens: Sequence[int]) -> Whole | None:
-        """-> whole(before, after), which says whether these tokens are words of their own between those: `is`
-        is none in Par-is."""
+        """-> whole(before, after), which says whether `tokens` are whole words between these tokens: `is` is
+        not a whole word in Par-is."""
         begins, ends = self.letters
         return lambda before, after: ~begins[after] & ~(ends[before] & begins[tokens[0]])
 
     @functools.cached_property
     def letters(self) -> np.ndarray:
-        """Which tokens begin, and which end, with a letter of a word that goes on from, or to, another token.
-        -> (65536,) bool each"""
+        """Which tokens begin with a letter, so that they continue a word, and which end with a letter, so
+        that their word may go on. -> (65536,) bool each"""
         found = np.zeros((2, 2**16), bool)
         alone, twice = (self.tokenizer.batch_decode([[i] * times for i in range(self.vocab_size)],
                                                     clean_up_tokenization_spaces=False) for times in (1, 2))
         for i, (one, two) in enumerate(zip(alone, twice)):
-            # Behind another, where its own blank, or the sign that it continues a word, has its effect.
+            # Decoded after another token, so that its blank, or its sign that it continues a word, counts.
             text = two[len(one):]
             found[:, i] = [bool(text and self.regex.match(LETTER, side)) for side in (text[:1], text[-1:])]
         return found
 
     def digest(self) -> str:
-        """The same for two tokenizers where they make the same tokens of every text."""
+        """A digest of the whole tokenizer: two with the same digest make the same tokens of every text."""
         return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 

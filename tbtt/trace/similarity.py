@@ -7,13 +7,13 @@ from tbtt.device import choose_device
 from tbtt.trace.models import load
 
 BATCH = 256      # n-grams
-LONGEST = 512    # tokens of one, where a model has no limit: more are cut off
+LONGEST = 512    # tokens of an n-gram, if a model has no limit: more are cut off
 
 
 class Similarity:
-    """similarity(inputs, outputs) -> (inputs, outputs) bool array: pairs of at least `threshold`. An
-    embedding is the mean of the model's last hidden states over the tokens of a text; each text is embedded
-    once."""
+    """similarity(inputs, outputs) -> (inputs, outputs) bool array: which pairs have a similarity of at least
+    `threshold`. An embedding is the mean of the model's last hidden states over the tokens of a text. Each
+    text is embedded only once."""
 
     def __init__(self, name: str, threshold: float, device: str, download: bool = False) -> None:
         transformers = study_package('transformers')
@@ -21,8 +21,8 @@ class Similarity:
         self.device = choose_device(device)
         self.model = load(transformers.AutoModel, name, download, dtype=torch.float32).to(self.device).eval()
         self.threshold, self.known = threshold, {}
-        self.tokenizer.padding_side = 'right'    # the positions of a text begin with it
-        if self.tokenizer.pad_token is None:    # what stands there is masked
+        self.tokenizer.padding_side = 'right'    # so that position 0 is the first token of a text
+        if self.tokenizer.pad_token is None:    # any token will do: padding is masked
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(0)
         vocab_size = self.model.get_input_embeddings().num_embeddings
         if self.model.config.is_encoder_decoder or len(self.tokenizer) > vocab_size:

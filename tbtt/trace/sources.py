@@ -1,4 +1,4 @@
-"""What is traced: the models, the corpora that they were trained on with examples, and how the two agree."""
+"""What is traced: the models, their training corpora with examples, and how well the two agree."""
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -36,19 +36,19 @@ RULES = {
                  'input)',
     'infinity_gram': 'log of the product, over the tokens of the n-gram, of occurrences behind the longest '
                      'context that occurs / occurrences of that context',
-    'zeros': f'nothing above the line counts as {ZERO}; n-grams of the input that are nowhere in the corpus '
+    'zeros': f'a numerator of 0 counts as {ZERO}; n-grams of the input that do not occur in the corpus '
              'are left out of the mean',
     'coefficients': "Spearman's rho, Kendall's tau-b and distributional generalization, (1 - tau) / 2: "
                     'means over the seeds; '
-                    f'intervals hold {LEVEL}% of the bootstrap samples of the examples, {DRAWS} or, of many '
-                    f'points, as many as are said; p-values are scipy\'s and take points for independent; '
-                    f'not computed of fewer than {FEWEST} points',
+                    f'intervals hold {LEVEL}% of the bootstrap samples of the examples: {DRAWS} samples, or '
+                    f'the number given if there are many points; p-values are scipy\'s and assume that '
+                    f'points are independent; not computed for fewer than {FEWEST} points',
     'words': 'an n-gram of words stands where no letter is directly before or after it: not within another '
              'word'}
 
 
 class Row(NamedTuple):
-    """A `Point` (tbtt/trace/memorization.py) of one seed of a model, as it stands in trace.csv. The
+    """A `Point` (tbtt/trace/memorization.py) of one seed of a model, as a row of trace.csv. The
     log-probabilities are natural logarithms."""
     model: str
     parameters: int
@@ -67,8 +67,8 @@ class Row(NamedTuple):
 
 
 class Source:
-    """The training data of a model with its examples, and what they say of each n: computed once for all
-    models that share them."""
+    """The training data of a model with its examples, and the points for each n: computed once for all models
+    that share them."""
 
     def __init__(self, counter: AnyCounter, language: Language, examples: list[Example],
                  about: dict[str, Any], lengths: Sequence[int], similar: Similar | None) -> None:
@@ -77,15 +77,15 @@ class Source:
         self.tasks = defaultdict(list)
         for example in examples:
             self.tasks[example.task].append(example)
-        self.points = {}    # (task, n) -> points by example, what was left out
+        self.points = {}    # (task, n) -> points by example, and what was left out
         for task, some in self.tasks.items():
             statistics = Statistics(counter, language, some, similar)
             self.points |= {(task, n): statistics.points(n) for n in lengths}
 
 
 def our_source(trained: Trained, args: Namespace, similar: Similar | None) -> Source:
-    """The dataset of a checkpoint. Raises `UserError` where it is not there or not what the checkpoint was
-    trained on."""
+    """The source for a checkpoint: its dataset. Raises `UserError` if the dataset is missing, or is not what
+    the checkpoint was trained on."""
     dataset = Dataset(args.dataset or str(trained.trained_on), trained.config.block_size)
     if trained.digest not in (None, dataset.digest) or dataset.codec.stoi != trained.codec.stoi:
         raise UserError(f'{trained.path} was trained on other data than {dataset.folder} now holds: prepare '
@@ -97,19 +97,19 @@ def our_source(trained: Trained, args: Namespace, similar: Similar | None) -> So
     newline = dataset.codec.stoi['\n']
     if args.engine == 'infini-gram':
         return indexed_source([file], newline, language, examples, args, similar)
-    counter = NumpyCounter(split(dataset.train.numpy(), newline))    # small: no index has to lie beside it
+    counter = NumpyCounter(split(dataset.train.numpy(), newline))    # small: it needs no index on the disk
     return Source(counter, language, examples, {'files': [str(file)], 'engine': 'numpy'}, args.n, similar)
 
 
 def corpus_source(language: Words, args: Namespace, similar: Similar | None) -> Source:
-    """The corpus and the examples that the user names, in the tokens of `language`."""
+    """The source of the corpus and the examples that the user names, in the tokens of `language`."""
     examples = read_examples(args.examples, args.task, args.template)    # before the long work on the corpus
     return indexed_source(args.corpus, args.separator, language, examples, args, similar)
 
 
 def indexed_source(files: Sequence[str | Path], separator: int | None, language: Language,
                    examples: list[Example], args: Namespace, similar: Similar | None) -> Source:
-    """Examples and a corpus that is indexed on the disk, or whose index is there already."""
+    """The source of examples and of a corpus with an index on the disk, which is built if it is missing."""
     corpus = Corpus(files, language, separator, args.engine)
     about = {'files': [str(file) for file in corpus.files], 'engine': corpus.engine,
              'index': str(corpus.folder)}
@@ -117,7 +117,7 @@ def indexed_source(files: Sequence[str | Path], separator: int | None, language:
 
 
 def load_models(args: Namespace) -> Iterator[tuple[str, list[OurModel] | list[TransformersModel]]]:
-    """Yields (name, its seeds: a list of models)"""
+    """Yields (name, list of its models: one for each seed)"""
     for folder in args.out_dir:
         yield folder, [OurModel(seed / args.ckpt, folder, args.device, args.dataset)
                        for seed in find_checkpoints(folder, args.ckpt)]
@@ -126,7 +126,7 @@ def load_models(args: Namespace) -> Iterator[tuple[str, list[OurModel] | list[Tr
 
 
 def trace(args: Namespace) -> tuple[list[dict[str, Any]], list[Row]]:
-    """-> [what trace.json says of a model], [`Row`]"""
+    """-> [what trace.json says about a model], [`Row`]"""
     similar = None
     if args.embedding_model:
         similar = Similarity(args.embedding_model, args.threshold, args.device, args.download)
@@ -158,7 +158,7 @@ def trace(args: Namespace) -> tuple[list[dict[str, Any]], list[Row]]:
 
 def coefficients(points: list[Point], by_model: np.ndarray, left_out: dict[str, int],
                  seed: int) -> dict[str, Any]:
-    """What trace.json says of one model, task and n. by_model: (seeds, points)"""
+    """What trace.json says about one model, task and n. by_model: (seeds, points)"""
     example = np.array([point.example for point in points], int)
     found = {'points': len(points), 'examples': len(set(example.tolist())), 'left_out': left_out,
              'points_with_zeros': {'task_gram': sum(point.zero_pairs > 0 for point in points),
