@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -426,13 +427,19 @@ def refusal(data: torch.Tensor, **more) -> str:
     return reason
 
 
-def test_what_goes_wrong_in_a_thread_is_raised():
-    def work(i: int, granted: int) -> None:
-        if i:
-            raise MemoryError('in another thread')
+@pytest.mark.parametrize('thread', [0, 1])
+def test_an_error_in_a_thread_is_raised_when_all_threads_have_ended(thread):
+    ended = []
 
-    with pytest.raises(MemoryError, match='another thread'):
-        kernel.in_threads(work, 2)
+    def work(i: int, granted: int) -> None:
+        if i == thread:
+            raise MemoryError(f'in thread {i}')
+        time.sleep(0.05)
+        ended.append(i)
+
+    with pytest.raises(MemoryError, match=f'thread {thread}'):
+        kernel.in_threads(work, 3)
+    assert sorted([*ended, thread]) == [0, 1, 2]
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def in_threads(work: Callable[[int, int], None], threads: int) -> None:
     except RuntimeError:    # the system grants no more threads
         others.pop()
     go.set()
-    work(0, granted[0])
+    wait_and_work(0)
     for thread in others:
         thread.join()
     if errors:
