@@ -313,9 +313,9 @@ def bench_corpus(folder: Path, num_tokens: int = 25_000_000, num_pairs: int = 10
     ids.tofile(folder / 'corpus.bin')
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     counter = Corpus([folder / 'corpus.bin'], Ids(), separator=0, engine='infini-gram').counter()
-    seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    passed, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     memory = after.ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
-    yield {'what': f'index {num_tokens / 1e6:g} million tokens', 'ours_ms': {'median': 1e3 * seconds},
+    yield {'what': f'index {num_tokens / 1e6:g} million tokens', 'ours_ms': {'median': 1e3 * passed},
            'note': f'sorting takes {after.ru_utime - before.ru_utime:.0f} s of processor time '
                    f'and at most {memory:.0f} MB'}
     # Each pair is two bigrams of one document, rare or frequent as they are drawn.

@@ -37,7 +37,7 @@ def git(root: Path, *args: str) -> str | None:
     # The running code is from this folder, so git may read it even if another user owns it.
     done = subprocess.run(['git', '-c', f'safe.directory={root}', '-C', root, *args], capture_output=True,
                           text=True)
-    return done.stdout.strip() or None
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def hardware(device: torch.device) -> str:

@@ -295,10 +295,10 @@ def read_info(folder: str | Path, name: str = 'run.json') -> dict:
         raise UserError(f'{path}: damaged ({error}): delete it or train the run anew') from error
     if not isinstance(info, dict):
         raise UserError(f'{path}: damaged (no object of names and values): delete it or train the run anew')
-    for name, kind in INFO.items():
-        if not isinstance(info.get(name), kind | None):
-            raise UserError(f'{path}: damaged ({name} is {str(info[name])[:40]!r}): delete it or train the '
-                            f'run anew')
+    for key, kind in INFO.items():
+        if not isinstance(info.get(key), kind | None):
+            raise UserError(f'{path}: damaged ({key} is {str(info[key])[:40]!r}): delete it or train the run '
+                            f'anew')
     return info
 
 

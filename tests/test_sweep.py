@@ -270,8 +270,10 @@ def test_parts_of_a_run_leave_what_the_whole_run_would(command, swept, tmp_path)
     assert all(torch.allclose(one[name], value, atol=1e-5)
                for name, value in weights(run / 'seed_1338').items())
     # More seeds later: the existing seeds stay as they are.
+    before = {file: file.read_bytes() for file in run.glob('seed_*/*') if file.is_file()}
     more = command('sweep.py', path, f'--sweeps_dir={tmp_path}', '--num_seeds=5', '--workers=1')
     assert more.status == 0 and len(list(run.glob('seed_*/ckpt.pt'))) == 5, more.err
+    assert before and all(file.read_bytes() == content for file, content in before.items())
 
 
 def wait_for(condition, seconds=300):
