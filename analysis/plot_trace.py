@@ -27,7 +27,6 @@ from matplotlib.figure import Figure
 
 from tbtt import paper
 from tbtt.figures import BEHIND, MARKERS, add_format, legend_once, model_looks, save
-from tbtt.tasks import TASKS
 from tbtt.trace.memorization import DATA_MODELS, computed
 
 ASIDE = 0.04    # between series that are drawn side by side: in n, and as a share of the parameters
@@ -98,11 +97,6 @@ def draw_trace(models: Sequence[dict], points: Sequence[Point], beside: Sequence
     return figure
 
 
-def label_of(task: str) -> str:
-    """What figures call a task: a title for our tasks, else its name."""
-    return paper.title(task) if task in TASKS else task
-
-
 def draw_points(axes: Axes, task: str, models: Sequence[dict], points: Sequence[Point],
                 colours: Sequence) -> None:
     """Log-probabilities at the n with the most points (the smallest such n); the last model lies below all
@@ -114,7 +108,7 @@ def draw_points(axes: Axes, task: str, models: Sequence[dict], points: Sequence[
                 if (point.model, point.task, point.n) == (model['model'], task, n)]
         axes.plot(*np.array(some).reshape(-1, 2).T, MARKERS[i % len(MARKERS)], color=colour, alpha=0.4,
                   markersize=3, zorder=3 - 0.1 * i, label=model['model'])
-    axes.set(title=f'{label_of(task)}, n = {n}', xlabel='Task-gram log-probability (nats)',
+    axes.set(title=f'{paper.title(task)}, n = {n}', xlabel='Task-gram log-probability (nats)',
              ylabel="Model's log-probability (nats)")
     axes.grid(color='0.92')
 
@@ -133,7 +127,7 @@ def draw_lengths(axes: Axes, task: str, models: Sequence[dict], colours: Sequenc
             cells = [(n + aside, found) for n, cell in model['tasks'].get(task, {}).items()
                      if (found := computed(cell, kind))]
             draw_coefficients(axes, cells, kind, color=colour, label=f'{model["model"]}, {label}')
-    axes.set(title=label_of(task), xlabel=f'n ({models[0]["corpus"]["unit"]})',
+    axes.set(title=paper.title(task), xlabel=f'n ({models[0]["corpus"]["unit"]})',
              ylabel="Spearman's coefficient")
     axes.set_ylim(min(-0.05, axes.get_ylim()[0]), 1.05)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -152,7 +146,7 @@ def draw_sizes(axes: Axes, task: str, models: Sequence[dict]) -> None:
                            key=lambda cell: cell[0])
             draw_coefficients(axes, [(aside * size, found) for size, found in cells], kind, color=colour,
                               label=f'n = {n}' if kind == 'task_gram' else None)
-    axes.set(title=label_of(task), xlabel='Parameters', xscale='log', ylabel="Spearman's coefficient")
+    axes.set(title=paper.title(task), xlabel='Parameters', xscale='log', ylabel="Spearman's coefficient")
     axes.set_ylim(min(-0.05, axes.get_ylim()[0]), 1.05)
     axes.margins(x=0.1)
     sizes = sorted({model['parameters'] for model in models})

@@ -112,6 +112,11 @@ def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, args):
     assert said.startswith('error: ') and len(said.splitlines()) == 1
 
 
+def test_a_task_that_is_not_ours_keeps_its_name():
+    axes, = plot_frequency.draw_frequency([row._replace(task='rhymes') for row in answers()]).axes
+    assert axes.get_title() == 'rhymes'
+
+
 def test_another_table_is_drawn_in_grey_behind():
     axes, = plot_frequency.draw_frequency(answers(), answers(), 'older').axes
     assert axes.lines[0].get_label() == 'older, beside' and list(axes.lines[0].get_ydata()) == [10, 30, 90]
