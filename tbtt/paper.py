@@ -70,8 +70,8 @@ def tasks_column(experiment: str) -> str:
 
 
 def title(tasks: str) -> str:
-    """The name of tasks that are trained together, in figures and tables. tasks: math, math+facts, ...; a task
-    that is not ours keeps its own name"""
+    """The name of tasks that are trained together, in figures and tables. tasks: math, math+facts, ...; other
+    tasks keep their own names"""
     if not set(tasks.split('+')) <= set(TASKS):
         return tasks
     first, *others = (TASKS[name].label for name in tasks.split('+'))
