@@ -3,7 +3,7 @@ Measure the speed of a step, an evaluation, a whole run and many seeds at once, 
 does the same work the obvious way (nanoGPT's loop: a Python slice for each row, eager, one prompt per call,
 the host between the steps).
 
-    python bench.py                          (all, about a quarter of an hour on two CPU cores)
+    python bench.py                          (all but trace, a quarter of an hour on two CPU cores)
     python bench.py --only step,evaluation --sizes n14 --tasks math
     python bench.py --json > bench.json      (one line with hardware, versions, commit, medians and spread)
     python bench.py --only text              (a vocabulary of 50,257 beside nanoGPT's way, compiled)

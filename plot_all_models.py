@@ -2,7 +2,7 @@
 iterations.
 
     python plot_all_models.py
-    python plot_all_models.py --wd                (the twins with weight decay: math_mini_14_wd, ...)
+    python plot_all_models.py --wd                (the runs with weight decay: math_mini_14_wd, ...)
     python plot_all_models.py --beside=older      (the runs in another folder in grey behind)
 
 Reads results.csv in the paper's twelve run folders (math_mini_14, ..., both_mlt) under --root_dir and writes

@@ -44,7 +44,7 @@ def read_arguments() -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N',
                         help='only part I of N; the first part is 0')
     parser.add_argument('--workers', type=count,
-                        help='processes at a time (default: one a core, or one a GPU)')
+                        help='processes at a time (default: one per core, or one per GPU)')
     parser.add_argument('--replicas', type=count,
                         help=f'seeds trained together (default: {ON_CPU}; on a GPU as many as fit)')
     parser.add_argument('--sweeps_dir', default='sweeps', help='where sweeps are (default: sweeps)')

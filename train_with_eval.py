@@ -135,7 +135,7 @@ class Trainer:
                 if stop:
                     break
             folder.flush()
-            report.logs.open(folder)    # if nothing was left to train, evaluations may still be missing there
+            report.logs.open(folder)    # they may lack evaluations even if nothing was left to train
         return self.end(folder, report.signal)
 
     def end(self, folder: RunFolder, number: int) -> int:

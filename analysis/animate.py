@@ -112,7 +112,7 @@ def asked_of(answers: Sequence[Answers], name: str, iters: np.ndarray) -> Asked:
         return Asked(first.prompts, first.heldout, first.probability, first.said)
     right = np.full((len(answers), len(iters), len(first.prompts)), np.nan)
     for row, each in zip(right, answers):
-        row[np.isin(iters, each.iters)] = each.tasks[name].said == np.array(each.tasks[name].answers)
+        row[np.isin(iters, each.iters)] = each.tasks[name].right
     there = ~np.isnan(right)    # a seed that diverged has no later evaluations
     share = np.nansum(right, axis=0) / there.sum(axis=0)
     return Asked(first.prompts, first.heldout, share, np.full(share.shape, ''))

@@ -115,11 +115,11 @@ def finite(value: Any) -> Any:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table of the numbers that tell most, one line per checkpoint."""
-    heads = {'right': 'seen_right', 'held-out': 'heldout_right', 'arc even to': 'digits_evenness',
+    heads = {'right': 'seen_right', 'held-out': 'heldout_right', 'evenness': 'digits_evenness',
              **{f'{name}: {label}': f'{operation}_r2_{kind}' for operation, name in OPERATIONS.items()
                 for kind, label in R2.items() if kind != 'results_shuffled'},
              'p(a+b) = p(b+a), held-out': 'symmetry_heldout',
-             'right behind a line': 'context_right_seen', 'held-out behind a line': 'context_right_heldout'}
+             'right after a line': 'context_right_seen', 'held-out after a line': 'context_right_heldout'}
     lines = [[row['run'], str(row['seed']), f'{row["iteration"]:,}', row['answers'], row['verdict'],
               *('' if row.get(name) is None else f'{row[name]:.2f}' for name in heads.values())]
              for row in rows]
@@ -137,7 +137,7 @@ def heldout_lines(one: dict[str, Any]) -> list[str]:
                                  for answer, count in one['context']['said'][prompt].items())
                 lines.append(f'{prompt}{result}>  reads {read:.1f}  says '
                              f'{one["context"]["alone"][prompt] or "nothing"}  '
-                             f'behind {one["context"]["lines"]} other lines {said}')
+                             f'after {one["context"]["lines"]} other lines {said}')
     return lines
 
 

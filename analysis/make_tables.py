@@ -1,7 +1,7 @@
 """Print Tables 2, 3 and 4 of the paper as Markdown, with our runs below the paper's.
 
     python analysis/make_tables.py
-    python analysis/make_tables.py --wd                    (the twins with weight decay: math_mini_14_wd, ...)
+    python analysis/make_tables.py --wd                    (the runs with weight decay: math_mini_14_wd, ...)
     python analysis/make_tables.py --beside=older          (and below ours the runs in another folder)
 
 Reads results.csv and run.json in the paper's twelve run folders (math_mini_14, ..., both_mlt) under
@@ -49,7 +49,7 @@ def read_run(folder: Path) -> tuple[list[Results], int]:
     for seed in find_seeds(folder):
         results = read_results(seed / 'results.csv')
         if np.isnan(results['combined_acc']).all():
-            raise UserError(f'{seed}/results.csv has no scores: prepare the data and train this run anew')
+            raise UserError(f'{seed}/results.csv has no scores: prepare the data and train this run again')
         seeds.append(results)
         unfinished += results['iter'][-1] < paper.ITERS or not read_info(seed).get('finished', True)
     return seeds, unfinished

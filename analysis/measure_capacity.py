@@ -15,7 +15,7 @@ to it. Then asks every finished seed for the probability of each answer, and wri
     bits_asked.csv     the bits that the paper's tasks ask for
 
 Memorised bits are the sum over answers of max(0, log2 p - log2 q): p is the model's probability of the right
-answer, q how often that answer occurs among all answers. Measuring takes seconds; training a seed takes as
+answer, q the share of that answer among all answers. Measuring takes seconds; training a seed takes as
 long as in any sweep. analysis/plot_bits.py draws the files.
 """
 import csv
@@ -48,7 +48,7 @@ def train(path: str, overrides: dict[str, str], sweeps_dir: str) -> None:
     options = [f'--{name}={value}' for name, value in overrides.items()]
     command = [sys.executable, str(ROOT / 'sweep.py'), path, f'--sweeps_dir={sweeps_dir}', *options]
     if subprocess.run(command).returncode:
-        raise UserError(f'{path}: the sweep did not finish; call this again to go on, or measure with '
+        raise UserError(f'{path}: the sweep did not finish; call this again to continue, or measure with '
                         '--train=False')
 
 

@@ -31,7 +31,7 @@ Rows = list[dict]
 
 def read_rows(path: Path) -> Rows:
     """A CSV file of texts and numbers; a blank number is NaN.
-    Raises `UserError` where it is not there or has no rows."""
+    Raises `UserError` if it does not exist or has no rows."""
     try:
         with open(path, newline='', encoding='utf-8') as file:
             rows = list(csv.DictReader(file, strict=True))
@@ -99,7 +99,7 @@ def draw_plateaus(axes: Axes, rows: Rows, asked: Rows, colours: dict[float, Any]
                       markerfacecolor=color if row['bends'] else 'white')
     for (name, bits), dashes in zip(OTHERS.items(), DASHES[1:] + DASHES[:1]):
         axes.plot(sizes, bits * sizes, color='0.55', linewidth=1, linestyle=dashes,
-                  label=f'{bits:g} bits a parameter, {name}')
+                  label=f'{bits:g} bits per parameter, {name}')
     for row in asked:
         axes.axhline(row['bits'], color='0.8', linewidth=0.8, zorder=0)
         axes.annotate(f'{row["what"]}, {row["bits"]:,.0f}', (0.99, row['bits']), ha='right', va='bottom',

@@ -35,7 +35,7 @@ from tbtt.tasks import TASKS
 
 NEAR = 4    # the paper's models are drawn up to so many times larger or smaller than ours
 FIGURES = ('rule', 'capacity', 'training', 'heldout')
-# Of the dots of one size, in logarithms of size: distance from its line, from each other, and at most.
+# Dots of one size, in logarithms of size: distance from its line, from each other, and the farthest.
 ASIDE, STEP, ROOM = 0.05, 0.022, 0.2
 SHARES = {'best': dict(linestyle=':', markerfacecolor='white',
                        label='seeds that answer all held-out questions, best evaluation'),

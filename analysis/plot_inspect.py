@@ -71,7 +71,7 @@ def draw_digits(axes: Axes, one: Checkpoint) -> None:
         axes.text(*at, character, ha='center', va='center', fontsize=12, weight='bold', color=BLACK)
     axes.margins(0.15)
     axes.set_aspect('equal', adjustable='datalim')
-    even = '' if digits['evenness'] is None else f'arc even to {digits["evenness"]:.2f}, '
+    even = '' if digits['evenness'] is None else f'evenness of the arc {digits["evenness"]:.2f}, '
     axes.set(title=f'{even}{digits["share"]:.0%} of variance', xlabel='First component',
              ylabel='Digits:\nsecond component')
 
@@ -125,7 +125,7 @@ def draw_lens(axes: Axes, one: Checkpoint) -> None:
 
 def draw_without(axes: Axes, one: Checkpoint) -> None:
     """Right answers of the whole model, behind another line, and of the model without each part."""
-    scores = {'whole': one['score'], 'behind\na line': one['context'],
+    scores = {'whole': one['score'], 'after\na line': one['context'],
               **{f'without\n{part}': score for part, score in one['without'].items()}}
     groups = list(one['score'])
     for i, group in enumerate(groups):
@@ -199,7 +199,7 @@ def numbers() -> list[tuple[str, str, dict[str, dict]]]:
         return {template.format(group): look(group) for group in ('seen', 'heldout')}
 
     panels = [('right answers', 'Share', both('{}_right')),
-              ('right behind another line', 'Share', both('context_right_{}')),
+              ('right after another line', 'Share', both('context_right_{}')),
               ('p(a+b) = p(b+a)', 'Symmetry', both('symmetry_{}')),
               ('digits', 'Share', {
                   'digits_evenness': dict(color=ORANGE, linestyle='-', label='arc: how even'),

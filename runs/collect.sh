@@ -59,7 +59,8 @@ if [ -f "$from/bits.csv" ]; then
 fi
 race=("$from"/sweeps/{arithmetic/n_embd=14_weight_decay=0.0,arithmetic/n_embd=28_weight_decay=0.0}
       "$from"/sweeps/{control_line/n_embd=28_windows=line,control_fresh/n_embd=28_line_order=fresh})
-[ ! -d "${race[0]}" ] || [ ! -d "${race[3]}" ] || "$python" analysis/plot_race.py "${race[@]}" --output_dir results
+for run in "${race[@]}"; do [ -d "$run" ] || race=(); done
+[ ${#race[@]} = 0 ] || "$python" analysis/plot_race.py "${race[@]}" --output_dir results
 if compgen -G "results/*/summary.csv" > /dev/null; then
     "$python" analysis/make_claims.py results/*/summary.csv > results/claims.md
 fi

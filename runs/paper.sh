@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole paper: the twelve runs and their twins with weight decay, the six grids, the tables.
+# The whole paper: the twelve runs, the same with weight decay, the six grids, the tables.
 #   bash runs/paper.sh [--num_seeds=32 --device=cuda ...]      options go to every run
 #   MODELS="mini_14 mini_28" bash runs/paper.sh                only some sizes
 # A second call continues where the first stopped. Takes minutes on a large GPU. On two CPU cores the n-models take 22

@@ -10,8 +10,9 @@ prompts for each TASK:
     TASK_heldout         (P,) bool        never trained on?
     TASK_probability     (E, P) float32   of the right answer with its end: each character given those before
                                           it, at temperature 1; NaN where the loss is not finite
-    TASK_said            (E, P, L) uint8  L tokens, each the most probable after those before it; the token
-                                          that ends an answer is repeated up to L; uint16 where V is above 256
+    TASK_said            (E, P, L) uint8  L tokens, each the most probable after those before it. A task that
+                                          stops at a character repeats it up to L; other tasks go on after
+                                          the end of an answer. uint16 if V is above 256
 
 Nothing is compressed or dated: equal arrays give equal bytes.
 """
@@ -29,7 +30,7 @@ from tbtt.config import MOST_STEPS
 from tbtt.tasks import Task
 
 PARTS = ('prompts', 'answers', 'heldout', 'probability', 'said')
-ADVICE = 'delete it to go on without what it held, or train the run anew'
+ADVICE = 'delete it to continue without its content, or train the run again'
 
 Arrays = dict[str, np.ndarray]    # the file's arrays, by name
 
@@ -49,6 +50,12 @@ class TaskAnswers:
     heldout: np.ndarray        # (P,) bool
     probability: np.ndarray    # (E, P) float32, of the right answer and its end
     said: np.ndarray           # (E, P) text, the most probable answer
+
+    @property
+    def right(self) -> np.ndarray:
+        """Is the most probable answer right? Upper and lower case count as the same, as in the scores. (E, P)
+        bool"""
+        return np.char.lower(self.said) == np.char.lower(self.answers)
 
 
 @dataclass
@@ -129,7 +136,7 @@ def read_arrays(path: str | Path) -> Arrays:
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise UserError(f'no {path}: train the run anew, with keep_answers=True') from None
+        raise UserError(f'no {path}: train the run again, with keep_answers=True') from None
     try:
         check_archive(content, path, 'a training', ADVICE)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

@@ -153,8 +153,8 @@ def read_list(folder: Path, known: Callable[[str], bool]) -> Change:
         if not re.fullmatch('[0-9a-f]{8}', change.name) or not ours:
             raise ValueError('it names files that no run writes')
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f'{path} is damaged ({type(error).__name__}): delete it to go on with the files as '
-                        f'they are, or start anew with --overwrite=True') from error
+        raise UserError(f'{path} is damaged ({type(error).__name__}): delete it to continue with the files '
+                        f'as they are, or start anew with --overwrite=True') from error
     return change
 
 

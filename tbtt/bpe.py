@@ -11,7 +11,7 @@ from tbtt.cli import UserError, study_package
 
 END_OF_TEXT = '<|endoftext|>'    # the token that GPT-2 has between documents
 LARGEST = 2**16 - 1              # the most tokens that a vocabulary may have
-# A text may be cut here: GPT-2 begins a new token at a blank or line end after any other character.
+# A text may be cut here: GPT-2 begins a new token at a blank or line end after what is not white space.
 CUT = re.compile(r'.*\S(?=[ \n])', re.DOTALL)
 
 
@@ -25,7 +25,7 @@ class Bpe:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        """tokenizers.Tokenizer. Raises `UserError` where the package is missing or the text is damaged."""
+        """tokenizers.Tokenizer. Raises `UserError` if the package is missing or the text is damaged."""
         tokenizers = study_package('tokenizers')
         try:
             return tokenizers.Tokenizer.from_str(self.text)

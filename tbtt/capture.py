@@ -25,15 +25,16 @@ class Captured:
     """`size` steps as one CUDA graph: one launch for all their kernels. Steps that do not fill a graph run
     singly.
 
-    starts (micro-steps, R, B), lr 0-dim: an example. The constructor first steps the state `warm_up` times,
-    so that nothing is allocated or compiled and no handle is created during the capture.
+    starts (micro-steps, R, B), with a fresh line order (micro-steps, R, K, B), lr 0-dim: an example. The
+    constructor first steps the state `warm_up` times, so that nothing is allocated or compiled and no handle
+    is created during the capture.
     """
     warm_up = 3
 
     def __init__(self, step: Step, state: tuple, starts: torch.Tensor, lr: torch.Tensor,
                  size: int = 25) -> None:
         self.step, self.size = step, size
-        self.starts, self.lr = starts.repeat(size, 1, 1, 1), lr.repeat(size)
+        self.starts, self.lr = starts.repeat(size, *[1] * starts.dim()), lr.repeat(size)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -45,7 +46,8 @@ class Captured:
             self.losses = torch.stack([in_place(step, state, *each) for each in zip(self.starts, self.lr)])
 
     def __call__(self, state: tuple, starts: torch.Tensor, lr: torch.Tensor) -> Iterator[torch.Tensor]:
-        """starts (steps, micro-steps, R, B), lr (steps,); yields losses (steps of a launch, R)"""
+        """starts (steps, micro-steps, R, B) or (..., R, K, B), lr (steps,). Yields losses (steps of a launch,
+        R)"""
         whole = len(starts) - len(starts) % self.size
         for k in range(0, whole, self.size):
             self.starts.copy_(starts[k:k + self.size])

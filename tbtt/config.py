@@ -40,7 +40,7 @@ class Config:
     # the run
     out_dir: str = setting('out', 'folder of the run, relative to the current folder')
     dataset: str = setting('as_math', 'a name under data/, or a folder with train.bin and val.bin')
-    init_from: str = setting('scratch', 'scratch; resume: go on with the run in out_dir; or gpt2, '
+    init_from: str = setting('scratch', 'scratch; resume: continue the run in out_dir; or gpt2, '
                              'gpt2-medium, gpt2-large, gpt2-xl or a folder: finetune these weights')
     overwrite: bool = setting(False, 'start anew in a folder that holds another run')
     seed: int = setting(1337, 'seed of weights, batches, dropout and evaluation', low=0, high=2**31 - 1)

@@ -181,4 +181,4 @@ class Dataset:
         for name, stamp in self.stamps.items():
             if now[name] != stamp:
                 raise UserError(f'{self.folder / name} changed while training: prepare it as it was, then '
-                                f'--init_from=resume goes on from the last evaluation')
+                                f'--init_from=resume continues from the last evaluation')

@@ -166,7 +166,7 @@ class Engine:
         return losses, self.update(state, gradient, lr)
 
     def gradient(self, state: State, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean gradient and loss over the micro-batches of `windows`. -> (R, parameters), (R,)"""
+        """Mean gradient and loss over the micro-steps of `windows`. -> (R, parameters), (R,)"""
         def loss(params: dict, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             if single:
                 params, x = {name: value.squeeze(0) for name, value in params.items()}, x[0]

@@ -83,7 +83,7 @@ class Evaluator:
 
     def said(self, name: str, completions: Completions) -> np.ndarray:
         """The most probable answers, the last of each prompt's completions. -> (R, P, max_new_tokens) ids;
-        the id that ends an answer is repeated to the end"""
+        a task that stops at a character repeats its id to the end"""
         task = self.tasks[name]
         tokens = completions.tokens.cpu().numpy()
         if task.stop is not None:
@@ -129,19 +129,19 @@ class AnswerWindows:
     """
 
     def __init__(self, task: Task, codec: Codec, block_size: int, device: torch.device) -> None:
-        windows, places = {}, []    # {(prompt, start): (column, tokens)}; [(column, position, token, prompt)]
+        windows, places = {}, []    # {(prompt, start): (window, tokens)}; [(window, position, token, prompt)]
         for i, (prompt, answer) in enumerate(zip(task.prompts, task.answers)):
             before = codec.encode(prompt)
             text = before + codec.encode(answer)
             for at in range(len(before), len(text)):
                 start = max(0, at - block_size)
-                column = windows.setdefault((i, start), (len(windows), text[start:start + block_size]))[0]
-                places.append((column, at - 1 - start, text[at], i))
+                window = windows.setdefault((i, start), (len(windows), text[start:start + block_size]))[0]
+                places.append((window, at - 1 - start, text[at], i))
         self.num_prompts = len(task.prompts)
         T = max(len(tokens) for _, tokens in windows.values())
         padded = [tokens + [0] * (T - len(tokens)) for _, tokens in windows.values()]
         self.contexts = torch.tensor(padded).T.to(device)
-        self.column, self.position, self.token, self.prompt = torch.tensor(places).T.to(device)
+        self.window, self.position, self.token, self.prompt = torch.tensor(places).T.to(device)
 
     @torch.no_grad()
     def log_probabilities(self, forward: Forward, max_tokens: int) -> torch.Tensor:
@@ -151,10 +151,10 @@ class AnswerWindows:
         found = []
         step = max(1, max_tokens // T)
         for begin in range(0, B, step):
-            # The columns are in the order of the prompts too.
-            here = (self.column >= begin) & (self.column < begin + step)
+            # The windows are in the order of the prompts too.
+            here = (self.window >= begin) & (self.window < begin + step)
             logits = forward(self.contexts[:, begin:begin + step])    # (R, V, T, B)
-            logits = logits[:, :, self.position[here], self.column[here] - begin].float()
+            logits = logits[:, :, self.position[here], self.window[here] - begin].float()
             characters = torch.arange(int(here.sum()), device=logits.device)
             found.append(logits.log_softmax(1)[:, self.token[here], characters])
         return torch.cat(found, 1)

@@ -133,7 +133,7 @@ def begin(config: Config, vocab_size: int) -> tuple[Config, dict[str, torch.Tens
     """-> the settings with the shape of the model `config.init_from`, and its weights as a state dict,
     cropped to the block. vocab_size: of the data.
 
-    Raises `UserError` where the block is longer than the model's, or the vocabularies differ.
+    Raises `UserError` if the block is longer than the model's, or the vocabularies differ.
     """
     name, model = config.init_from, read_gpt2(config.init_from, config.download)
     if config.block_size > model.config.block_size:

@@ -1,4 +1,4 @@
-"""Finds files of models that others made: in a folder, in the local Hugging Face cache, or on the hub."""
+"""Find files of models that others made: in a folder, in the local Hugging Face cache, or on the hub."""
 from pathlib import Path
 
 from tbtt.cli import UserError, study_package

@@ -1,5 +1,4 @@
-"""A trained model: the command-line options that name its checkpoint, and the class that asks it questions.
-"""
+"""A trained model: options that name its checkpoint, and the class that asks it questions."""
 import argparse
 import sys
 from collections.abc import Sequence
@@ -92,7 +91,7 @@ class Trained:
         model = build_model(checkpoint, path)
         self.config, self.num_params = model.config, model.get_num_params()
         self.iteration, self.trained_on = checkpoint['iter_num'], checkpoint['config'].get('dataset')
-        self.digest = checkpoint.get('data')    # fingerprint of that dataset; None for nanoGPT's checkpoints
+        self.digest = checkpoint.get('data')    # digest of that dataset; None for nanoGPT's checkpoints
         self.device = choose_device(device)
         # The dtype of the run, to repeat the run's own evaluation. A CPU has no float16.
         asked = checkpoint['config'].get('dtype', 'auto')
@@ -150,6 +149,6 @@ def ask(model: Trained, prompts: Sequence[str], max_new_tokens: int = 30, temper
 
 
 def totals(task: Task, right: np.ndarray) -> dict[str, tuple[int, int]]:
-    """{group: (right answers, questions)} of the groups of a task that are not empty"""
+    """{group: (right answers, answers asked for)} of the groups of a task that are not empty"""
     return {group: (int(right[members].sum()), NUM_SAMPLES * len(members))
             for group, members in task.groups().items() if members}

@@ -1,4 +1,4 @@
-"""Measures how a model of arithmetic computes its answers: `measure` returns all numbers of a checkpoint.
+"""Measure how a model of arithmetic computes its answers: `measure` returns all numbers of a checkpoint.
 docs/inspect.md explains each number.
 
 P questions such as `<5+7=` are asked as in an evaluation, each alone at the start of a window. An answer is
@@ -319,7 +319,7 @@ def without_parts(subject: Subject) -> dict[str, Score]:
     is over the questions with their right answers."""
     windows, parts = subject.windows, parts_of(subject.model)
     last = torch.zeros(windows.contexts.shape[1], dtype=torch.int64)    # last predicting position per window
-    last.scatter_reduce_(0, windows.column, windows.position, 'amax')
+    last.scatter_reduce_(0, windows.window, windows.position, 'amax')
     real = torch.arange(len(windows.contexts))[:, None] <= last
     means = mean_inputs(subject.model, parts, windows.contexts, real)
     found = {}
@@ -330,9 +330,9 @@ def without_parts(subject: Subject) -> dict[str, Score]:
 
 
 def verdict(score: Score) -> str:
-    """The verdict of the greedy answers. `neither` if at most half of the trained questions are answered
-    right. Otherwise `rule` if all held-out questions are, `lookup` if none are, `part of the rule` if some
-    are."""
+    """The verdict of the greedy answers. `neither` if at most half of the seen questions are answered right.
+    Otherwise `rule` if all held-out questions are, `lookup` if none are, `part of the rule` if some are, and
+    `nothing held out` if there are no held-out questions."""
     if score['seen']['right'] <= 0.5:
         return 'neither'
     if 'heldout' not in score:
@@ -341,7 +341,7 @@ def verdict(score: Score) -> str:
 
 
 def measure(trained: Trained) -> dict[str, Any]:
-    """All numbers of a checkpoint, as plain containers. Raises `UserError` where it has no arithmetic."""
+    """All numbers of a checkpoint, as plain containers. Raises `UserError` if it has no arithmetic."""
     subject = Subject(trained)
     score = subject.score()
     return {'checkpoint': str(trained.path), 'seed': int(trained.seeds[0]), 'iteration': trained.iteration,

@@ -155,7 +155,7 @@ def read_state(path: Path) -> dict:
         state = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
         return state and {'id': str(state['id']), 'logged': int(state['logged'])}
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: damaged ({error}): delete it, and the run goes on in a new one of '
+        raise UserError(f'{path}: damaged ({error}): delete it, and the run continues in a new one of '
                         f'W&B') from error
 
 
@@ -177,7 +177,7 @@ class TrackioLog:
         self.first = self.run._next_step
 
     def output(self) -> contextlib.AbstractContextManager:
-        """What Trackio prints within it is shown for the first seed only."""
+        """A context in which the output of Trackio is shown for the first seed only."""
         return contextlib.redirect_stdout(io.StringIO() if self.quiet else sys.stdout)
 
     def add(self, iteration: int, point: Point, final: Point) -> None:

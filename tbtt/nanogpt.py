@@ -1,4 +1,4 @@
-"""Translates settings of nanoGPT and of the paper's own code, from config files and checkpoints, into ours.
+"""Translate settings of nanoGPT and of the paper's own code, from config files and checkpoints, into ours.
 
 Such a config file states only what differs from the defaults of its own project, which are not ours. So a
 file that sets a name which only they have is read on top of their defaults.

@@ -13,7 +13,8 @@ are predicted:
 
 By the chain rule, H(window) - H(its first character) is the sum of the T conditional entropies
 H(character k | the characters before it in the window). A model at `unknown` has learned nothing of the
-order, a model at `known` all of it. A model above `unknown` does not even know the lines.
+order, a model at `known` all of it. A model above `unknown` has not learned the lines
+completely.
 """
 import math
 import random

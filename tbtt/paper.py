@@ -35,7 +35,7 @@ TRAINING = ('block_size', 'bias', 'batch_size', 'gradient_accumulation_steps', '
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of a script that reads the twelve runs."""
-    parser.add_argument('--wd', action='store_true', help='the twins with weight decay 0.1 and no dropout')
+    parser.add_argument('--wd', action='store_true', help='the runs with weight decay 0.1 and no dropout')
     parser.add_argument('--root_dir', default='.', type=existing_folder,
                         help='where the run folders are (default: .)')
     parser.add_argument('--beside', type=existing_folder, metavar='FOLDER',
@@ -50,7 +50,7 @@ def existing_folder(text: str) -> Path:
 
 
 def run_name(experiment: str, model: str, wd: bool = False) -> str:
-    """The folder of a run: math_mini_14, or math_mini_14_wd for its twin with weight decay."""
+    """The folder of a run: math_mini_14, or math_mini_14_wd with weight decay."""
     return f'{experiment}_{MODELS[model]}' + ('_wd' if wd else '')
 
 

@@ -1,4 +1,4 @@
-"""Takes a model apart: its residual stream after each stage, its attention weights, and the model without a
+"""Take a model apart: its residual stream after each stage, its attention weights, and the model without a
 part.
 
 A stage names a point of the residual stream: after `embedding`, `attention 1`, `MLP 1`, `attention 2`, ... A

@@ -192,7 +192,7 @@ def prepare_strings(script: str, doc: str) -> None:
 def check_counts(task: Task, lines: list[str]) -> None:
     """Count the lines of a task in a second way, as a whole and those of each prompt.
 
-    Raises `AssertionError` with the numbers where they differ.
+    Raises `AssertionError` with the numbers if they differ.
     """
     task.check(lines)
     lengths = sorted({len(prompt) for prompt in task.prompts}, reverse=True)
@@ -245,6 +245,7 @@ def write_lines(folder: str | Path, lines: list[str], characters: str, **about: 
     meta = {'vocab_size': len(codec.stoi), 'stoi': codec.stoi, 'itos': codec.itos, **about}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'meta.pkl').unlink(missing_ok=True)    # written last: it never describes other data
     for split in ('train', 'val'):
         write_file(folder / f'{split}.txt', text.encode())
         write_file(folder / f'{split}.bin', tokens)

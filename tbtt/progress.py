@@ -1,5 +1,5 @@
-"""Reports on a run while it trains (a bar on a terminal, plain lines elsewhere, logs, a Python callback), and
-notices signals that stop it."""
+"""Report on a run while it trains (a bar on a terminal, plain lines elsewhere, logs, a Python callback), and
+notice signals that stop it."""
 import contextlib
 import signal
 import sys
@@ -80,7 +80,8 @@ class Reporter:
         if self.bar is None:
             if threading.current_thread() is threading.main_thread():    # only this one may
                 for number in (signal.SIGINT, signal.SIGTERM):
-                    self.handlers[number] = signal.signal(number, self.remember)
+                    # None: a handler that is not Python's, which Python cannot set again.
+                    self.handlers[number] = signal.signal(number, self.remember) or signal.SIG_DFL
             self.bar = tqdm(total=self.config.max_iters, unit='it', dynamic_ncols=True, bar_format=BAR,
                             disable=self.quiet or not sys.stderr.isatty())
         self.bar.n = self.bar.initial = iteration

@@ -1,4 +1,4 @@
-"""Records how a result was made: the hardware, the versions, the commit and the command."""
+"""Record how a result was made: the hardware, the versions, the commit and the command."""
 import platform
 import shutil
 import subprocess

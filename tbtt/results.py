@@ -1,4 +1,4 @@
-"""Reads and writes results.csv, which has one row per evaluation; finds the best row and the seeds of a run.
+"""Read and write results.csv, which has one row per evaluation; find the best row and the seeds of a run.
 
 The columns follow from the tasks (`tbtt/tasks.py`). Columns that do not apply to a run (facts in an
 arithmetic run) are blank. `add_*` and `sub_*` count all pairs of operands, including held-out pairs. `*_acc`
@@ -292,13 +292,13 @@ def read_info(folder: str | Path, name: str = 'run.json') -> dict:
     try:
         info = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     except (RecursionError, ValueError) as error:
-        raise UserError(f'{path}: damaged ({error}): delete it or train the run anew') from error
+        raise UserError(f'{path}: damaged ({error}): delete it or train the run again') from error
     if not isinstance(info, dict):
-        raise UserError(f'{path}: damaged (no object of names and values): delete it or train the run anew')
+        raise UserError(f'{path}: damaged (no object of names and values): delete it or train the run again')
     for key, kind in INFO.items():
         if not isinstance(info.get(key), kind | None):
             raise UserError(f'{path}: damaged ({key} is {str(info[key])[:40]!r}): delete it or train the run '
-                            f'anew')
+                            f'again')
     return info
 
 
@@ -328,7 +328,7 @@ class RunResults(dict):
 def load_results(path: str | Path) -> RunResults:
     """The results of a run, of one seed or of several. path: the run's folder, or a file in it.
 
-    Raises `UserError` where there are none.
+    Raises `UserError` if there are none.
     """
     path = Path(path)
     folder = path.parent if path.is_file() else path

@@ -185,8 +185,8 @@ class RunFolder:
         """Raise `UserError` if the folder holds anything else than other seeds of the same run."""
         here = [folder for folder in (self.path, *seed_folders(self.path)) if begun(folder)]
         if not all(self.is_of_this_run(folder) for folder in here):
-            raise UserError(f'{self.path} holds another run: --init_from=resume goes on, --overwrite=True '
-                            f'starts anew')
+            raise UserError(f'{self.path} holds another run: --init_from=resume continues it, '
+                            f'--overwrite=True starts anew')
 
     def is_of_this_run(self, folder: Path) -> bool:
         """Does a folder hold another seed that was trained with these settings?"""
@@ -215,7 +215,7 @@ class RunFolder:
     # Reading.
 
     def read(self, finished: bool = False) -> None:
-        """Read the run that is on the disk; finished seeds only if `finished`. Changes nothing."""
+        """Read the run that is on the disk, without finished seeds unless `finished`. Changes nothing."""
         if not self.resuming:
             return
         seeds = [seed for seed in self.seeds if finished or not seed.finished]
@@ -297,7 +297,7 @@ class RunFolder:
         if all(seed.closed for seed in self.seeds):
             return (f'{self.path}: the loss was not finite at iteration {self.seeds[0].diverged}; start anew '
                     f'with other settings, such as a smaller learning_rate')
-        return f'{self.path} is finished at iteration {self.iteration}: a larger max_iters would go on'
+        return f'{self.path} is finished at iteration {self.iteration}: a larger max_iters would continue it'
 
     @property
     def all_diverged(self) -> bool:

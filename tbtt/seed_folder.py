@@ -49,7 +49,7 @@ def finished(folder: Path, config: Config) -> bool:
         return False
     recorded = info.get('config', {})
     if type(info.get('iter_num')) is not int or not isinstance(recorded, dict):
-        raise UserError(f'{folder}/run.json: damaged (iter_num or config): delete it or train the run anew')
+        raise UserError(f'{folder}/run.json: damaged (iter_num or config): delete it or train the run again')
     asked = dataclasses.asdict(config)
     check_unchanged(recorded, {name: asked[name] for name in asked.keys() - {'seed', 'num_seeds'}}, folder)
     return info['iter_num'] >= config.max_iters or info.get('diverged') is not None
@@ -76,7 +76,7 @@ def same(one: object, other: object) -> bool:
 
 
 def digest(text: str) -> str:
-    """The fingerprint of a text (SHA-256)."""
+    """The SHA-256 digest of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -138,7 +138,7 @@ class SeedFolder:
         for key, now in (('meta', self.meta), ('data', self.digest)):
             if not same(checkpoint.get(key, now), now):
                 raise UserError(f'{path} was trained on other data than {self.config["dataset"]} now holds: '
-                                f'restore the old data, or train anew')
+                                f'restore the old data, or train again')
 
     def read_results(self, checkpoint: dict, path: Path, info: dict) -> None:
         """Read the rows. Raises `UserError` unless they are the rows that the checkpoint was written with."""
@@ -146,16 +146,18 @@ class SeedFolder:
         if not path.exists():
             if checkpoint.get('results', digest(empty)) != digest(empty):
                 raise UserError(f'{place}, which the run wrote together with {LATEST}, is missing: '
-                                f'restore it, or train anew')
+                                f'restore it, or train again')
             return
         rows, lines = read_results(path), path.read_text().splitlines(keepends=True)
         keep = int(np.searchsorted(rows['iter'], checkpoint['iter_num'], side='right'))
         if checkpoint.get('results', now := digest(''.join(lines[:keep + 1]))) != now:
             raise UserError(f'{place} is not what the run wrote together with {LATEST}: restore it, or '
-                            f'train anew')
+                            f'train again')
         self.diverged, self.closed = info.get('diverged'), not np.isfinite(rows['train_loss'][-1])
         if self.closed:
-            self.diverged, keep = self.diverged or int(rows['iter'][-1]), len(rows['iter'])
+            keep = len(rows['iter'])
+            if self.diverged is None:
+                self.diverged = int(rows['iter'][-1])
         self.csv = ''.join(lines[:keep + 1])
         if 'best' not in checkpoint:    # of the paper's code: its best files stay until a score is better
             self.best = {score: float(np.nanmax(rows[f'{score}_acc'][:keep])) for score in BEST
@@ -171,8 +173,8 @@ class SeedFolder:
             self.answers = answers.resume_answers(path, self.answers, self.last_evaluated)
 
     def mark(self) -> None:
-        """Write into run.json that nothing is left to do. A run that was meant to be longer did not say
-        so."""
+        """Write into run.json that nothing is left to do. Needed if a resume asks for fewer iterations than
+        the run already has."""
         info = read_info(self.path) | {'seed': self.seed, 'iter_num': self.iteration, 'finished': True,
                                        'diverged': self.diverged, 'config': self.config}
         write_files(self.path, {ABOUT: (json.dumps(info, indent=1) + '\n').encode()})

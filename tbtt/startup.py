@@ -13,7 +13,8 @@ def is_our_script() -> bool:
     """Is the running program a script of this project? A notebook or another program that imports us is left
     alone."""
     path = Path(getattr(sys.modules['__main__'], '__file__', None) or '/').resolve()
-    return path.parent == ROOT or any(ROOT / folder in path.parents for folder in ('analysis', 'data'))
+    folders = [ROOT / name for name in ('analysis', 'data', 'runs')]
+    return path.parent == ROOT or any(folder in path.parents for folder in folders)
 
 
 def prepare_script() -> None:

@@ -38,8 +38,8 @@ def newcombe_interval(one: np.ndarray, other: np.ndarray, level: float = LEVEL) 
 
 
 def welch_interval(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of the mean of `one` minus that of `other`, (R,) each, with different variances. -> low and
-    high end"""
+    """Interval of the mean of `one` minus that of `other`, (R,) each, whose variances may differ. -> low
+    and high end"""
     middle = float(one.mean() - other.mean())
     if np.ptp(one) == np.ptp(other) == 0:    # without any spread Welch's statistic is 0/0
         return middle, middle

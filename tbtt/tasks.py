@@ -29,7 +29,7 @@ def check_repeats(repeats: Sequence[int], trained: Sequence[bool]) -> list[int]:
     all others, and no more than `MAX_LINES` in all.
     """
     if not isinstance(repeats, (list, tuple)) or len(repeats) != len(trained):
-        raise UserError(f'repeats: expected a list of {len(trained)} whole numbers, one a prompt')
+        raise UserError(f'repeats: expected a list of {len(trained)} whole numbers, one per prompt')
     for i, (count, seen) in enumerate(zip(repeats, trained)):
         if type(count) is not int or (count < 1 if seen else count != 0):
             raise UserError(f'repeats[{i}]={count!r}: expected '
@@ -43,7 +43,7 @@ def check_dealt(dealt: Sequence[int], right: Sequence[int]) -> list[int]:
     """The results dealt to the prompts, as a list. Raises `UserError` unless there is one for each prompt,
     and each is the right result of some prompt."""
     if not isinstance(dealt, (list, tuple)) or len(dealt) != len(right):
-        raise UserError(f'dealt: expected a list of {len(right)} whole numbers, one a prompt')
+        raise UserError(f'dealt: expected a list of {len(right)} whole numbers, one per prompt')
     known = set(right)
     for i, result in enumerate(dealt):
         if type(result) is not int or result not in known:
@@ -85,7 +85,7 @@ class Task:
 
     @classmethod
     def count_columns(cls) -> list[str]:
-        """Columns of results.csv: right answers and questions of each group, and the score in percent."""
+        """Columns of results.csv: for each group right answers and all answers; and the score in percent."""
         columns = [[f'{group}_correct', f'{group}_total'] for group in cls.counted()]
         columns.insert(len(cls.scored), [f'{cls.name}_acc'])
         return [column for group in columns for column in group]
@@ -122,7 +122,7 @@ class Task:
         return {}
 
     def check(self, lines: list[str]) -> None:
-        """Count the training lines in a second way. Raises `AssertionError` with the numbers where they
+        """Count the training lines in a second way. Raises `AssertionError` with the numbers if they
         differ."""
 
     def described(self, *names: str) -> dict:

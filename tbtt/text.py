@@ -1,4 +1,4 @@
-"""Reads, splits, encodes and writes your own text in pieces, so that a file may be larger than the memory."""
+"""Read, split, encode and write your own text in pieces, so that a file may be larger than the memory."""
 import argparse
 import codecs
 import io
@@ -153,6 +153,7 @@ def write_text(folder: Path, meta: dict[str, Any], splits: dict[str, Iterable]) 
         if not all(counts.values()):
             raise UserError(f'no text is left for {min(counts, key=counts.get)}.bin: choose another --val')
         write_tmp(tmp['meta.pkl'], pickle.dumps(meta), folder / 'meta.pkl')
+        (folder / 'meta.pkl').unlink(missing_ok=True)    # written last: it never describes other data
         for name, path in tmp.items():
             os.replace(path, folder / name)
     finally:

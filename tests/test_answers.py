@@ -12,6 +12,7 @@ import torch
 from conftest import LEARNS, TINY, contents, load
 from tbtt.answers import (
     Given,
+    TaskAnswers,
     append_answers,
     format_answers,
     no_answers,
@@ -98,6 +99,13 @@ def test_what_is_said_is_the_most_probable_character_each_time_up_to_the_end(mod
         said.append(text[len(prompt):].split('>')[0].strip())
     assert task.said[-1].tolist() == said
     assert 25 < sum(said[i] == task.answers[i] for i in range(50)) < 50 and len(set(task.said[0])) < 10
+
+
+def test_upper_and_lower_case_are_the_same_answer():
+    said = np.array([['paris', 'Rome'], ['Paris', 'Pari']])
+    facts = TaskAnswers(['Capital of France is '] * 2, ['Paris'] * 2, np.zeros(2, bool), np.ones((2, 2)),
+                        said)
+    assert facts.right.tolist() == [[True, False], [True, False]]
 
 
 def test_a_fact_ends_with_its_line(facts_data):

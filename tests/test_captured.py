@@ -59,6 +59,14 @@ def test_the_captured_step_feeds_every_batch_and_rate_in_their_order(no_gpu, mat
     assert torch.equal(torch.cat(launches), losses) and torch.equal(several.state.params, single.state.params)
 
 
+def test_windows_of_lines_in_fresh_order_are_captured_too(no_gpu, math_data):
+    config = tiny_config(num_seeds=2, line_order='fresh')
+    single, several = (new_engine(math_data.train, 17, config, newline=math_data.newline) for _ in range(2))
+    several.step_fn = capture(several, size=3)
+    ours, expected = (torch.cat([losses for _, losses in engine.run(0, 7)]) for engine in (several, single))
+    assert torch.equal(ours, expected)
+
+
 def test_a_capture_that_does_not_step_is_found_out_and_leaves_the_state_as_it_was(no_gpu, monkeypatch,
                                                                                   math_data):
     monkeypatch.setattr(Graph, 'replay', lambda self: None)

@@ -14,7 +14,7 @@ from conftest import DATASETS, HERE, contents
 from tbtt.batches import texts
 from tbtt.cli import UserError
 from tbtt.dataset import Dataset
-from tbtt.prepare import check_counts, skew, zipf
+from tbtt.prepare import check_counts, skew, write_lines, zipf
 from tbtt.tasks import Arithmetic, Capitals, read_facts, tasks_from
 
 
@@ -287,6 +287,20 @@ def test_texts_start_where_they_should_with_the_batch_last():
     text = texts(torch.arange(100, 120), torch.tensor([[0, 3], [15, 1]]), 5)
     assert text[0].T.tolist() == [[100, 101, 102, 103, 104], [103, 104, 105, 106, 107]]
     assert text[1].T.tolist() == [[115, 116, 117, 118, 119], [101, 102, 103, 104, 105]]
+
+
+def test_preparing_that_is_interrupted_leaves_no_meta_of_other_data(tmp_path, monkeypatch):
+    write_lines(tmp_path, ['a\n'], 'a\n')
+
+    def interrupted(path, content):
+        if path.name == 'val.bin':
+            raise KeyboardInterrupt
+        path.write_bytes(content)
+
+    monkeypatch.setattr('tbtt.prepare.write_file', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_lines(tmp_path, ['b\n'], 'b\n')
+    assert (tmp_path / 'train.txt').read_text() == 'b\n' and not (tmp_path / 'meta.pkl').exists()
 
 
 @pytest.mark.parametrize('name', ['train.bin', 'val.bin', 'meta.pkl'])

@@ -13,10 +13,11 @@ import pytest
 import tbtt.prepare
 import tbtt.progress
 import train_with_eval
-from conftest import HERE, TINY, contents
+from conftest import HERE, TINY, contents, tiny_config
 from tbtt.cli import UserError
 from tbtt.inference import ask, load_model
 from tbtt.prepare import prepare_dataset
+from tbtt.progress import Reporter
 from tbtt.results import load_results, read_results
 from train_with_eval import train
 
@@ -34,6 +35,14 @@ def handlers():
 
 def settings_of(small_math, folder, **settings):
     return TINY | dict(dataset=str(small_math), out_dir=str(folder)) | settings
+
+
+def test_a_signal_handler_that_is_not_pythons_gives_way_to_the_default(monkeypatch):
+    calls = []
+    monkeypatch.setattr(signal, 'signal', lambda number, handler: calls.append((number, handler)))
+    with Reporter(tiny_config(), quiet=True) as report:
+        report.start(0, 'begins')
+    assert calls[2:] == [(signal.SIGINT, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_DFL)]
 
 
 @pytest.mark.slow

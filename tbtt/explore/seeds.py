@@ -1,4 +1,4 @@
-"""Reads what the folders of runs and the tables of sweeps hold about each seed, as far as it exists."""
+"""Read what the folders of runs and the tables of sweeps hold about each seed, as far as it exists."""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,7 @@ def read_seed(folder: Path, home: Path, row: dict) -> Seed:
 
 def compact(task: TaskAnswers) -> CompactAnswers:
     """The same answers; probabilities are rounded to the 256 shades that a page shows."""
-    wrong = task.said != np.array(task.answers)
+    wrong = ~task.right
     texts, which = np.unique(task.said[wrong], return_inverse=True)
     said = np.zeros(task.said.shape, np.int32)
     said[wrong] = which + 1

@@ -86,12 +86,12 @@ def in_threads(work: Callable[[int, int], None], threads: int) -> None:
         go.wait()
         try:
             work(i, granted[0])
-        except (RuntimeError, MemoryError) as error:
+        except BaseException as error:    # also Ctrl-C, which is raised below when all threads have ended
             errors.append(error)
 
     try:
         for i in range(1, threads):
-            others.append(threading.Thread(target=wait_and_work, args=(i,)))
+            others.append(threading.Thread(target=wait_and_work, args=(i,), daemon=True))
             others[-1].start()
             granted[0] += 1
     except RuntimeError:    # the system grants no more threads

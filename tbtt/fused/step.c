@@ -525,7 +525,6 @@ INLINE void gelu_backward(float *dhidden, const float *slope) {
    attention must not use: they are computed, and then set to zero. */
 
 /* weights[t][s] = q[t] . k[s] for a block of queries and keys */
-
 INLINE void dots_block(const int queries, const int keys, float *weights, const float *q, const float *k,
                        const int q_row, const int k_row) {
     for_parts {
@@ -1186,9 +1185,10 @@ static void table_tiles(struct job *job, struct tile *tile) {
                       i * LANES);
 }
 
-/* What thread `thread` of a job does. In each step, with barriers in between: thread 0 merges the batch and
-   folds the weights; all make the table; all run the chunks; all pass on the table's gradients; thread 0 sums
-   the gradients and updates the weights, or writes the gradient to job->gradient if that is not null. */
+/* What thread `thread` of a job does. In each step, with barriers in between: thread 0 merges the batch (or
+   counts the targets of a batch of text) and folds the weights; all make the table; all run the chunks; all
+   pass on the table's gradients; thread 0 sums the gradients and updates the weights, or writes the gradient
+   to job->gradient if that is not null. */
 void train(struct job *job, int thread) {
     struct workspace *workspace = job->workspace;
     struct params *params = (struct params *)job->params;

@@ -6,8 +6,8 @@ A claim is a list of parts, and each part is judged by itself:
 - If two numbers should be alike, by the interval of their difference. The part `holds` if the interval is
   within a margin, and `does not hold` if it excludes zero.
 - If something should change at a size, by a fit over at least four sizes, two on each side of the change.
-Few seeds that all agree or all disagree `agree so far` or `disagree so far`. Fewer than MIN_SEEDS seeds are
-`not enough runs`.
+If there are only a few seeds, the verdict is `agree so far` or `disagree so far` instead. Fewer than
+MIN_SEEDS seeds are `not enough runs`.
 """
 from typing import NamedTuple
 

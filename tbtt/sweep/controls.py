@@ -17,7 +17,7 @@ from tbtt.sweep.claims import (
 )
 from tbtt.sweep.summary import PAIR, as_the_paper, row_of_paper
 
-FITS = 90.0          # percent of the trained questions: a model that recalls so many has stored the table
+FITS = 90.0          # percent of the seen questions: a model that recalls so many has stored the table
 ALL = answered_text(40, 40)    # the paper's held-out questions; any pair of two different numbers has as many
 AT_MOST_ONE = 'at most 1 of 4'
 LARGER = (20, 28, 40, 56)    # widths above the paper's smallest

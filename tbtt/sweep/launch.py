@@ -1,4 +1,4 @@
-"""Runs the jobs of a sweep: one job, many on this machine, or many on a Ray cluster.
+"""Run the jobs of a sweep: one job, many on this machine, or many on a Ray cluster.
 
 The state of a sweep is only in its run folders. A process that takes a job looks there first, resumes what
 was begun, and waits if another process holds the folder's lock. So a retry is a resume, and engines can be

@@ -241,7 +241,8 @@ class Sweep:
 
 
 def in_a_path(text: str) -> str:
-    """The text without the characters that cause trouble in a folder's name or in a shell."""
+    """The text with `+`, `:` and `_` in place of `;`, `/` and blanks, which cause trouble in the name of a
+    folder or in a shell."""
     return text.replace(';', '+').replace('/', ':').replace(' ', '_')
 
 

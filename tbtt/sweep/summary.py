@@ -268,7 +268,7 @@ def read_summaries(paths: Iterable[Path]) -> list[dict]:
             row |= {column: row[column] or value for column, value in BEFORE.items()}
             blank = [column for column in NEVER_BLANK if row[column] in (None, '')]
             if blank:
-                raise UserError(f'{path}: line {line}: {blank[0]} is blank: make it anew with sweep.py')
+                raise UserError(f'{path}: line {line}: {blank[0]} is blank: make it again with sweep.py')
             if row['finished'] and row['diverged'] is None:
                 row['path'] = path.parent / row['folder']
                 for group in heldout_groups():

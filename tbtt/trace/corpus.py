@@ -1,4 +1,4 @@
-"""Turns the files of a corpus into what the counters read: tokens with separators between the documents.
+"""Turn the files of a corpus into what the counters read: tokens with separators between the documents.
 
 The files are text (a line is a document), JSONL (the field `text` of a line is a document) or uint16 tokens
 (.bin, a separator ends a document). The index is in a folder beside the first file: `tokenized.0`, `offset.0`

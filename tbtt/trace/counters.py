@@ -4,8 +4,8 @@ A corpus is uint16 tokens with SEPARATOR before each document and after the last
 Both counters have
     count(gram)        how often the tokens `gram` occur; for () the number of all tokens, separators included
     documents(gram, whole)    the numbers of the documents that contain `gram`: a sorted (k,) int64 array
-                       without duplicates. whole(before, after) gets the tokens before and after k places, and
-                       -> (k,) bool which of these places count; None: all count
+                       without duplicates. whole(before, after): the tokens beside k places -> (k,) bool,
+                       which of these places count; None: all count
 """
 import bisect
 import math

@@ -207,7 +207,7 @@ def resampled(x: np.ndarray, y: np.ndarray, weights: np.ndarray, which: np.ndarr
             return np.array([one_sample(np.repeat(x, w[which]), np.repeat(y, w[which])) for w in weights]).T
         w = weights[:, which].astype(np.float32)    # exact: all sums are whole numbers below 2^24
         a, b = (np.sign(z[:, None] - z).astype(np.float32) for z in (x, y))
-        # Twice the rank of each point, minus the mean.
+        # For each point, twice its rank minus the mean rank.
         ranks = [(w @ sign.T).astype(float) for sign in (a, b)]
         pairs = [(w * (w @ matrix)).sum(1, dtype=float) for matrix in (a * b, abs(a), abs(b))]
         squares = [(w * one * other).sum(1) for one, other in (ranks, ranks[:1] * 2, ranks[1:] * 2)]

@@ -34,7 +34,7 @@ RULES = {
               'output',
     'task_gram': 'mean over the n-grams of the input of log(documents with both / documents with that of the '
                  'input)',
-    'infinity_gram': 'log of the product, over the tokens of the n-gram, of occurrences behind the longest '
+    'infinity_gram': 'log of the product, over the tokens of the n-gram, of occurrences after the longest '
                      'context that occurs / occurrences of that context',
     'zeros': f'a numerator of 0 counts as {ZERO}; n-grams of the input that do not occur in the corpus '
              'are left out of the mean',
