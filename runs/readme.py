@@ -33,6 +33,7 @@ from tbtt.cli import Parser, UserError, run
 from tbtt.config import FIELDS, Config, load_config
 from tbtt.figures import markdown_table
 from tbtt.frequency import frequency_table, read_frequency
+from tbtt.provenance import commit, git
 from tbtt.results import NUM_SAMPLES, find_seeds, read_info
 from tbtt.stats import mean_interval
 from tbtt.sweep import claims, controls
@@ -214,13 +215,13 @@ def order_cell(seeds: list[Row]) -> str:
 def our_verdicts() -> str:
     """The verdicts on our own claims, the second half of what analysis/make_claims.py prints."""
     text = verdicts()
-    return text[text.index('**6. '):text.index(claims.NOTES)].rstrip()
+    return text[text.index('**Claim 6: '):text.index(claims.NOTES)].rstrip()
 
 
 def papers_verdicts() -> str:
     """The verdicts on the paper's claims, the first half, and the notes on how a verdict is reached."""
     text = verdicts()
-    return text[:text.index('**6. ')] + claims.NOTES
+    return text[:text.index('**Claim 6: ')] + claims.NOTES
 
 
 def speed() -> str:
@@ -289,10 +290,15 @@ ROOMS = {
     'A page for the browser': ('explore',)}
 
 
+def scripts(pattern: str) -> list[Path]:
+    """The scripts of the project. In a Git repository those that it tracks: a user may have others beside."""
+    tracked = commit() and git(ROOT, 'ls-files', '--full-name', f':(top,glob){pattern}')
+    return [ROOT / name for name in tracked.splitlines()] if tracked else sorted(ROOT.glob(pattern))
+
+
 def files() -> str:
     """What every file is for: the first sentence of its docstring, with a list for each of ROOMS."""
-    parts = [('Scripts', sorted(ROOT.glob('*.py'))),
-             ('Scripts that analyse runs', sorted(ROOT.glob('analysis/*.py')))]
+    parts = [('Scripts', scripts('*.py')), ('Scripts that analyse runs', scripts('analysis/*.py'))]
     for room, names in ROOMS.items():
         found = [path for name in names for path in sorted(ROOT.glob(f'tbtt/{name}.py')) or
                  sorted(ROOT.glob(f'tbtt/{name}/*.py')) if path.name != '__init__.py']

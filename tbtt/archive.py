@@ -14,7 +14,7 @@ def check_archive(content: bytes, path: str | Path, writer: str, advice: str) ->
     writer, advice: for the message: which program writes these files, and what to do.
     """
     if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise UserError(f'{path} was not written by {writer}: {advice}')
+        raise UserError(f'{path} is damaged, or was not written by {writer}: {advice}')
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
         size = sum(member.file_size for member in members)

@@ -42,7 +42,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise UserError(f'no checkpoint {path}: train first, or name another with --ckpt') from None
+        raise UserError(f'no checkpoint {path}: train first, or name another run with --out_dir or another '
+                        'checkpoint with --ckpt') from None
     try:
         # torch itself would decompress members, and does not verify the checksums.
         check_archive(content, path, 'torch.save (of torch 1.6 or newer)', 'name a checkpoint')

@@ -42,7 +42,7 @@ class Config:
     dataset: str = setting('as_math', 'a name under data/, or a folder with train.bin and val.bin')
     init_from: str = setting('scratch', 'scratch; resume: continue the run in out_dir; or gpt2, '
                              'gpt2-medium, gpt2-large, gpt2-xl or a folder: finetune these weights')
-    overwrite: bool = setting(False, 'start anew in a folder that holds another run')
+    overwrite: bool = setting(False, 'replace the run that the folder already holds')
     seed: int = setting(1337, 'seed of weights, batches, dropout and evaluation', low=0, high=2**31 - 1)
     num_seeds: int = setting(1, 'seeds trained together, from `seed` on; several get a folder each below '
                              'out_dir', low=1, high=10_000)
@@ -73,18 +73,18 @@ class Config:
     weight_decay: float = setting(0.0, 'weight decay of matrices and embeddings', low=0, high=FLOAT32)
     beta1: float = setting(0.9, 'of AdamW', low=0, high=0.9999999)
     beta2: float = setting(0.99, 'of AdamW', low=0, high=0.9999999)
-    grad_clip: float = setting(1.0, 'largest norm of the gradient; 0 does not clip', low=0, high=FLOAT32)
+    grad_clip: float = setting(1.0, 'largest norm of the gradient; 0: no clipping', low=0, high=FLOAT32)
     # measuring
     eval_interval: int = setting(250, 'steps between evaluations', low=1, high=MOST_STEPS)
     eval_iters: int = setting(200, 'batches per estimate of the loss, for data too large for the exact loss',
                               low=1, high=10**6)
     keep_answers: bool = setting(True, 'save in answers.npz, for each evaluation, the probability of every '
                                  'right answer and the most probable answer')
-    keep_checkpoints: int = setting(0, 'keep a checkpoint (ckpt_1000.pt, ...) every so many steps; 0 keeps '
-                                    'none of these', low=0, high=MOST_STEPS)
+    keep_checkpoints: int = setting(0, 'keep a checkpoint (ckpt_1000.pt, ...) every so many steps; 0: '
+                                    'none', low=0, high=MOST_STEPS)
     eval_only: bool = setting(False, 'evaluate once and stop; writes nothing')
     # logging
-    log_interval: int = setting(250, 'steps between lines of progress where the output is no terminal',
+    log_interval: int = setting(250, 'steps between lines of progress if the output is not a terminal',
                                 low=1, high=MOST_STEPS)
     wandb_log: bool = setting(False, 'log evaluations to Weights & Biases (the package wandb)')
     wandb_project: str = setting('tbtt', 'project in Weights & Biases and Trackio')

@@ -115,9 +115,10 @@ def read_lines(path: str | Path, mend: str = 'train the run first or name anothe
     # Without the last newline, the last number may lack digits.
     if lines and not text.endswith('\n') and len(lines[-1][1]) == len(lines[0][1]):
         raise UserError(f'{path}: line {reader.line_num} is cut off: complete or delete it')
+    if not lines:
+        raise UserError(f'{path} is empty: {mend}')
     if len(lines) < 2:
-        raise UserError(f'{path}: line {len(lines) + 1}: no evaluation here: train until the first one is '
-                        f'written')
+        raise UserError(f'{path}: line 2: no evaluation here: train until the first one is written')
     return [name.strip() for name in lines[0][1]], lines[1:]
 
 

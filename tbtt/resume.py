@@ -1,4 +1,4 @@
-"""Resuming a run: the settings that it was made with, and what is lost if another program made it."""
+"""Resuming a run: the settings that it was made with, and what is missing if another program made it."""
 import contextlib
 from pathlib import Path
 from typing import Any

@@ -104,8 +104,8 @@ class RunFolder:
     background.
 
     On entry it locks what it is going to write, and reads what it resumes from. Nothing is changed before
-    `start`. Raises `UserError` if the folder holds another run and neither `init_from=resume` nor `overwrite`
-    says what to do, and `Busy` if another process uses it.
+    `start`. Raises `UserError` if the folder already holds a run and neither `init_from=resume` nor
+    `overwrite` says what to do, and `Busy` if another process uses it.
     """
 
     def __init__(self, config: Config, dataset: Dataset, ranks: Ranks | None = None,
@@ -183,10 +183,12 @@ class RunFolder:
 
     def look_for_others(self) -> None:
         """Raise `UserError` if the folder holds anything else than other seeds of the same run."""
-        here = [folder for folder in (self.path, *seed_folders(self.path)) if begun(folder)]
-        if not all(self.is_of_this_run(folder) for folder in here):
-            raise UserError(f'{self.path} holds another run: --init_from=resume continues it, '
-                            f'--overwrite=True starts anew')
+        for folder in (self.path, *seed_folders(self.path)):
+            if begun(folder) and not self.is_of_this_run(folder):
+                if is_taken(folder):
+                    raise Busy(folder)
+                raise UserError(f'{self.path} already holds a run: --init_from=resume continues it, '
+                                f'--overwrite=True replaces it')
 
     def is_of_this_run(self, folder: Path) -> bool:
         """Does a folder hold another seed that was trained with these settings?"""

@@ -229,7 +229,7 @@ def goes_on(refused, small_math, copy_of_learned):
 
 
 def test_a_folder_that_holds_another_run(refused, copy_of_learned, small_math):
-    refused(TRAIN, says=['holds another run', '--init_from=resume', '--overwrite=True'], dataset=small_math,
+    refused(TRAIN, says=['already holds a run', '--init_from=resume', '--overwrite=True'], dataset=small_math,
             out_dir=copy_of_learned, **TINY)
 
 
@@ -238,7 +238,7 @@ def test_a_folder_that_holds_anything_of_another_run(refused, small_math, tmp_pa
     (tmp_path / 'run/seed_3').mkdir(parents=True)
     (tmp_path / 'run' / name).touch()
     for seeds in (1, 3):
-        refused(TRAIN, says='holds another run', dataset=small_math, out_dir=tmp_path / 'run',
+        refused(TRAIN, says='already holds a run', dataset=small_math, out_dir=tmp_path / 'run',
                 num_seeds=seeds, **TINY)
 
 

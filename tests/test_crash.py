@@ -288,6 +288,14 @@ def test_a_second_training_is_refused_while_the_first_lives_and_changes_nothing(
 
 
 @pytest.mark.slow
+def test_the_same_command_again_hears_that_the_run_lives_not_that_it_may_be_replaced(training, holder,
+                                                                                     tmp_path):
+    held, = holder(**LONG | dict(out_dir=tmp_path / 'run'))
+    held.stop()
+    refused(training, tmp_path, **LONG | dict(out_dir=tmp_path / 'run'))
+
+
+@pytest.mark.slow
 def test_a_refused_start_leaves_a_live_change_alone(training, ended, small_math, tmp_path):
     """The holder is stopped between its list and the renames: its temporary files are not leftovers."""
     ended(**JOINT | dict(max_iters=2))
@@ -376,7 +384,7 @@ def test_seeds_that_stand_at_different_iterations_are_brought_in_step(training, 
 def test_new_seeds_may_join_a_run_of_the_same_settings_and_of_no_others(ended, tmp_path):
     ended(**JOINT | dict(num_seeds=2, max_iters=4))
     said = ended(**JOINT | dict(seed=1339, num_seeds=2, max_iters=4, batch_size=32), status=2)
-    assert 'holds another run' in one_line(said)
+    assert 'already holds a run' in one_line(said)
     ended(**JOINT | dict(seed=1339, num_seeds=2, max_iters=4))
     assert sorted(path.name for path in (tmp_path / 'run').iterdir()) == [f'seed_{seed}'
                                                                           for seed in range(1337, 1341)]

@@ -90,7 +90,7 @@ def test_spaces_a_byte_order_mark_foreign_columns_and_other_line_ends_do_not_mat
 
 
 @pytest.mark.parametrize('text, says', [
-    ('', 'line 1: no evaluation'),
+    ('', 'is empty: train'),
     (PAPER, 'line 2: no evaluation'),
     (b'\x80\x02}q\x00\xff', 'no CSV text'),
     ('a,b\n1,2\n', 'line 1 lacks the column iter'),

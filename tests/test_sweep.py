@@ -92,13 +92,13 @@ def test_the_files_that_come_with_the_project_are_what_they_say(tmp_path):
     ("axes = {'n_embd': [4, 'x']}", 'expected int'),
     ("axes = {'seed': [1]}", 'chosen by the sweep itself'),
     ("axes = 5", 'expected {name: list of values}'),
-    ("base = 5", 'expected a config file'),
+    ("base = 5", 'has to name its base'),
     ("base = 'config/nothing.py'", 'no config file'),
     ("out_dir = 'x'", 'chosen by the sweep itself'),
     ("learning = 3", 'unknown setting'),
     ("dataset = 'x'", 'chosen by the sweep itself'),
     ("1 / 0", 'ZeroDivisionError'),
-    ("base = {1: 'config/train_math_mini_14.py'}", 'expected a config file'),
+    ("base = {1: 'config/train_math_mini_14.py'}", 'has to name its base'),
     ("axes = {1: [2]}", 'the names as texts'),
     ("axes = {'weight_decay': [0, 0.0]}", 'twice'),
     ("axes = {'batch_size': [None]}", 'expected int, got NoneType'),
@@ -131,7 +131,8 @@ def test_a_wrong_option_is_one_line(tmp_path, capsys, args):
 
 @pytest.mark.parametrize('overrides, said', [
     ({'heldout': ' '}, 'at least one value'), ({'heldout': '5,7 5,7'}, 'twice'),
-    ({'weight_decay': '0,0.0'}, 'twice')])
+    ({'weight_decay': '0,0.0'}, 'twice'), ({'out_dir': 'x'}, '--sweeps_dir says where'),
+    ({'sweep_dir': 'x'}, 'did you mean --sweeps_dir')])
 def test_the_command_line_is_checked_as_the_file_is(tmp_path, overrides, said):
     path = sweep_file(tmp_path, "axes = {'weight_decay': [0, 0.1]}\ndata = {'heldout': ['5,7', '1,2']}")
     with pytest.raises(UserError, match=said):

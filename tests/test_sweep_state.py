@@ -112,7 +112,7 @@ def test_an_english_phrase_decides_nothing(tmp_path):
 
 def test_seeds_that_another_process_began_at_the_same_moment_are_gone_on_with(tmp_path):
     job = whole_job(tmp_path, 2)
-    asked = Asked(lambda: (state(job.folder / 'seed_2', 10), (2, 'holds another run'))[1], finish(job))
+    asked = Asked(lambda: (state(job.folder / 'seed_2', 10), (2, 'already holds a run'))[1], finish(job))
     assert launch.do(job, asked, {}) is None and asked.commands[1]['--init_from'] == 'resume'
     job = whole_job(tmp_path, 3)
     state(job.folder / 'seed_3', 10)

@@ -334,7 +334,7 @@ def report(claims: list[Claim]) -> str:
     """The verdicts as a text for readers. Parts without a seed are named only in the verdict."""
     lines = []
     for claim in claims:
-        lines += [f'**{claim.number}. {claim.text}** {claim.sentences}', '']
+        lines += [f'**Claim {claim.number}: {claim.text}** {claim.sentences}', '']
         parts = [part for part in claim.parts if part.seeds]
         if claim.refuted:
             lines += [f'It would have been refuted by: {claim.refuted}.', '']

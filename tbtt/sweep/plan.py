@@ -83,7 +83,7 @@ class Sweep:
     def check_file(self) -> None:
         """Check the names in the file, before the command line changes their values."""
         if not all(isinstance(text, str) for item in self.bases.items() for text in item) or not self.bases:
-            raise UserError(f'{self.path}: base: expected a config file, '
+            raise UserError(f'{self.path}: a sweep file has to name its base: a config file, '
                             'or several as {label: config file}')
         for kind in ('axes', 'data'):
             axes = getattr(self, kind)
@@ -167,7 +167,10 @@ class Sweep:
             else:
                 raise UserError(f'--{name}={text}: {name} is no axis of {self.path}, so it has one value')
         else:
-            options = [f'--{known}' for known in (*FIELDS, *self.data, 'base')]
+            if name in OWN:
+                raise UserError(f'--{name} is chosen by the sweep itself; --sweeps_dir says where it writes')
+            options = [f'--{known}' for known in (*sorted(FIELDS.keys() - OWN), *self.data, 'base', 'seed',
+                                                  'num_seeds', 'sweeps_dir')]
             raise UserError(unknown_name('option', f'--{name}', options))
 
     def expand(self) -> list[Run]:
