@@ -286,15 +286,15 @@ def answered_axis(axes: Axes, questions: int) -> None:
 
 
 def seeds_text(rows: Rows) -> str:
-    """`6 seeds a size`, or `3 to 6 seeds a size`."""
+    """`6 seeds per size`, or `3 to 6 seeds per size`."""
     return count_text([len(some) for _, some in by_size(rows)], 'size')
 
 
 def count_text(numbers: list[int], of: str) -> str:
-    """`6 seeds a size`, or `3 to 6 seeds a size`."""
+    """`6 seeds per size`, or `3 to 6 seeds per size`."""
     low, high = min(numbers), max(numbers)
     text = f'{low}' if low == high else f'{low} to {high}'
-    return f'{text} seed{"" if high == 1 else "s"} a {of}'
+    return f'{text} seed{"" if high == 1 else "s"} per {of}'
 
 
 def training_curves(rows: Rows) -> dict[tuple[str, float], tuple[float, Results]]:
@@ -352,7 +352,7 @@ def draw_heldout(rows: Rows) -> Figure:
                 draw_pairs(axes, x + 0.3 * (i / max(1, len(widths) - 1) - 0.5), some, style)
     axes.set_xticks(range(len(sets)),
                     [pairs if pairs.count(';') < 1 else f'{pairs.count(";") + 1} pairs' for pairs in sets],
-                    rotation=45, ha='right')
+                    **(dict(rotation=45, ha='right') if len(sets) > 4 else {}))
     axes.set(ylim=(-4, 106), ylabel='Percent', xlabel='Held-out pairs')
     axes.spines[['top', 'right']].set_visible(False)
     each = [sum((row['heldout'], row['n_embd']) == key for row in rows)
@@ -360,7 +360,8 @@ def draw_heldout(rows: Rows) -> Figure:
     axes.set_title(f'Arithmetic with other pairs held out:\n{count_text(each, "pair and width")}',
                    fontsize=11)
     axes.grid(color='0.93', axis='y')
-    legend_once(figure, fontsize=9)
+    axes.set_axisbelow(True)
+    legend_once(figure, fontsize=9, title='a faint dot is a seed')
     return figure
 
 

@@ -86,7 +86,7 @@ def draw_attention(axes: Axes, one: Checkpoint) -> None:
             axes.plot(np.full(len(heads), i), [100 * head[i] for head in heads], 'o', color=BLACK,
                       markersize=3, alpha=0.5, label='one head')
     axes.set_xticks(range(len(roles)), [role.replace(' ', '\n') for role in roles])
-    axes.set(title='where = looks', ylabel='Attention (%)', ylim=(0, 100))
+    axes.set(title="where '=' looks", ylabel='Attention (%)', ylim=(0, 100))
 
 
 def draw_read(axes: Axes, one: Checkpoint) -> None:
@@ -110,7 +110,7 @@ def draw_r2(axes: Axes, one: Checkpoint) -> None:
         axes.bar(np.arange(len(R2)) + 0.4 * (i - 0.5), values, 0.38, color=look(operation)['color'],
                  label=name)
     axes.set_xticks(range(len(R2)), [label.replace(' ', '\n', 1) for label in R2.values()])
-    axes.set(title='how well they can be read', ylabel='R²', ylim=(0, 1.05))
+    axes.set(title='how well they can be read', ylabel='R² (below 0: 0)', ylim=(0, 1.05))
 
 
 def draw_lens(axes: Axes, one: Checkpoint) -> None:
@@ -202,11 +202,12 @@ def numbers() -> list[tuple[str, str, dict[str, dict]]]:
               ('right after another line', 'Share', both('context_right_{}')),
               ('p(a+b) = p(b+a)', 'Symmetry', both('symmetry_{}')),
               ('digits', 'Share', {
-                  'digits_evenness': dict(color=ORANGE, linestyle='-', label='arc: how even'),
+                  'digits_evenness': dict(color=ORANGE, linestyle='-', label='evenness of the arc'),
                   'digits_share': dict(color=ORANGE, linestyle=':', label='variance in two components')})]
-    panels += [(f'{name} read linearly', 'R²', {f'{operation}_r2_{kind}': R2_LINES[kind] | {'label': label}
-                                                for kind, label in R2.items()})
-               for operation, name in OPERATIONS.items()]
+    for operation, name in OPERATIONS.items():
+        panels.append((f'{name} read linearly', 'R² (below 0: 0)',
+                       {f'{operation}_r2_{kind}': R2_LINES[kind] | {'label': label}
+                        for kind, label in R2.items()}))
     return panels
 
 

@@ -265,7 +265,7 @@ def test_the_rule_figure_draws_a_dot_a_seed_the_papers_values_and_questions_on_t
     rows = [row for row in plot_capacity.chosen(read_summaries([summary]), 0.0) if row['tasks'] == 'math']
     axes, right = plot_capacity.draw_rule(rows, rows, 'older').axes
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
-    assert lines['Held-out: mean of 4 seeds a size, 95% interval'] == lines['older, beside'] == [100, 25, 0]
+    assert lines['Held-out: mean of 4 seeds per size, 95% interval'] == lines['older, beside'] == [100, 25, 0]
     assert lines['paper, best evaluation: held-out'] == [0]
     assert lines['paper, best evaluation: seen in training'] == [100]
     dots = [points.get_offsets() for points in axes.collections if isinstance(points, PathCollection)]
