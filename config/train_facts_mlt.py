@@ -1,6 +1,6 @@
 # Table 3, row MLT (facts). The paper: facts 100.0%.
-# Ours: not run.
-# Time: not run.
+# Ours: facts 100.0% (1 seed, stopped at 2,500, best evaluation).
+# Time: not measured.
 base = 'config/train_math_mlt.py'
 out_dir = 'facts_mlt'
 dataset = 'facts_char'
