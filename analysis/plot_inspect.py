@@ -124,7 +124,7 @@ def draw_lens(axes: Axes, one: Checkpoint) -> None:
 
 
 def draw_without(axes: Axes, one: Checkpoint) -> None:
-    """Right answers of the whole model, behind another line, and of the model without each part."""
+    """Right answers of the whole model, after another line, and of the model without each part."""
     scores = {'whole': one['score'], 'after\na line': one['context'],
               **{f'without\n{part}': score for part, score in one['without'].items()}}
     groups = list(one['score'])

@@ -7,6 +7,7 @@ summary.csv, the tables and the figures follow from its class attributes.
 `describe` turns a task into plain containers, which are stored in `meta.pkl` and in checkpoints. So the
 questions of a checkpoint can be asked without any other file (`tasks_from`).
 """
+import abc
 import csv
 import re
 from collections import Counter
@@ -52,7 +53,7 @@ def check_dealt(dealt: Sequence[int], right: Sequence[int]) -> list[int]:
     return list(dealt)
 
 
-class Task:
+class Task(abc.ABC):
     """What every task has. P is the number of its prompts.
 
     name: in meta.pkl, run.json and summary.csv. label: in titles. max_new_tokens: sampled for an answer.
@@ -105,17 +106,17 @@ class Task:
         """Is prompt i never trained on?"""
         return False
 
+    @abc.abstractmethod
     def groups(self) -> dict[str, list[int]]:
         """name -> indices of the prompts that are counted together."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def lines(self) -> list[str]:
         """The training lines, each with its newline, held-out prompts left out."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def mark(self, i: int, completion: str) -> bool:
         """Is a completion of prompt i right?"""
-        raise NotImplementedError
 
     def describe(self) -> dict:
         """The arguments that make this task again, as plain containers."""

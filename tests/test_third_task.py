@@ -46,6 +46,18 @@ class Reversal(tasks.Task):
         return {'letters': self.letters, 'heldout': self.heldout}
 
 
+def test_a_task_without_all_its_methods_cannot_be_made():
+    class Silent(tasks.Task):
+        def groups(self):
+            return {}
+
+        def lines(self):
+            return []
+
+    with pytest.raises(TypeError, match='mark'):
+        Silent()
+
+
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """The folder of a run of twenty steps on words and their reversals."""
