@@ -2,8 +2,8 @@
 # The whole paper: the twelve runs, the same with weight decay, the six grids, the tables.
 #   bash runs/paper.sh [--num_seeds=32 --device=cuda ...]      options go to every run
 #   MODELS="mini_14 mini_28" bash runs/paper.sh                only some sizes
-# A second call continues where the first stopped. On two CPU cores the n-models take 22 minutes, and each MLT 7 hours or
-# more: leave the MLT out. On a GPU it was never run.
+# A second call continues where the first stopped. On two CPU cores the n-models took 21 minutes (Intel Xeon) and 25
+# (AMD EPYC), and each MLT takes 7 hours or more: leave the MLT out. On a GPU it was never run.
 # On a CPU two runs train at the same time, on half of the cores each: an eighth faster than one by one (AT_ONCE=1).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements.txt
