@@ -15,8 +15,6 @@ and prints the numbers that tell most. analysis/plot_inspect.py draws the figure
 them again. A model trained on shuffled answers (data/as_math/prepare.py --answers=shuffled) is the control:
 it can only look up. A checkpoint of an n-model takes about a second.
 """
-import csv
-import io
 import json
 import math
 import sys
@@ -34,7 +32,7 @@ from tbtt.inference import load_model
 from tbtt.interpret import ROLES, measure
 from tbtt.layout import LATEST, kept_checkpoints, seed_folders
 from tbtt.provenance import provenance
-from tbtt.results import format_number
+from tbtt.rows import format_rows
 
 
 def find(folder: Path, names: list[str], kept: bool) -> list[Path]:
@@ -91,17 +89,6 @@ def row_of(one: dict[str, Any]) -> dict[str, Any]:
 def mean(values: list[float]) -> float | None:
     """The mean of the values, None if there are none."""
     return sum(values) / len(values) if values else None
-
-
-def csv_text(rows: list[dict[str, Any]]) -> str:
-    """Rows as CSV, with every column that any row has; cells that a row lacks are blank."""
-    text = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, columns, restval='', lineterminator='\n')
-    writer.writeheader()
-    writer.writerows({name: value if isinstance(value, str) else format_number(value)
-                      for name, value in row.items()} for row in rows)
-    return text.getvalue()
 
 
 def finite(value: Any) -> Any:
@@ -161,7 +148,7 @@ def main() -> None:
         print(f'\n{one["checkpoint"]}, iteration {one["iteration"]:,}:', *heldout_lines(one), sep='\n    ')
     about = {**provenance(choose_device('cpu')), 'checkpoints': found}
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    write_files(args.output_dir, {'inspect.csv': csv_text(rows).encode(),
+    write_files(args.output_dir, {'inspect.csv': format_rows(rows).encode(),
                                   'inspect.json': (json.dumps(about, indent=1) + '\n').encode()},
                 commit='inspect.tbtt.commit.json')
     print('\nwrote', ', '.join(map(str, [args.output_dir / 'inspect.csv', args.output_dir / 'inspect.json',

@@ -18,8 +18,6 @@ Memorised bits are the sum over answers of max(0, log2 p - log2 q): p is the mod
 answer, q the share of that answer among all answers. Measuring takes seconds; training a seed takes as
 long as in any sweep. analysis/plot_bits.py draws the files.
 """
-import csv
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +33,8 @@ from tbtt.config import ROOT
 from tbtt.dataset import Dataset
 from tbtt.evaluate import AnswerWindows
 from tbtt.inference import load_model
-from tbtt.results import find_seeds, format_number, read_info
+from tbtt.results import find_seeds, read_info
+from tbtt.rows import format_rows
 from tbtt.layout import LATEST
 from tbtt.stats import mean_interval
 from tbtt.sweep.plan import Sweep
@@ -99,22 +98,10 @@ def plateaus(rows: list[dict]) -> list[dict]:
     return found
 
 
-def cell(value: str | float) -> str:
-    """A value as a cell of a CSV file, NaN as a blank one."""
-    if isinstance(value, str):
-        return value
-    return '' if value != value else format_number(value)
-
-
 def write_rows(path: Path, rows: list[dict]) -> None:
-    """Write rows, all with the same keys, as a CSV file; NaN is blank."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: cell(value) for name, value in row.items()})
+    """Write rows as a CSV file, and say so."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, text.getvalue().encode())
+    write_file(path, format_rows(rows).encode())
     print(f'wrote {path}')
 
 

@@ -8,41 +8,26 @@ bits.png. Lines for comparison show 3.6 bits per parameter (Morris et al. 2025, 
 (Allen-Zhu and Li 2024, arXiv 2404.05405), 2.16 at widths of 10 to 22 (Song and Ye 2026, arXiv 2605.09724),
 and the bits that the paper's tasks ask for. Takes seconds.
 """
-import csv
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tbtt.cli import Parser, UserError, run    # first: it names missing packages
+from tbtt.cli import Parser, run    # first: it names missing packages
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbtt.figures import DASHES, MARKERS, add_format, legend_once, model_looks, parameters_axis, save
-from tbtt.results import parse_number
+from tbtt.rows import Rows, read_rows
 
 # Bits per parameter that others have measured.
 OTHERS = {'Morris et al. 2025': 3.6, 'Song and Ye 2026': 2.16, 'Allen-Zhu and Li 2024': 2.0}
-
-Rows = list[dict]
-
-
-def read_rows(path: Path) -> Rows:
-    """A CSV file of texts and numbers; a blank number is NaN.
-    Raises `UserError` if it does not exist or has no rows."""
-    try:
-        with open(path, newline='', encoding='utf-8') as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f'{path}: {error}: write it with analysis/measure_capacity.py') from error
-    texts = {'sweep', 'run', 'what'}
-    if any(None in row or None in row.values() for row in rows):
-        raise UserError(f'{path}: a line has too few or too many fields: write it with '
-                        'analysis/measure_capacity.py')
-    return [{name: cell if name in texts else parse_number(cell or 'nan', str(path))
-             for name, cell in row.items()} for row in rows]
+# The files of analysis/measure_capacity.py, and the columns of each that are drawn.
+COLUMNS = {'bits.csv': ('sweep', 'n_embd', 'num_params', 'bits_offered', 'bits_memorised'),
+           'bits_plateau.csv': ('sweep', 'n_embd', 'num_params', 'plateau', 'plateau_half', 'bends'),
+           'bits_asked.csv': ('what', 'bits')}
 
 
 def name_of(sweep: str) -> str:
@@ -131,10 +116,8 @@ def main() -> None:
     parser.add_argument('--output_dir', default='.', type=Path, help='where to write (default: .)')
     add_format(parser)
     args = parser.parse_args()
-    rows, plateaus, asked = (read_rows(args.folder / name)
-                             for name in ('bits.csv', 'bits_plateau.csv', 'bits_asked.csv'))
-    if not rows or not plateaus:
-        raise UserError(f'{args.folder}: no seeds in bits.csv: write it with analysis/measure_capacity.py')
+    rows, plateaus, asked = (read_rows(args.folder / name, {'sweep', 'run', 'what'}, columns,
+                                       'analysis/measure_capacity.py') for name, columns in COLUMNS.items())
     output = args.output_dir / f'bits.{args.format}'
     save(draw_bits(rows, plateaus, asked), output)
     print(f'wrote {output}')

@@ -9,7 +9,6 @@ they can be read, the logit lens, and the scores without a part. For several che
 inspect_numbers.png: the numbers against iteration if a seed has several checkpoints, else against width. A
 line is the median over seeds, a band their range. Takes seconds. docs/inspect.md explains each panel.
 """
-import csv
 import json
 import sys
 from collections.abc import Callable
@@ -25,9 +24,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tbtt.figures import BLACK, ORANGE, PURPLE, add_format, draw_seeds, legend_once, look, marker, save
+from tbtt.rows import Rows, read_rows
 
 MOST_COLUMNS = 4
-WRITE = 'write it with analysis/inspect_rule.py'
+WRITER = 'analysis/inspect_rule.py'
 OPERATIONS = {'add': 'sums', 'sub': 'differences'}
 # The kinds of R² of what is read: their names, and their lines.
 R2 = {'pair_left_out': 'pair left out', 'operand_left_out': 'operand left out',
@@ -40,7 +40,6 @@ DOTS = {'true': 'o', 'shuffled': 'x'}    # markers of seeds, by kind of answers
 TEXTS = ('run', 'checkpoint', 'answers', 'verdict')
 
 Checkpoint = dict[str, Any]    # of inspect.json
-Rows = list[dict]              # of inspect.csv: {column: text or float, NaN where blank}
 
 
 def read(folder: Path) -> tuple[list[Checkpoint], Rows]:
@@ -50,14 +49,9 @@ def read(folder: Path) -> tuple[list[Checkpoint], Rows]:
     try:
         found = json.loads(path.read_text(encoding='utf-8'))['checkpoints']
         found[0]['run'], found[0]['readout']['stage']
-        path = folder / 'inspect.csv'
-        with open(path, newline='', encoding='utf-8') as file:
-            rows = [{name: cell if name in TEXTS else float(cell or 'nan') for name, cell in row.items()}
-                    for row in csv.DictReader(file, strict=True)]
-        rows[0]['iteration'], rows[0]['n_embd']
-    except (OSError, csv.Error, IndexError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: {type(error).__name__}: {error}: {WRITE}') from error
-    return found, rows
+    except (OSError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f'{path}: {type(error).__name__}: {error}: write it with {WRITER}') from error
+    return found, read_rows(folder / 'inspect.csv', TEXTS, ('iteration', 'n_embd'), WRITER)
 
 
 # Panels for one checkpoint.
@@ -288,7 +282,8 @@ def draw(folder: Path, output_dir: Path, kind: str) -> list[Path]:
         if len(rows) > 1:
             figures['inspect_numbers'] = draw_numbers(rows)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{folder}: inspect.json or inspect.csv is damaged ({error!r}): {WRITE}') from error
+        raise UserError(f'{folder}: inspect.json or inspect.csv is damaged ({error!r}): write it with '
+                        f'{WRITER}') from error
     paths = [output_dir / f'{name}.{kind}' for name in figures]
     for path, figure in zip(paths, figures.values()):
         save(figure, path)

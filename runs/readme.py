@@ -284,7 +284,8 @@ ROOMS = {
     'Evaluation': ('generate', 'evaluate', 'answers', 'bits', 'frequency', 'parts', 'interpret'),
     'Run folders and logs': ('layout', 'seed_folder', 'run_folder', 'checkpoint', 'atomic', 'archive',
                              'provenance', 'progress', 'loggers'),
-    'Reading runs and checkpoints': ('inference', 'gpt2', 'hub', 'results', 'stats', 'paper', 'figures'),
+    'Reading runs and checkpoints': ('inference', 'gpt2', 'hub', 'results', 'rows', 'stats', 'paper',
+                                     'figures'),
     'Sweeps': ('sweep',),
     'Tracing answers to the data': ('trace',),
     'A page for the browser': ('explore',)}

@@ -186,11 +186,19 @@ def test_the_figure_of_bits_is_drawn_from_the_files_alone(measured, command):
 
 
 @pytest.mark.slow
-def test_the_race_is_drawn_from_run_folders(measured, learned, command):
+def test_the_race_is_drawn_from_run_folders_and_again_from_its_own_numbers(measured, learned, command):
     runs = sorted((measured / 'sweeps' / 'bits_table').glob('n_embd=*'))
     result = command('analysis/plot_race.py', *runs, learned, output_dir=measured, format='svg')
     assert result.status == 0, result.err
     text = (measured / 'race.svg').read_text()
     assert '<svg' in text and len(runs) == 2
+    rows = rows_of(measured / 'race.csv')
+    assert {row['panel'] for row in rows} == {'1', '2', '3'}
+    again = command('analysis/plot_race.py', measured / 'race.csv', output_dir=measured / 'again')
+    assert again.status == 0, again.err
+    assert (measured / 'again' / 'race.csv').read_bytes() == (measured / 'race.csv').read_bytes()
+    (measured / 'race.csv').write_text((measured / 'race.csv').read_text().replace('heldout', 'helpout'))
+    damaged = command('analysis/plot_race.py', measured / 'race.csv')
+    assert damaged.status == 2 and "unknown line 'helpout'" in damaged.err and damaged.err.count('\n') == 1
     missing = command('analysis/plot_race.py', measured / 'nowhere')
     assert missing.status == 2 and 'nowhere' in missing.err and missing.err.count('\n') == 1
