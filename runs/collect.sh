@@ -58,7 +58,8 @@ if [ -f "$from/bits.csv" ]; then
     "$python" analysis/plot_bits.py --folder results/bits --output_dir results/bits
 fi
 race=("$from"/sweeps/{arithmetic/n_embd=14_weight_decay=0.0,arithmetic/n_embd=28_weight_decay=0.0}
-      "$from"/sweeps/{control_line/n_embd=28_windows=line,control_fresh/n_embd=28_line_order=fresh})
+      "$from"/sweeps/{control_line/n_embd=28_windows=line,control_fresh/n_embd=28_line_order=fresh}
+      "$from"/sweeps/{arithmetic_wide/n_embd=56,control_line/n_embd=56_windows=line})
 for run in "${race[@]}"; do [ -d "$run" ] || race=(); done
 [ ${#race[@]} = 0 ] || "$python" analysis/plot_race.py "${race[@]}" --output_dir results
 if compgen -G "results/*/summary.csv" > /dev/null; then

@@ -113,8 +113,8 @@ def judge_controls(rows: list[dict]) -> list[Claim]:
               'seeds that never answer all held-out questions, or that still answer two at the end'),
         Claim(8, 'The order of the lines is not what takes the rule away.', order_claim(rows),
               'seeds that keep the rule where there is no order to learn'),
-        Claim(9, 'With one line per window, a larger model finds the rule. (First seen in these seeds; '
-              'new seeds would test it.)', line_claim(rows),
+        Claim(9, 'With one line per window, a larger model finds the rule. (First seen in 8 seeds of n28.)',
+              line_claim(rows),
               'seeds that never answer all held-out questions there'),
         Claim(10, 'The rule is lost at the size from which the table fits, within a factor of two.',
               room_claim(rows), 'an interval of the ratio of the two sizes that excludes 1. The interval of '
