@@ -212,16 +212,10 @@ def order_cell(seeds: list[Row]) -> str:
     return '' if np.isnan(shares).any() else f'{round(shares.mean())}'    # never -0
 
 
-def our_verdicts() -> str:
-    """The verdicts on our own claims, the second half of what analysis/make_claims.py prints."""
-    text = verdicts()
-    return text[text.index('**Claim 6: '):text.index(claims.NOTES)].rstrip()
-
-
-def papers_verdicts() -> str:
-    """The verdicts on the paper's claims, the first half, and the notes on how a verdict is reached."""
-    text = verdicts()
-    return text[:text.index('**Claim 6: ')] + claims.NOTES
+def verdict_table() -> str:
+    """All claims, each with its verdict alone."""
+    found = re.findall(r'^\*\*Claim (\d+): (.+?)\*\* Verdict: (.+?)\.', verdicts(), flags=re.MULTILINE)
+    return markdown_table(['', 'claim', 'verdict'], [[*each] for each in found])
 
 
 def speed() -> str:
@@ -315,9 +309,9 @@ def line_about(path: Path) -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    'claims': papers_verdicts, 'controls': control_table, 'crash': crash, 'files': files,
-    'frequency': frequency, 'memorization': memorization, 'ours': our_verdicts, 'quickstart': quickstart,
-    'results': results_table, 'settings': settings, 'speed': speed, 'tables': tables, 'widths': widths}
+    'claims': verdicts, 'controls': control_table, 'crash': crash, 'files': files,
+    'frequency': frequency, 'memorization': memorization, 'quickstart': quickstart, 'results': results_table,
+    'settings': settings, 'speed': speed, 'tables': tables, 'verdicts': verdict_table, 'widths': widths}
 
 
 def block(name: str) -> re.Pattern[str]:

@@ -54,6 +54,14 @@ def test_the_committed_verdicts_are_those_of_the_committed_sweeps():
     assert readme.verdicts() == claims.report([*claims.judge(rows), *controls.judge_controls(rows)])
 
 
+def test_the_table_of_verdicts_has_every_claim_with_the_verdict_of_its_text():
+    text = readme.verdicts()
+    for number, line in enumerate(readme.verdict_table().splitlines()[2:], 1):
+        _, said, claim, verdict, _ = map(str.strip, line.split('|'))
+        assert said == str(number) and f'**Claim {number}: {claim}** Verdict: {verdict}.' in text
+    assert number == text.count('**Claim ')
+
+
 def test_a_stale_page_is_named_and_mended(tmp_path, monkeypatch, capsys):
     page = tmp_path / 'page.md'
     page.write_text('Before.\n<!-- number -->\n1\n<!-- /number -->\nAfter.\n')
