@@ -37,6 +37,7 @@ LOOKS = {group: look(group) for task in TASKS.values()
 LOOKS['order_learned'] = dict(label='Order of the lines learned', color=PURPLE, linestyle='--', linewidth=1.6)
 RANGE = ('lowest', 'median', 'highest')    # of the percent over the seeds
 COLUMNS = ('panel', 'title', 'num_params', 'seeds', 'line', 'iter', *RANGE)    # of race.csv
+TEXTS = ('title', 'line')    # those that are not numbers
 
 
 def percents(results: Results) -> dict[str, np.ndarray]:
@@ -70,7 +71,9 @@ def measure_run(folder: Path) -> Rows:
 
 def read_race(path: Path) -> list[Rows]:
     """The runs of a race.csv, one for each panel. Raises `UserError` if it is damaged."""
-    rows = read_rows(path, ('title', 'line'), COLUMNS, 'analysis/plot_race.py')
+    rows = read_rows(path, TEXTS, COLUMNS, 'analysis/plot_race.py')
+    if not all(np.isfinite(row[name]) for row in rows for name in COLUMNS if name not in TEXTS):
+        raise UserError(f'{path}: a number is missing or not finite: write it with analysis/plot_race.py')
     if unknown := {row['line'] for row in rows} - {*LOOKS}:
         raise UserError(f'{path}: unknown line {min(unknown)!r}, expected one of {", ".join(LOOKS)}')
     panels = sorted({row['panel'] for row in rows})

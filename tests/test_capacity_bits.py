@@ -197,8 +197,11 @@ def test_the_race_is_drawn_from_run_folders_and_again_from_its_own_numbers(measu
     again = command('analysis/plot_race.py', measured / 'race.csv', output_dir=measured / 'again')
     assert again.status == 0, again.err
     assert (measured / 'again' / 'race.csv').read_bytes() == (measured / 'race.csv').read_bytes()
-    (measured / 'race.csv').write_text((measured / 'race.csv').read_text().replace('heldout', 'helpout'))
-    damaged = command('analysis/plot_race.py', measured / 'race.csv')
-    assert damaged.status == 2 and "unknown line 'helpout'" in damaged.err and damaged.err.count('\n') == 1
+    written = (measured / 'race.csv').read_text()
+    for good, bad, says in (('heldout', 'helpout', "unknown line 'helpout'"),
+                            (',20,', ',,', 'a number is missing')):
+        (measured / 'race.csv').write_text(written.replace(good, bad))
+        damaged = command('analysis/plot_race.py', measured / 'race.csv')
+        assert damaged.status == 2 and says in damaged.err and damaged.err.count('\n') == 1
     missing = command('analysis/plot_race.py', measured / 'nowhere')
     assert missing.status == 2 and 'nowhere' in missing.err and missing.err.count('\n') == 1
