@@ -230,9 +230,10 @@ class Logs:
     def tell(self, seed: SeedFolder, log: Log, points: dict[int, Point]) -> None:
         """Add those points that a log lacks; with the last point of a finished run also its final scores."""
         every = points_of(seed)
+        newest = max([seed.last_evaluated, *every])    # the last may still be on its way to the disk
         for iteration, point in points.items():
             if iteration >= log.first:
-                at_end = iteration == max(every) and seed.is_complete(self.config.max_iters)
+                at_end = iteration == newest and seed.is_complete(self.config.max_iters)
                 log.add(iteration, point, final_scores(every) if at_end else {})
 
     def add(self, written: Iterable[tuple[SeedFolder, dict]]) -> None:

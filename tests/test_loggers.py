@@ -12,6 +12,7 @@ from tbtt.config import Config
 from tbtt.dataset import Dataset
 from tbtt.distributed import Ranks
 from tbtt.loggers import Logs, final_scores, read_points
+from tbtt.results import format_results
 from tbtt.run_folder import RunFolder
 
 SCRIPT = 'train_with_eval.py'
@@ -275,6 +276,23 @@ def test_every_process_logs_the_seeds_that_it_writes(broken, small_math, tmp_pat
         logs.open(RunFolder(config, Dataset(small_math, 9), Ranks(rank, 2, rank)))
         found.append([seed.seed for _, seed in logs.logs])
     assert found == [[1337, 1339], [1338, 1340]]
+
+
+def test_final_scores_come_with_the_last_evaluation_even_if_an_earlier_one_is_told_late(monkeypatch,
+                                                                                        small_math, tmp_path):
+    """An evaluation is told after it was written, when the next one may have begun to be written."""
+    monkeypatch.setattr(tbtt.loggers, 'LOGS', {'trackio_log': ('pytest', Noting)})
+    monkeypatch.setattr(Noting, 'told', [])
+    config = Config(dataset=str(small_math), out_dir=str(tmp_path / 'run'), max_iters=20, trackio_log=True)
+    folder = RunFolder(config, Dataset(small_math, 9), Ranks(0, 1, 0))
+    seed, logs = folder.seeds[0], Logs(config, print)
+    logs.open(folder)
+    rows = [dict(iter=iteration, train_loss=loss) for iteration, loss in ((10, 2.0), (20, 1.0))]
+    seed.iteration = seed.last_evaluated = 20
+    for n, row in enumerate(rows, 1):
+        seed.csv = format_results(rows[:n])
+        logs.add([(seed, row)])
+    assert Noting.told == ['opened', (10, 2.0, None), (20, 1.0, 1.0)]
 
 
 @pytest.mark.slow
