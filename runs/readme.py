@@ -343,13 +343,13 @@ def config_header(config: Config) -> dict[str, str]:
 
 
 def scores(seeds: list[Row], iters: int) -> str:
-    """addition 99.3%, subtraction 99.7%, held-out 3.0 of 4 (mean of 3 seeds, best evaluation)."""
+    """addition 99.3%, subtraction 99.7%, held-out 3.0 of 4 (mean of 3 seeds, best)."""
     parts = [f'{label} {values(seeds, f"best_{score}").mean():.1f}%' for score, label in SCORES.items()
              if seeds[0][f'best_{score}'] is not None]
     if (total := seeds[0]['heldout_total']) is not None:
         parts.append(f'held-out {answered(seeds, "best").mean():.1f} of {total / NUM_SAMPLES:.0f}')
     who = '1 seed' if len(seeds) == 1 else f'mean of {len(seeds)} seeds'
-    return f'{", ".join(parts)} ({who}{stopped(seeds, iters, dtype=False)}, best evaluation).'
+    return f'{", ".join(parts)} ({who}{stopped(seeds, iters, dtype=False)}, best).'
 
 
 def time_taken(seeds: list[Row]) -> str:
