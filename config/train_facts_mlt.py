@@ -1,5 +1,5 @@
 # Table 3, row MLT (facts). The paper: facts 100.0%.
-# Ours: facts 100.0% (1 seed, stopped at 2,500, best evaluation).
+# Ours: facts 100.0% (1 seed, stopped at 2,500, best).
 # Time: not measured.
 base = 'config/train_math_mlt.py'
 out_dir = 'facts_mlt'

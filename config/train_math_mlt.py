@@ -1,5 +1,5 @@
 # Table 2, row MLT (arithmetic). The paper: addition 98%, subtraction 98%, held-out 0/40.
-# Ours: addition 98.0%, subtraction 98.0%, held-out 0.0 of 4 (1 seed, stopped at 3,000, best evaluation).
+# Ours: addition 98.0%, subtraction 98.0%, held-out 0.0 of 4 (1 seed, stopped at 3,000, best).
 # Time: not measured.
 base = 'config/train_math_mini_14.py'
 out_dir = 'math_mlt'

@@ -96,7 +96,7 @@ def test_intervals_stay_within_what_is_possible():
 
 def test_runs_that_stopped_early_say_where():
     assert readme.our_cells([seed(iter=2750)])[0] == '1, stopped at 2,750'
-    assert '(1 seed, stopped at 2,750, best evaluation)' in readme.scores([seed(iter=2750)], 30_000)
+    assert '(1 seed, stopped at 2,750, best)' in readme.scores([seed(iter=2750)], 30_000)
     assert 'stopped' not in readme.scores([seed(iter=2750)], 2750)
 
 
@@ -108,8 +108,8 @@ def test_a_model_that_was_not_run_says_so():
 def test_the_header_of_a_config_file_has_a_score_a_task_and_held_out_questions():
     facts = seed(best_add=None, best_sub=None, best_facts=8.0, heldout_total=None)
     assert readme.scores([seed(), seed(best_sub=90.0)], 30_000) == (
-        'addition 100.0%, subtraction 95.0%, held-out 4.0 of 4 (mean of 2 seeds, best evaluation).')
-    assert readme.scores([facts], 30_000) == 'facts 8.0% (1 seed, best evaluation).'
+        'addition 100.0%, subtraction 95.0%, held-out 4.0 of 4 (mean of 2 seeds, best).')
+    assert readme.scores([facts], 30_000) == 'facts 8.0% (1 seed, best).'
 
 
 def test_seeds_that_share_the_seconds_of_a_process_were_trained_together(monkeypatch):
