@@ -49,7 +49,11 @@ for summary in "$from"/sweeps/*/summary.csv; do
         control_pairs) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" --only=heldout ;;
         control_*) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" --only=training ;;
         bits_*) ;;    # measured by analysis/measure_capacity.py, see below
-        *) "$python" analysis/plot_capacity.py "$summary" --output_dir "$to" ;;
+        *_wide) ;;    # drawn with the other widths of the same question
+        *)
+            all=("$summary")
+            [ ! -f "${sweep}_wide/summary.csv" ] || all+=("${sweep}_wide/summary.csv")
+            "$python" analysis/plot_capacity.py "${all[@]}" --output_dir "$to" ;;
     esac
 done
 if [ -f "$from/bits.csv" ]; then
@@ -64,11 +68,6 @@ for run in "${race[@]}"; do [ -d "$run" ] || race=(); done
 [ ${#race[@]} = 0 ] || "$python" analysis/plot_race.py "${race[@]}" --output_dir results
 if compgen -G "results/*/summary.csv" > /dev/null; then
     "$python" analysis/make_claims.py results/*/summary.csv > results/claims.md
-fi
-if compgen -G "results/arithmetic*/summary.csv" > /dev/null; then
-    for figure in rule capacity; do
-        "$python" analysis/plot_capacity.py results/arithmetic*/summary.csv --only="$figure" --output_dir results
-    done
 fi
 for folder in results/facts_skewed results/both_skewed; do
     [ ! -f "$folder/trace.json" ] || "$python" analysis/plot_trace.py "$folder/trace.json"
