@@ -26,8 +26,8 @@ def rows_of(width, count=16, answered=0.0, seen=100.0, had=True, **control):
     return [{**row, **control, 'folder': f'{run}/seed_{s}', 'seed': s} for s in range(count)]
 
 
-def shuffled(width, seen, count=16):
-    return rows_of(width, count, seen=seen, had=False, answers='shuffled')
+def shuffled(width, seen, count=16, **control):
+    return rows_of(width, count, seen=seen, had=False, answers='shuffled', **control)
 
 
 def verdict(number, rows):
@@ -71,15 +71,15 @@ def test_the_size_where_the_table_fits_and_where_the_rule_is_lost(fits_from, los
     rows = [row for width in SIZES
             for row in shuffled(width, 95.0 if width >= fits_from else 50.0)
             + rows_of(width, answered=0.0 if width >= lost_from else 4.0)]
-    part, = room_claim(rows, resamples=40)
+    part, _ = room_claim(rows, resamples=40)
     assert part.verdict == expected, part.ours
 
 
 def test_a_ratio_that_is_small_but_surely_not_one_speaks_against_one_size(monkeypatch):
-    ends = iter([Threshold(1800.0, 1700.0, 1900.0, 1.0), Threshold(1400.0, 1300.0, 1500.0, 1.0)])
+    ends = iter([Threshold(1800.0, 1700.0, 1900.0, 1.0), Threshold(1400.0, 1300.0, 1500.0, 1.0), None, None])
     monkeypatch.setattr(controls, 'find_threshold', lambda *_: next(ends))
     rows = [row for width in SIZES for row in shuffled(width, 95.0) + rows_of(width, answered=0.0)]
-    part, = room_claim(rows)
+    part, _ = room_claim(rows)
     assert part.verdict == 'does not hold' and part.ours.startswith('0.78 (0.68 to 0.88)')
 
 
@@ -87,8 +87,28 @@ def test_few_seeds_of_one_size_agree_only_so_far():
     rows = [row for width in SIZES
             for row in shuffled(width, 95.0 if width >= 20 else 50.0, 4 if width == 20 else 16)
             + rows_of(width, answered=0.0 if width >= 20 else 4.0)]
-    part, = room_claim(rows, resamples=40)
+    part, _ = room_claim(rows, resamples=40)
     assert (part.verdict, part.seeds) == ('agree so far', 4)
+
+
+@pytest.mark.slow_after_first
+@pytest.mark.parametrize('lost_from, expected', [(20, 'holds'), (40, 'does not hold')])
+def test_both_sizes_if_a_window_holds_one_line(lost_from, expected):
+    line = {'windows': 'line'}
+    rows = [row for width in SIZES
+            for row in shuffled(width, 95.0 if width >= 20 else 50.0, **line)
+            + rows_of(width, answered=0.0 if width >= lost_from else 4.0, **line)]
+    papers, within = room_claim(rows, resamples=40)
+    assert (papers.verdict, within.verdict) == ('not enough runs', expected), within.ours
+
+
+@pytest.mark.parametrize('seen, answered, expected', [
+    (100.0, 4.0, 'holds'), (58.0, 4.0, 'holds in part'), (100.0, 0.0, 'holds in part'),
+    (58.0, 0.0, 'does not hold')])
+def test_a_model_with_room_for_the_table_that_keeps_the_rule(seen, answered, expected):
+    line = {'windows': 'line'}
+    assert verdict(12, shuffled(14, seen, **line) + rows_of(14, answered=answered, **line)) == expected
+    assert verdict(12, shuffled(14, seen) + rows_of(14, answered=answered)) == 'not enough runs'
 
 
 def test_two_sizes_are_no_threshold():
