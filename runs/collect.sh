@@ -61,6 +61,9 @@ if [ -f "$from/bits.csv" ]; then
     cp "$from"/bits{,_plateau,_asked}.csv results/bits
     "$python" analysis/plot_bits.py --folder results/bits --output_dir results/bits
 fi
+if compgen -G "results/control_answers*/summary.csv" > /dev/null; then
+    "$python" analysis/plot_room.py results/*/summary.csv --output_dir results
+fi
 race=("$from"/sweeps/{arithmetic/n_embd=14_weight_decay=0.0,arithmetic/n_embd=28_weight_decay=0.0}
       "$from"/sweeps/{control_line/n_embd=28_windows=line,control_fresh/n_embd=28_line_order=fresh}
       "$from"/sweeps/{arithmetic_wide/n_embd=56,control_line/n_embd=56_windows=line})

@@ -4,6 +4,8 @@ import csv
 import pytest
 
 from conftest import run_script
+from plot_room import draw_room
+from tbtt.figures import marker
 from tbtt.stats import Threshold
 from tbtt.sweep import controls
 from tbtt.sweep.controls import judge_controls, room_claim
@@ -109,6 +111,25 @@ def test_a_model_with_room_for_the_table_that_keeps_the_rule(seen, answered, exp
     line = {'windows': 'line'}
     assert verdict(12, shuffled(14, seen, **line) + rows_of(14, answered=answered, **line)) == expected
     assert verdict(12, shuffled(14, seen) + rows_of(14, answered=answered)) == 'not enough runs'
+
+
+def test_the_figure_has_a_panel_for_each_kind_of_windows(tmp_path, capsys):
+    papers = shuffled(14, 58.0, 4) + shuffled(28, 99.0, 4) + rows_of(14, 4, answered=3.0) + rows_of(28, 4)
+    within = shuffled(14, 100.0, 4, windows='line') + rows_of(14, 4, answered=4.0, windows='line')
+    figure = draw_room(papers + within)
+    assert [axes.get_title().split('\n') for axes in figure.axes[:2]] == [
+        ["The paper's windows", 'rule: 4 seeds per size; table: 4 seeds per size'],
+        ['One line per window', 'rule: 4 seeds per size; table: 4 seeds per size']]
+    means = [[line.get_ydata().tolist() for line in axes.lines
+              if line.get_marker() in (marker('seen'), marker('heldout'))] for axes in figure.axes[:2]]
+    assert means == [[[58.0, 99.0], [75.0, 0.0]], [[100.0], [100.0]]]
+    assert len(draw_room(papers).axes) == 2    # one panel, and the axis that counts questions
+    for path, rows in (('all', papers + within), ('some', rows_of(14, 4))):
+        write_summary(tmp_path / f'{path}.csv', rows)
+    assert run_script('analysis/plot_room.py', tmp_path / 'all.csv', output_dir=tmp_path) == 0
+    assert (tmp_path / 'room.png').stat().st_size > 10_000
+    assert run_script('analysis/plot_room.py', tmp_path / 'some.csv', output_dir=tmp_path) == 2
+    assert 'config/sweep_control_answers.py' in capsys.readouterr().err
 
 
 def test_two_sizes_are_no_threshold():
