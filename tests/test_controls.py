@@ -315,7 +315,7 @@ def test_training_takes_the_setting_and_a_resumed_run_keeps_it(command, small_ma
 SWEEPS = {'arithmetic': 6 * 32, 'arithmetic_wide': 3 * 8,
           'facts_both': 4 * 16, 'facts_both_wd': 4 * 8, 'facts_both_wide': 4 * 4,
           'control_answers': 6 * 8, 'control_answers_line': 5 * 8, 'control_line': 5 * 8,
-          'control_fresh': 3 * 8, 'control_mixed': 3 * 8, 'control_pairs': 4 * 8,
+          'control_facts_line': 2 * 4, 'control_fresh': 3 * 8, 'control_mixed': 3 * 8, 'control_pairs': 4 * 8,
           'bits_table': 6 * 7 * 4, 'bits_strings': 6 * 7 * 4}
 
 
