@@ -105,12 +105,14 @@ def published() -> dict[tuple[str, str], dict[str, str]]:
 
 
 def stopped(last: int, info: dict, iters: int = ITERS) -> str:
-    """A note such as `stopped at 3,000, bfloat16` for a run whose last evaluation is before `iters`,
+    """A note such as `stopped at 3,000, bfloat16, CPU` for a run whose last evaluation is before `iters`,
     otherwise ''. info: its run.json"""
     if last >= iters:
         return ''
     dtype = info.get('dtype') or 'float32'
-    return f'stopped at {last:,}' + (f', {dtype}' if dtype != 'float32' else '')
+    on_cpu = (info.get('hardware') or '').endswith('threads')    # as tbtt.provenance names a CPU
+    marks = [f'stopped at {last:,}', dtype if dtype != 'float32' else '', 'CPU' if on_cpu else '']
+    return ', '.join(filter(None, marks))
 
 
 def percent_column(score: str) -> str:

@@ -67,6 +67,7 @@ def test_a_file_without_held_out_columns_leaves_them_blank(tmp_path):
 
 @pytest.mark.parametrize('last, info, says', [
     (29750, {'finished': True, 'dtype': 'bfloat16'}, 'stopped at 29,750, bfloat16'),
+    (3000, {'dtype': 'bfloat16', 'hardware': 'AMD EPYC, 2 threads'}, 'stopped at 3,000, bfloat16, CPU'),
     (30000, {'finished': False}, 'unfinished'), (500, {}, 'stopped at 500')])
 def test_an_unfinished_run_says_so(tmp_path, last, info, says):
     write_run(tmp_path / 'math_mini_28', [(last, 980, 980, 0, None)], **info)
