@@ -387,8 +387,8 @@ sys.exit(sweep.returncode)
 def test_a_ray_cluster_loses_a_node_and_nothing_else(command, tmp_path):
     pytest.importorskip('ray')
     # Long enough that both nodes are training at the same time.
-    path = sweep_file(tmp_path, "axes = {'n_embd': [5, 6]}", max_iters=800, eval_interval=40,
-                      lr_decay_iters=800)
+    path = sweep_file(tmp_path, "axes = {'n_embd': [5, 6]}", max_iters=4000, eval_interval=200,
+                      lr_decay_iters=4000)
     program = tmp_path / 'program.py'
     program.write_text(RAY_PROGRAM.format(script=str(HERE / 'sweep.py'), path=str(path),
                                           folder=tmp_path / 'ray'))
