@@ -17,7 +17,7 @@ from tbtt.cli import Parser, UserError, run    # first: it names missing package
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from plot_capacity import (Rows, answered_axis, by_size, means_of, room_of, score_axes, scores_by_size,
+from plot_capacity import (Rows, answered_axis, means_of, name_sizes, room_of, score_axes, scores_by_size,
                            seeds_text, side_by_side)
 
 from tbtt.figures import add_format, legend_once, look, marker, save
@@ -39,10 +39,7 @@ def draw_panel(axes: Axes, groups: dict[str, Rows]) -> None:
     """Scores at the last evaluation against parameters: each seed, and means with Student's intervals."""
     both = [row for rows in groups.values() for row in rows]
     score_axes(axes)
-    for size, rows in by_size(both):
-        axes.axvline(size, color='0.85', linewidth=0.8, zorder=0)
-        axes.annotate(f'n{rows[0]["n_embd"]:.0f}', (size, 1.0), xycoords=('data', 'axes fraction'),
-                      xytext=(0, 2), textcoords='offset points', ha='center', fontsize=9, color='0.3')
+    name_sizes(axes, both)
     for (group, rows), side in zip(groups.items(), (-1, 1)):
         style = look(group) | {'label': f'{LABELS[group]}: mean at the last evaluation, 95% interval'}
         found = scores_by_size(rows, f'last_{group}')
